@@ -1,0 +1,1 @@
+//! The agent: endpoints, transport, plugin monitor, statistics, mounts, admin API.

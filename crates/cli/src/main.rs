@@ -1,0 +1,3 @@
+//! The sifaka command.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! HSM for stock Linux filesystems: file state, events, release, restore, the guard.

@@ -1,0 +1,1 @@
+//! Words and rules of Sifaka: values and pure state machines, without I/O.

@@ -1,0 +1,1 @@
+//! The movers: posix and noop.

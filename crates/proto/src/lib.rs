@@ -1,0 +1,1 @@
+//! The pdm protocol between agent and movers.

@@ -1,0 +1,1 @@
+//! Durable queue of actions: one trait, one suite, several implementations.

@@ -1,0 +1,1 @@
+//! For tests only: file trees, loop-device filesystems, child processes, faults.

@@ -1,0 +1,1 @@
+//! The data plane: stores, copy engine, checksums, compression.
