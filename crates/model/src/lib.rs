@@ -1,1 +1,42 @@
-//! Words and rules of Sifaka: values and pure state machines, without I/O.
+//! The words of Sifaka and the rules that hold between them, as plain values.
+//!
+//! For: every other crate. Not for: anything that does I/O, reads a clock, or needs a runtime; that is why the
+//! state machine and the scheduler here can be run by property tests over thousands of histories.
+
+mod action;
+mod data;
+mod digest;
+mod error;
+mod file;
+mod hsm;
+mod identity;
+pub mod limits;
+mod outcome;
+mod record;
+mod scheduler;
+
+pub use action::{ActionId, Class, Command, Extent, TO_EOF};
+pub use data::ActionData;
+pub use digest::{Digest, DigestError};
+pub use error::{ErrorKind, errno_kind};
+pub use file::{Fid, FidError, FileHandle, FileHandleError, Stamp, Timestamp};
+pub use hsm::{HsmFlags, HsmState, HsmStateError};
+pub use identity::{Identity, ObjectId, ObjectIdError};
+pub use outcome::{Failure, Outcome};
+pub use record::{ArchiveRecord, RecordError};
+pub use scheduler::{Backoff, FairQueue};
+
+/// Extended attribute names under which a file carries its HSM state. All are in `trusted.`, which only a process
+/// with `CAP_SYS_ADMIN` can read or set.
+pub mod xattr {
+    /// 24 bytes, the layout Lustre's MDT keeps; see [`crate::HsmState`].
+    pub const HSM: &str = "trusted.hsm";
+    /// The object's id in its archive, as text (Lemur's name).
+    pub const UUID: &str = "trusted.lhsm_uuid";
+    /// The content's hash in lower-case hexadecimal (Lemur's name).
+    pub const HASH: &str = "trusted.lhsm_hash";
+    /// The object's URL, when the mover gave one (Lemur's name).
+    pub const URL: &str = "trusted.lhsm_url";
+    /// What was archived, and of which inode; see [`crate::ArchiveRecord`].
+    pub const RECORD: &str = "trusted.sifaka";
+}
