@@ -1,1 +1,70 @@
-//! Durable queue of actions: one trait, one suite, several implementations.
+//! The durable queue: which actions were accepted, which are still owed a result, and how the finished ones ended.
+//!
+//! One trait, [`Queue`]; one suite, [`suite`], that every implementation passes; two implementations, [`MemoryQueue`]
+//! and [`SqliteQueue`]. All calls block; an async caller makes them on a thread of its own and in batches, since the
+//! price of a call is one sync of the disk and not the number of its entries.
+//!
+//! Not for: deciding what runs next (the coordinator does, with `model`'s scheduler), and not for the state of files
+//! (that lives in their extended attributes; losing this database loses no data).
+
+mod entry;
+mod memory;
+mod sqlite;
+pub mod suite;
+
+pub use entry::{
+    Change, Cursor, Finished, ListFilter, NewAction, OrphanCheck, QueuedAction, QueueError, RequestId, RequestStatus, SyncedStamp, Totals,
+};
+pub use memory::MemoryQueue;
+pub use sqlite::SqliteQueue;
+
+use model::{ActionId, Class, FileHandle};
+
+/// A queue of actions. Everything it was given is on stable storage when a call returns (for implementations that
+/// have any). Times are milliseconds since 1970 by the caller's clock; the queue itself reads none.
+pub trait Queue: Send + Sync {
+    /// Accepts actions: all or none. The ids are in the order of the entries and larger than every id given before.
+    fn submit(&self, actions: &[NewAction]) -> Result<Vec<ActionId>, QueueError>;
+
+    /// Makes all the changes, in order and in one transaction, or none. A change to an action that is no longer
+    /// there is passed over, so that repeating a call after a crash does no harm.
+    fn apply(&self, changes: &[Change]) -> Result<(), QueueError>;
+
+    /// Owners that have entries of `class`, ready at `now_ms`.
+    fn owners(&self, class: Class, now_ms: u64) -> Result<Vec<u32>, QueueError>;
+
+    /// Up to `limit` entries of one owner and class that are ready at `now_ms`, in the order (not before, id), from
+    /// just after `after`.
+    fn ready(&self, class: Class, owner: u32, after: Cursor, now_ms: u64, limit: usize) -> Result<Vec<QueuedAction>, QueueError>;
+
+    /// When the next entry that is not ready at `now_ms` will be; `None` if there is none.
+    fn next_ready_ms(&self, now_ms: u64) -> Result<Option<u64>, QueueError>;
+
+    /// One entry that still waits or runs.
+    fn get(&self, id: ActionId) -> Result<Option<QueuedAction>, QueueError>;
+
+    /// All entries that still wait or run for this file, oldest first.
+    fn of_file(&self, file: &FileHandle) -> Result<Vec<QueuedAction>, QueueError>;
+
+    /// Entries that still wait or run, by id, from just after `after`.
+    fn list(&self, filter: &ListFilter, after: ActionId, limit: usize) -> Result<Vec<QueuedAction>, QueueError>;
+
+    /// Finished actions, newest first, up to `limit`, older than `before`. Only a bounded number of successes is kept
+    /// (the newest); see the implementation's limit.
+    fn finished(&self, before: ActionId, limit: usize) -> Result<Vec<Finished>, QueueError>;
+
+    /// One finished action, while it is kept.
+    fn result(&self, id: ActionId) -> Result<Option<Finished>, QueueError>;
+
+    /// How far a request is; `None` when it is not known (any more).
+    fn request(&self, id: RequestId) -> Result<Option<RequestStatus>, QueueError>;
+
+    /// Counts by class and command.
+    fn totals(&self) -> Result<Totals, QueueError>;
+
+    /// The stamp recorded for a file by [`Change::SetStamp`].
+    fn stamp(&self, file: &FileHandle) -> Result<Option<SyncedStamp>, QueueError>;
+
+    /// Object checks that are still owed; see [`OrphanCheck`].
+    fn orphan_checks(&self, limit: usize) -> Result<Vec<OrphanCheck>, QueueError>;
+}
