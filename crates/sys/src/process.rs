@@ -1,0 +1,201 @@
+//! Other processes: handles on them, what children inherit from us, and what one that waits is doing.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
+
+use rustix::io::Errno;
+use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal};
+
+use crate::check;
+
+/// A process that keeps its identity: unlike a number, it is never reused. Readable once the process has ended.
+#[derive(Debug)]
+pub struct PidFd {
+    fd: OwnedFd,
+}
+
+impl PidFd {
+    /// `ESRCH` when there is no such process; `EINVAL` for numbers that are none.
+    pub fn open(pid: i32) -> io::Result<Self> {
+        let pid = Pid::from_raw(pid).ok_or(Errno::INVAL)?;
+        Ok(Self { fd: rustix::process::pidfd_open(pid, PidfdFlags::empty())? })
+    }
+
+    /// A close-on-exec duplicate of the process's descriptor `number`. `EBADF` when it has none; `EPERM` without the
+    /// right to trace it (`PTRACE_MODE_ATTACH_REALCREDS`).
+    pub fn get_fd(&self, number: RawFd) -> io::Result<OwnedFd> {
+        Ok(rustix::process::pidfd_getfd(&self.fd, number, PidfdGetfdFlags::empty())?)
+    }
+
+    /// Sends a signal (by number, standard signals only). `ESRCH` once the process has been reaped.
+    pub fn kill(&self, signal: i32) -> io::Result<()> {
+        let signal = Signal::from_named_raw(signal).ok_or(Errno::INVAL)?;
+        Ok(rustix::process::pidfd_send_signal(&self.fd, signal)?)
+    }
+}
+
+impl AsFd for PidFd {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Has the child killed (SIGKILL) when the *thread* that spawns it ends: spawn from one that lives as long as the process.
+///
+/// The setting does not survive a set-user-id program. `command` must be spawned by this process, not by a fork of it.
+pub fn die_with_parent(command: &mut Command) -> &mut Command {
+    let parent = std::process::id();
+    let hook = move || {
+        // SAFETY: integers only.
+        check(unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL as libc::c_ulong, 0, 0, 0) })?;
+        // The parent may have died before the call above, and then nobody tells us.
+        // SAFETY: getppid has no preconditions.
+        if unsafe { libc::getppid() }.cast_unsigned() != parent {
+            return Err(io::Error::from_raw_os_error(libc::ESRCH));
+        }
+        Ok(())
+    };
+    // SAFETY: the hook makes async-signal-safe calls only and allocates nothing.
+    unsafe { command.pre_exec(hook) }
+}
+
+/// Has `fd` stay open in the child, under the number returned. The command keeps it open here until it is dropped.
+pub fn inherit_fd(command: &mut Command, fd: OwnedFd) -> RawFd {
+    let number = fd.as_raw_fd();
+    let hook = move || Ok(rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty())?);
+    // SAFETY: the hook makes one async-signal-safe call and allocates nothing. It runs in the child, whose descriptor
+    // table is its own, so the flag changes there only.
+    unsafe { command.pre_exec(hook) };
+    number
+}
+
+/// Raises the limit of open files as far as we may, and says what it is now. Never lowers it, never fails.
+///
+/// The hard limit goes up to 2^20 (the usual `fs.nr_open`) when we have the right; the soft limit up to the hard one.
+pub fn raise_nofile_limit() -> u64 {
+    const WANTED: u64 = 1 << 20;
+    let before = rustix::process::getrlimit(Resource::Nofile);
+    let set = |limit: u64, hard: Option<u64>| {
+        rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(limit), maximum: hard }).is_ok()
+    };
+    match before.maximum {
+        Some(hard) => {
+            let raised = hard < WANTED && set(WANTED, Some(WANTED));
+            if !raised {
+                set(hard, Some(hard));
+            }
+        }
+        None => {
+            set(before.current.unwrap_or(WANTED).max(WANTED), None);
+        }
+    }
+    rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
+/// The flags of the open(2) that process `pid` is blocked in, for a permission event of it; `None` when anything is unclear.
+///
+/// Reads `/proc/<pid>/task/*/syscall` (needs the right to trace). An event names a process and not a thread: the answer is
+/// given only when every thread that could be the one agrees. Not for `openat2` (its flags are in the process's memory),
+/// `execve`, or io_uring.
+pub fn open_flags_of_blocked_open(pid: i32) -> Option<i32> {
+    /// More threads than this are not worth reading while somebody waits.
+    const MAX_THREADS: usize = 64;
+    let mut flags = None;
+    for (seen, task) in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.enumerate() {
+        if seen == MAX_THREADS {
+            return None;
+        }
+        match blocked_call(&task.ok()?.path())? {
+            BlockedCall::Other => {}
+            BlockedCall::Open(found) if flags.is_none_or(|flags| flags == found) => flags = Some(found),
+            BlockedCall::Open(_) => return None,
+        }
+    }
+    flags
+}
+
+enum BlockedCall {
+    /// Opens nothing.
+    Other,
+    /// Opens with these flags.
+    Open(i32),
+}
+
+/// `None` for a thread that runs, or sits in a call that may open a file in a way we cannot read.
+fn blocked_call(task: &Path) -> Option<BlockedCall> {
+    parse_blocked_call(&std::fs::read_to_string(task.join("syscall")).ok()?)
+}
+
+/// The number in decimal, six arguments, stack pointer and program counter in hexadecimal; or `running`; or a number of -1
+/// outside any call (proc_pid_syscall(5)).
+fn parse_blocked_call(line: &str) -> Option<BlockedCall> {
+    let mut words = line.split_ascii_whitespace();
+    let number: libc::c_long = words.next()?.parse().ok()?;
+    let mut argument = |index: usize| {
+        let word = words.nth(index)?;
+        u64::from_str_radix(word.strip_prefix("0x")?, 16).ok().map(|word| word as i32)
+    };
+    #[cfg(target_arch = "x86_64")]
+    match number {
+        libc::SYS_open => return argument(1).map(BlockedCall::Open),
+        libc::SYS_creat => return Some(BlockedCall::Open(libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC)),
+        _ => {}
+    }
+    match number {
+        libc::SYS_openat => argument(2).map(BlockedCall::Open),
+        ..0
+        | libc::SYS_openat2
+        | libc::SYS_open_by_handle_at
+        | libc::SYS_execve
+        | libc::SYS_execveat
+        | libc::SYS_io_uring_enter => None,
+        _ => Some(BlockedCall::Other),
+    }
+}
+
+/// How likely the kernel is to kill this process when memory runs out: -1000 (never) to 1000.
+pub fn set_oom_score(score: i32) -> io::Result<()> {
+    std::fs::write("/proc/self/oom_score_adj", score.to_string())
+}
+
+/// Who connected the Unix socket at the other end: process, user, group, at the time of the connect.
+pub fn peer_credentials(socket: impl AsFd) -> io::Result<(i32, u32, u32)> {
+    let peer = rustix::net::sockopt::socket_peercred(socket)?;
+    Ok((peer.pid.as_raw_nonzero().get(), peer.uid.as_raw(), peer.gid.as_raw()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flags(line: &str) -> Option<Option<i32>> {
+        parse_blocked_call(line).map(|call| match call {
+            BlockedCall::Open(flags) => Some(flags),
+            BlockedCall::Other => None,
+        })
+    }
+
+    #[test]
+    fn a_line_that_is_no_open_gives_no_flags() {
+        let openat = libc::SYS_openat;
+        assert_eq!(flags(&format!("{openat} 0xffffff9c 0x7ffd 0x80241 0x1b6 0x0 0x0 0x7f 0x7f")), Some(Some(0x80241)));
+        assert_eq!(flags(&format!("{openat} 0xffffff9c 0x7ffd")), None);
+        assert_eq!(flags(&format!("{openat} 0xffffff9c 0x7ffd zz")), None);
+        assert_eq!(flags(&format!("{} 0x1 0x2 0x3 0x4", libc::SYS_openat2)), None);
+        assert_eq!(flags(&format!("{} 0x1 0x2 0x3 0x4", libc::SYS_read)), Some(None));
+        assert_eq!(flags("running"), None);
+        assert_eq!(flags("-1 0x7ffd 0x7f"), None);
+        assert_eq!(flags(""), None);
+    }
+
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn the_old_calls_of_x86_64_are_known() {
+        assert_eq!(flags("2 0x7ffd 0x241 0x1b6 0x0 0x0 0x0 0x7f 0x7f"), Some(Some(0x241)));
+        let creat = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+        assert_eq!(flags("85 0x7ffd 0x1b6 0x0 0x0 0x0 0x0 0x7f 0x7f"), Some(Some(creat)));
+    }
+}

@@ -1,0 +1,87 @@
+//! Extended attributes by descriptor.
+//!
+//! Reading and writing them needs no write access to the data: an `O_RDONLY` descriptor will do, and so works on running programs.
+//! For `O_PATH` descriptors the plain calls answer `EBADF`; these functions then go through `/proc/self/fd`.
+//! A symbolic link's own attributes are out of reach.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use rustix::fs::XattrFlags;
+use rustix::io::Errno;
+
+/// `XATTR_SIZE_MAX`, and `XATTR_LIST_MAX` too.
+const MAX_BYTES: usize = 64 * 1024;
+/// Enough for nearly every value we store, so that one call does.
+const USUAL_BYTES: usize = 512;
+
+/// The attribute's value; `None` when the file has no such attribute (`ENODATA`).
+pub fn get(fd: impl AsFd, name: &str) -> io::Result<Option<Vec<u8>>> {
+    let fd = fd.as_fd();
+    let value = read_growing(|buffer| match rustix::fs::fgetxattr(fd, name, &mut *buffer) {
+        Err(Errno::BADF) => rustix::fs::getxattr(proc_path(fd).as_c_str(), name, buffer),
+        other => other,
+    });
+    match value {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NODATA) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Sets the attribute, whether or not it is there. Moves ctime.
+pub fn set(fd: impl AsFd, name: &str, value: &[u8]) -> io::Result<()> {
+    let fd = fd.as_fd();
+    match rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()) {
+        Err(Errno::BADF) => Ok(rustix::fs::setxattr(proc_path(fd).as_c_str(), name, value, XattrFlags::empty())?),
+        other => Ok(other?),
+    }
+}
+
+/// Removes the attribute; `false` when there was none.
+pub fn remove(fd: impl AsFd, name: &str) -> io::Result<bool> {
+    let fd = fd.as_fd();
+    let removed = match rustix::fs::fremovexattr(fd, name) {
+        Err(Errno::BADF) => rustix::fs::removexattr(proc_path(fd).as_c_str(), name),
+        other => other,
+    };
+    match removed {
+        Ok(()) => Ok(true),
+        Err(Errno::NODATA) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// The names of all attributes we may see.
+pub fn list(fd: impl AsFd) -> io::Result<Vec<CString>> {
+    let fd = fd.as_fd();
+    let names = read_growing(|buffer| match rustix::fs::flistxattr(fd, &mut *buffer) {
+        Err(Errno::BADF) => rustix::fs::listxattr(proc_path(fd).as_c_str(), buffer),
+        other => other,
+    })?;
+    Ok(names
+        .split_inclusive(|byte| *byte == 0)
+        .filter_map(|name| CStr::from_bytes_with_nul(name).ok())
+        .map(CStr::to_owned)
+        .collect())
+}
+
+/// Tries a small buffer, then the largest there can be: no second question for the size, hence no race with a change.
+fn read_growing(read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<u8>, Errno> {
+    let mut value = vec![0; USUAL_BYTES];
+    let length = match read(&mut value) {
+        Err(Errno::RANGE) => {
+            value.resize(MAX_BYTES, 0);
+            read(&mut value)?
+        }
+        other => other?,
+    };
+    value.truncate(length);
+    Ok(value)
+}
+
+fn proc_path(fd: BorrowedFd<'_>) -> CString {
+    // A number has no NUL in it, so this cannot fail; the empty path would only give ENOENT.
+    CString::new(format!("/proc/self/fd/{}", fd.as_raw_fd())).unwrap_or_default()
+}
