@@ -1,0 +1,74 @@
+//! The configuration as text: HCL that reads back as itself, except that a password is never shown.
+
+use super::AgentConfig;
+use std::fmt::{self, Display, Formatter};
+use std::path::Path;
+
+impl Display for AgentConfig {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "client_device = {}", Quoted(&self.client_device.to_string()))?;
+        writeln!(f, "mount_root = {}", path(&self.mount_root))?;
+        writeln!(f, "client_mount_options = {}", List(&self.client_mount_options))?;
+        writeln!(f, "handler_count = {}", self.handler_count)?;
+        writeln!(f, "enabled_plugins = {}", List(&self.enabled_plugins))?;
+        writeln!(f, "plugin_dir = {}", path(&self.plugin_dir))?;
+        writeln!(f, "state_dir = {}", path(&self.state_dir))?;
+        writeln!(f, "mover_hang_timeout_s = {}", self.mover_hang_timeout.as_secs())?;
+        writeln!(f, "remove_grace_s = {}", self.remove_grace.as_secs())?;
+        writeln!(f, "default_archive = {}", self.default_archive)?;
+        writeln!(f, "snapshots {{\n  enabled = {}\n}}", self.snapshots.enabled)?;
+        let super::TransportKind::Grpc = self.transport.kind;
+        writeln!(f, "transport {{\n  type = \"grpc\"\n  socket_dir = {}\n}}", path(&self.transport.socket_dir))?;
+        if let Some(influxdb) = &self.influxdb {
+            writeln!(f, "influxdb {{\n  url = {}\n  db = {}", Quoted(&influxdb.url), Quoted(&influxdb.db))?;
+            if let Some(user) = &influxdb.user {
+                writeln!(f, "  user = {}", Quoted(user))?;
+            }
+            if influxdb.password.is_some() {
+                writeln!(f, "  # password is set, and not shown")?;
+            }
+            writeln!(f, "}}")?;
+        }
+        writeln!(f, "admin {{\n  socket = {}", path(&self.admin.socket))?;
+        if let Some(group) = &self.admin.group {
+            writeln!(f, "  group = {}", Quoted(group))?;
+        }
+        writeln!(f, "}}")?;
+        let timeout_s = self.restore.timeout.map_or(0, |timeout| timeout.as_secs());
+        writeln!(f, "restore {{\n  timeout_s = {timeout_s}\n}}")?;
+        let attempts = self.retry.max_attempts.map_or(0, u32::from);
+        let delay_s = self.retry.max_delay.as_secs();
+        writeln!(f, "retry {{\n  max_attempts = {attempts}\n  max_delay_s = {delay_s}\n}}")?;
+        writeln!(f, "log {{\n  level = \"{}\"\n}}", self.log.level.as_str())
+    }
+}
+
+/// Text as an HCL string.
+struct Quoted<'a>(&'a str);
+
+impl Display for Quoted<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        f.write_str("\"")?;
+        for c in self.0.replace("${", "$${").chars() {
+            match c {
+                '"' | '\\' => write!(f, "\\{c}")?,
+                c if c.is_control() => write!(f, "\\u{:04x}", u32::from(c))?,
+                c => write!(f, "{c}")?,
+            }
+        }
+        f.write_str("\"")
+    }
+}
+
+fn path(path: &Path) -> String {
+    Quoted(&path.to_string_lossy()).to_string()
+}
+
+struct List<'a>(&'a [String]);
+
+impl Display for List<'_> {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let items: Vec<_> = self.0.iter().map(|item| Quoted(item).to_string()).collect();
+        write!(f, "[{}]", items.join(", "))
+    }
+}
