@@ -19,6 +19,10 @@ pub type Moment = (i64, u32);
 /// Punching rounds up to this, so that the last blocks go whatever the block size (or XFS real-time extent) is.
 const PUNCH_ROUNDING_BYTES: u64 = 1 << 20;
 
+/// XFS allocates ahead of writers, past the end of the file, up to one extent of 2^21 blocks (8 GiB of 4 KiB blocks), and gives
+/// that back only some time after the last close. Punching the file alone would leave it.
+const PUNCH_PAST_END_BYTES: u64 = 8 << 30;
+
 /// What tells one state of a file from another, and the rest of `statx(2)` that we use.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct FileStamp {
@@ -86,13 +90,17 @@ impl From<&Statx> for FileStamp {
 
 /// Frees all blocks of a file of `size` bytes and keeps the size. The data is gone when this returns.
 ///
-/// Moves mtime and ctime: see [`set_times`]. The last block is freed whole because the range is rounded up past the end.
+/// That includes what is allocated up to 8 GiB past the end. Moves mtime and ctime: see [`set_times`].
 pub fn punch_all(fd: impl AsFd, size: u64) -> io::Result<()> {
     if size == 0 {
         return Ok(());
     }
-    let end = size.checked_next_multiple_of(PUNCH_ROUNDING_BYTES).filter(|end| i64::try_from(*end).is_ok());
-    punch(fd, 0, end.unwrap_or(size))
+    let near = size.checked_next_multiple_of(PUNCH_ROUNDING_BYTES).unwrap_or(size);
+    match punch(fd.as_fd(), 0, near.saturating_add(PUNCH_PAST_END_BYTES)) {
+        // The file is near the largest the filesystem can have, and may not be rounded up either.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EFBIG | libc::EINVAL)) => punch(fd, 0, size),
+        other => other,
+    }
 }
 
 /// Frees the whole blocks in the range and zeroes the rest of it; the size stays. `EINVAL` when `length` is 0.

@@ -61,7 +61,8 @@ pub fn clone_private(mount: impl AsFd) -> io::Result<OwnedFd> {
     Ok(fd)
 }
 
-/// Attaches a detached mount at the directory `target`. It outlives the descriptor: undo it with [`unmount`].
+/// Attaches a detached mount at the directory `target`. It outlives the descriptor: undo it with [`unmount`], after closing the
+/// descriptor, which keeps it busy.
 ///
 /// Where the mount below `target` is shared, other namespaces get a copy too; the mount itself stays private.
 pub fn attach(mount: impl AsFd, target: impl AsRef<Path>) -> io::Result<()> {
