@@ -1,1 +1,16 @@
 //! For tests only: file trees, loop-device filesystems, child processes, faults.
+//!
+//! Everything here blocks, cleans up when dropped, and panics when something is wrong: a prerequisite that is missing
+//! fails the test that needs it, with a message that says what to install. Not here: stand-ins for what is tested.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic is how a test fails, and this crate is used by tests alone"
+)]
+
+pub mod loopfs;
+pub mod tool;
+
+pub use loopfs::{FsKind, LoopFs};
