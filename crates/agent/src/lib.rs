@@ -3,6 +3,7 @@
 //!
 //! File bytes never pass through here; what a file's state is and when it changes is the source's business.
 
+pub mod admin;
 pub mod source;
 
 pub use source::{ActionSource, MemorySource, SourceError, Work};
