@@ -26,22 +26,22 @@ impl Loaded {
         if self.mode & SHARED_BITS == 0 {
             return Ok(());
         }
-        let what = format!("{why} and its mode is {:04o}, so group or others can get at it", self.mode);
+        let what = format!("{why}, and its mode {:04o} lets group or others at it", self.mode);
         let problem = Problem::of_file(what).with_hint(format!("run: chmod 600 {}", shell_word(&self.name)));
         Err(ConfigError::one(&self.name, problem))
     }
 }
 
-/// Reads the file at `path`. `kind` names it in messages ("agent configuration").
+/// Reads the file at `path`. `kind` names it in messages ("agent configuration"); `if_absent` says what to do when
+/// there is none.
 ///
 /// # Errors
 /// The file is absent, cannot be read, is larger than 1 MiB, or is not UTF-8.
-pub(crate) fn load(path: &Path, kind: &str) -> Result<Loaded, ConfigError> {
+pub(crate) fn load(path: &Path, kind: &str, if_absent: &str) -> Result<Loaded, ConfigError> {
     let name = path.to_string_lossy().into_owned();
     let failed = |doing: &str, source: io::Error| {
         let problem = match source.kind() {
-            io::ErrorKind::NotFound => Problem::of_file(format!("there is no such {kind} file"))
-                .with_hint("create it, or name another with the option for the configuration file"),
+            io::ErrorKind::NotFound => Problem::of_file(format!("there is no such {kind} file")).with_hint(if_absent),
             io::ErrorKind::PermissionDenied => {
                 Problem::of_file(format!("cannot {doing} the {kind}: permission denied")).with_hint("run as root")
             }

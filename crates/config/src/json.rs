@@ -95,3 +95,6 @@ impl<'t> Lines<'t> {
         Ok(Node { pos, value })
     }
 }
+
+#[cfg(test)]
+mod tests;

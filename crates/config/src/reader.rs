@@ -216,12 +216,24 @@ impl<'r> Section<'r> {
         }
     }
 
-    /// An integer within `range`.
+    /// An integer within `range`. One in quotes is taken, with a warning.
     pub fn optional_u64(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<At<u64>> {
         let node = self.single(key)?;
-        let Value::Integer(number) = node.value else {
-            self.wrong_type(node, key, "an integer");
-            return None;
+        let number = match &node.value {
+            Value::Integer(number) => *number,
+            // HCL 1 took a number in quotes, so files written for Lemur may hold one.
+            Value::String(text) if let Ok(number) = text.parse::<i64>() => {
+                self.reader.warning(
+                    node.pos,
+                    format!("`{}` is a number in quotes", self.path_of(key)),
+                    Some("remove them"),
+                );
+                number
+            }
+            _ => {
+                self.wrong_type(node, key, "an integer");
+                return None;
+            }
         };
         match u64::try_from(number).ok().filter(|value| range.contains(value)) {
             Some(value) => Some(At { pos: node.pos, value }),
@@ -342,14 +354,30 @@ impl<'r> Section<'r> {
             };
             for object in objects {
                 match &object.value {
+                    Value::Block(entries) if is_unnamed(entries) => {
+                        let hint = format!("write {key} \"name\" {{ … }}");
+                        self.reader.problem(object.pos, format!("this `{key}` has no name"), Some(&hint));
+                    }
                     Value::Block(entries) => {
-                        found.extend(entries.iter().map(|e| (At { pos: e.key_pos, value: e.key.clone() }, &e.node)))
+                        let labelled = |e: &'r Entry| (At { pos: e.key_pos, value: e.key.clone() }, &e.node);
+                        found.extend(entries.iter().map(labelled));
                     }
                     _ => self.wrong_type(object, key, "blocks with a name each"),
                 }
             }
         }
         self.open_labelled(key, found)
+    }
+
+    /// As [`Section::labelled_sections`], and at least one of them.
+    pub fn required_labelled_sections(&mut self, key: &'static str, hint: &str) -> Vec<(At<String>, Section<'r>)> {
+        let before = self.reader.log.borrow().problems.len();
+        let sections = self.labelled_sections(key);
+        let refused = self.reader.log.borrow().problems.len() > before;
+        if sections.is_empty() && !refused {
+            self.reader.problem(self.pos, format!("no `{key}` is defined{}", self.place()), Some(hint));
+        }
+        sections
     }
 
     fn open_labelled(&self, key: &str, found: Vec<(At<String>, &'r Node)>) -> Vec<(At<String>, Section<'r>)> {
@@ -395,6 +423,11 @@ fn sole_block(node: &Node) -> Option<(Pos, &[Entry])> {
         },
         _ => None,
     }
+}
+
+/// Whether a block that should hold one block a name holds settings instead: its name was forgotten.
+fn is_unnamed(entries: &[Entry]) -> bool {
+    !entries.is_empty() && !entries.iter().any(|entry| matches!(entry.node.value, Value::Block(_)))
 }
 
 /// `"a"`, `"a" or "b"`, `"a", "b" or "c"`.

@@ -195,7 +195,7 @@ impl AgentConfig {
     /// As [`AgentConfig::parse`]; also when the file cannot be read, and when it holds a password and its mode lets
     /// group or others at it.
     pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let loaded = crate::file::load(path, "agent configuration")?;
+        let loaded = crate::file::load(path, "agent configuration", "create it, or name another with --config")?;
         let (config, warnings) = Self::parse(&loaded.text, &loaded.name)?;
         if config.influxdb.as_ref().is_some_and(|influxdb| influxdb.password.is_some()) {
             loaded.refuse_if_shared("holds a password (influxdb.password)")?;

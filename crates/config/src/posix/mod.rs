@@ -105,8 +105,8 @@ impl PosixConfig {
     /// As [`PosixConfig::parse`]; also when the file cannot be read, or its mode lets group or others at it
     /// (as Lemur's plugins have it for all their files, whatever they hold).
     pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let loaded = crate::file::load(path, "posix mover's configuration")?;
-        loaded.refuse_if_shared("must be its owner's alone")?;
+        let loaded = crate::file::load(path, "posix mover's configuration", "create it, with mode 0600")?;
+        loaded.refuse_if_shared("must be private to its owner")?;
         Self::parse(&loaded.text, &loaded.name)
     }
 
@@ -129,11 +129,8 @@ impl PosixConfig {
 fn read(mut root: Section<'_>) -> PosixConfig {
     let num_threads = root.optional_u64("num_threads", 1..=u64::from(THREAD_LIMIT));
     let checksums = checksums(root.section("checksums"), Checksums::default());
-    let sections = root.labelled_sections("archive");
-    if sections.is_empty() {
-        let hint = "write archive \"name\" { id = 1, root = \"/path\" }";
-        root.reader().problem(root.pos(), "no archive is defined", Some(hint));
-    }
+    let hint = "write archive \"name\" { id = 1, root = \"/path\" }";
+    let sections = root.required_labelled_sections("archive", hint);
     let mut taken = Taken::default();
     let archives = sections.into_iter().filter_map(|(name, section)| archive(name, section, checksums, &mut taken));
     let archives = archives.collect();

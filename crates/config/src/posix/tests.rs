@@ -1,1 +1,100 @@
+use super::*;
 
+fn refusal(text: &str) -> String {
+    PosixConfig::parse(text, "f").unwrap_err().to_string()
+}
+
+/// The one archive whose block holds `keys` besides id and root.
+fn archive(keys: &str) -> PosixArchive {
+    let text = format!("archive \"a\" {{ id = 1 root = \"/a\" {keys} }}");
+    PosixConfig::parse(&text, "f").unwrap().0.archives.remove(0)
+}
+
+#[test]
+fn compression_by_format() {
+    for (written, sifaka, lemur) in [
+        ("off", Compression::Off, Some(Compression::Off)),
+        ("on", Compression::On(Codec::Zstd), Some(Compression::On(Codec::Gzip))),
+        ("auto", Compression::Auto(Codec::Zstd), Some(Compression::Auto(Codec::Gzip))),
+        ("gzip", Compression::On(Codec::Gzip), Some(Compression::On(Codec::Gzip))),
+        ("zstd", Compression::On(Codec::Zstd), None),
+    ] {
+        assert_eq!(archive(&format!("compression = \"{written}\"")).compression, sifaka);
+        assert_eq!(archive(&format!("compression = \"{written}\" format = \"sifaka\"")).compression, sifaka);
+        if let Some(lemur) = lemur {
+            let archive = archive(&format!("format = \"lemur\" compression = \"{written}\""));
+            assert_eq!((archive.format, archive.compression), (Format::Lemur, lemur));
+        }
+    }
+}
+
+#[test]
+fn an_archive_overrides_only_the_checksum_keys_it_names() {
+    let text = r#"checksums { disabled = true disable_compare_on_restore = true }
+        archive "a" { id = 1 root = "/a" }
+        archive "b" { id = 2 root = "/b" checksums { disabled = false } }"#;
+    let config = PosixConfig::parse(text, "f").unwrap().0;
+    assert_eq!(config.archives[0].checksums, Checksums { disabled: true, disable_compare_on_restore: true });
+    assert_eq!(config.archives[1].checksums, Checksums { disabled: false, disable_compare_on_restore: true });
+}
+
+#[test]
+fn refusals() {
+    let none = "f:1:1: no `archive` is defined (write archive \"name\" { id = 1, root = \"/path\" })";
+    for (text, message) in [
+        ("", none),
+        ("{}", none),
+        (
+            "archive \"a\" { }",
+            "f:1:13: `id` is missing in `archive \"a\"` (the archive id of requests, 1 or more)\n\
+             f:1:13: `root` is missing in `archive \"a\"` (the absolute path of the directory that holds the archive)",
+        ),
+        ("archive \"a\" { id = 0 root = \"/a\" }", "f:1:20: `id` must be between 1 and 4294967295, found 0"),
+        (
+            "archive \"a\" { id = 4294967296 root = \"/a\" }",
+            "f:1:20: `id` must be between 1 and 4294967295, found 4294967296",
+        ),
+        ("archive \"a\" { id = 1 root = \"a\" }", "f:1:29: `root` must be an absolute path, found \"a\""),
+        (
+            "archive \"a\" { id = 1 root = \"/a\" }\narchive \"b\" { id = 1 root = \"/b\" }",
+            "f:2:20: id 1 is already that of archive \"a\"",
+        ),
+        (
+            "archive \"a\" { id = 1 root = \"/a\" }\narchive \"b\" { id = 2 root = \"/a/./\" }",
+            "f:2:29: root \"/a\" is already that of archive \"a\"",
+        ),
+        (
+            "archive \"a\" { id = 1 root = \"/a\" }\narchive \"a\" { id = 2 root = \"/b\" }",
+            "f:2:1: `archive \"a\"` is given twice; the first is on line 1",
+        ),
+        ("archive \"\" { id = 1 root = \"/a\" }", "f:1:1: an archive's name is empty"),
+        ("archive { id = 1 }", "f:1:9: this `archive` has no name (write archive \"name\" { … })"),
+        (
+            "archive \"a\" { id = 1 root = \"/a\" compression = \"yes\" }",
+            "f:1:48: `compression` must be \"off\", \"on\", \"auto\", \"zstd\" or \"gzip\", found \"yes\"",
+        ),
+        (
+            "archive \"a\" { id = 1 root = \"/a\" compression = true }",
+            "f:1:48: `compression` must be a string, found a boolean",
+        ),
+        (
+            "archive \"a\" { id = 1 root = \"/a\" format = \"lemur\" compression = \"zstd\" }",
+            "f:1:65: compression \"zstd\" is not part of format \"lemur\" (use \"on\" or \"gzip\", or format = \"sifaka\")",
+        ),
+        (
+            "archive \"a\" { id = 1 root = \"/a\" checksums { disable = true } }",
+            "f:1:46: unknown key `disable` in `archive.checksums` (did you mean `disabled`?)",
+        ),
+        (
+            "num_threads = 0\narchive \"a\" { id = 1 root = \"/a\" }",
+            "f:1:15: `num_threads` must be between 1 and 1024, found 0",
+        ),
+        (
+            "num_thread = 1\narchive \"a\" { id = 1 root = \"/a\" }",
+            "f:1:1: unknown key `num_thread` (did you mean `num_threads`?)",
+        ),
+        ("{\n \"archive\": 3\n}", "f:2:13: `archive` must be blocks with a name each, found an integer"),
+    ] {
+        assert_eq!(refusal(text), message, "{text}");
+    }
+}
