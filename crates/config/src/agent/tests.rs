@@ -196,6 +196,33 @@ fn merging_a_file_that_sets_every_key_gives_that_file() {
     assert_eq!(defaults.merge(full.clone()), full);
 }
 
+#[test]
+fn each_key_alone_survives_a_merge() {
+    for key in [
+        "mount_root = \"/m\"",
+        "client_mount_options = [\"flock\"]",
+        "handler_count = 4000",
+        "plugin_dir = \"/p\"",
+        "snapshots { enabled = true }",
+        "transport { socket_dir = \"/t\" }",
+        "influxdb { url = \"http://h\" db = \"d\" }",
+        "state_dir = \"/s\"",
+        "admin { socket = \"/a\" }",
+        "admin { group = \"g\" }",
+        "restore { timeout_s = 0 }",
+        "retry { max_attempts = 3 }",
+        "retry { max_delay_s = 9 }",
+        "mover_hang_timeout_s = 1",
+        "remove_grace_s = 5",
+        "default_archive = 6",
+        "log { level = \"trace\" }",
+    ] {
+        let over = parsed(key);
+        assert_ne!(over.to_string(), parsed("").to_string(), "{key} is not a default");
+        assert_eq!(parsed("").merge(over.clone()), over, "{key}");
+    }
+}
+
 fn absolute() -> impl Strategy<Value = PathBuf> {
     // Any text that is a path in its shortest form.
     prop::collection::vec("[^/\0.]{1,8}", 1..4).prop_map(|parts| PathBuf::from(format!("/{}", parts.join("/"))))
