@@ -5,5 +5,10 @@
 
 pub mod api;
 pub mod control;
+mod reply;
+mod server;
+mod socket;
 
 pub use control::{Control, ControlError, ErrorCode};
+pub use server::serve;
+pub use socket::{AdminSocket, SocketError};
