@@ -10,7 +10,20 @@
     reason = "a panic is how a test fails, and this crate is used by tests alone"
 )]
 
+pub mod faults;
+pub mod lemur;
 pub mod loopfs;
+pub mod process;
+pub mod random;
+pub mod scratch;
+pub mod site;
 pub mod tool;
+pub mod tree;
+pub mod wait;
 
 pub use loopfs::{FsKind, LoopFs};
+pub use process::Daemon;
+pub use random::Random;
+pub use scratch::Scratch;
+pub use site::{Site, sifaka_binary};
+pub use wait::wait_until;
