@@ -3,22 +3,15 @@
 //! Not here: private mounts and handles (that is `sys`, the thing under test). Everything is done with `mkfs`,
 //! `mount` and `umount`, as an administrator would, so that a fault of `sys` cannot hide itself.
 
-use std::ffi::OsStr;
 use std::fmt;
 use std::fs::{self, File};
-use std::os::fd::OwnedFd;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use rustix::fs::FlockOperation;
-use tempfile::TempDir;
-
+use crate::scratch::{Scratch, mounts_below};
 use crate::tool;
 
-/// Names the directories, so that those of killed tests are recognised.
-const PREFIX: &str = "sifaka-loopfs-";
 const MIB: u64 = 1 << 20;
 /// `mount -o loop` picks a free device and then takes it; somebody else may have been faster.
 const MOUNT_ATTEMPTS: u32 = 50;
@@ -76,14 +69,10 @@ impl fmt::Display for FsKind {
 }
 
 /// A mounted filesystem of its own. Dropping it unmounts (lazily when something still uses it) and removes it.
-///
-/// What a killed test left behind is removed by the next [`LoopFs::new`] of any test.
 #[derive(Debug)]
 pub struct LoopFs {
     kind: FsKind,
-    dir: TempDir,
-    /// Held locked as long as we live: how others see that this one is in use. Never read.
-    _lock: OwnedFd,
+    scratch: Scratch,
 }
 
 impl LoopFs {
@@ -97,10 +86,7 @@ impl LoopFs {
             rustix::process::geteuid().is_root(),
             "tests on real filesystems mount loop devices: run them as root (`sudo make test`)"
         );
-        remove_leftovers(&std::env::temp_dir());
-        let dir = tempfile::Builder::new().prefix(PREFIX).tempdir().expect("make a directory for a filesystem image");
-        let lock = lock(dir.path()).expect("lock the directory of a new filesystem image");
-        let fs = Self { kind, dir, _lock: lock };
+        let fs = Self { kind, scratch: Scratch::new(kind.name()) };
         let image = File::create_new(fs.image()).expect("create a filesystem image");
         image.set_len(size_mib.max(kind.min_size_mib()) * MIB).expect("size a filesystem image");
         kind.mkfs(&fs.image());
@@ -116,12 +102,12 @@ impl LoopFs {
 
     /// Where it is mounted.
     pub fn path(&self) -> PathBuf {
-        self.dir.path().join("mnt")
+        self.scratch.join("mnt")
     }
 
     /// The file that holds its blocks.
     pub fn image(&self) -> PathBuf {
-        self.dir.path().join("image")
+        self.scratch.join("image")
     }
 
     /// The block device it is mounted from, such as `/dev/loop3`.
@@ -174,84 +160,6 @@ impl LoopFs {
             // There is no event for "a loop device became free".
             std::thread::sleep(Duration::from_millis(20 * u64::from(attempt)));
             attempt += 1;
-        }
-    }
-}
-
-impl Drop for LoopFs {
-    fn drop(&mut self) {
-        unmount_below(self.dir.path());
-    }
-}
-
-/// A line of `/proc/self/mountinfo`.
-struct Mount {
-    point: PathBuf,
-    source: PathBuf,
-}
-
-/// Unmounts everything mounted at or below `dir`, in the reverse order of mounting; lazily when it is in use.
-pub(crate) fn unmount_below(dir: &Path) {
-    for mount in mounts_below(dir).iter().rev() {
-        let plain = Command::new("umount").arg(&mount.point).output();
-        if !plain.is_ok_and(|output| output.status.success()) {
-            let _ = Command::new("umount").arg("-l").arg(&mount.point).output();
-        }
-    }
-}
-
-fn mounts_below(dir: &Path) -> Vec<Mount> {
-    let text = fs::read("/proc/self/mountinfo").expect("read /proc/self/mountinfo");
-    let mounts = text.split(|&byte| byte == b'\n').filter_map(|line| {
-        let mut fields = line.split(|&byte| byte == b' ');
-        let point = unescape(fields.nth(4)?);
-        // Optional fields end with a lone dash; then the type, then the source.
-        let source = unescape(fields.skip_while(|&field| field != b"-").nth(2)?);
-        Some(Mount { point, source })
-    });
-    mounts.filter(|mount| mount.point.starts_with(dir)).collect()
-}
-
-/// The kernel writes space, tab, newline and backslash as three octal digits.
-fn unescape(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((&first, tail)) = rest.split_first() {
-        let octal = tail.get(..3).and_then(|digits| u8::from_str_radix(str::from_utf8(digits).ok()?, 8).ok());
-        match (first, octal) {
-            (b'\\', Some(byte)) => {
-                bytes.push(byte);
-                rest = &tail[3..];
-            }
-            _ => {
-                bytes.push(first);
-                rest = tail;
-            }
-        }
-    }
-    PathBuf::from(OsStr::from_bytes(&bytes))
-}
-
-fn lock(dir: &Path) -> Option<OwnedFd> {
-    let file = File::options().create(true).append(true).open(dir.join("lock")).ok()?;
-    rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).ok()?;
-    Some(file.into())
-}
-
-/// Removes what tests left that were killed before they could clean up.
-fn remove_leftovers(parent: &Path) {
-    // A younger one may be between its creation and its lock.
-    let long_ago = SystemTime::now() - Duration::from_secs(60);
-    for entry in fs::read_dir(parent).into_iter().flatten().flatten() {
-        let path = entry.path();
-        let ours = entry.file_name().as_bytes().starts_with(PREFIX.as_bytes());
-        let old = fs::metadata(path.join("lock")).and_then(|lock| lock.modified()).is_ok_and(|made| made < long_ago);
-        if ours
-            && old
-            && let Some(_lock) = lock(&path)
-        {
-            unmount_below(&path);
-            let _ = fs::remove_dir_all(&path);
         }
     }
 }
