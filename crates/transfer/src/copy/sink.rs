@@ -1,0 +1,222 @@
+//! Where content goes: a new file, a file that is written over, a compressed object, or nowhere.
+
+use crate::compress::Encoder;
+use crate::{Encoding, OpenFile, TransferError};
+use std::io::{self, Write};
+use std::os::unix::fs::FileExt;
+
+/// Once so much was written, the kernel is told to begin writing it back: the sync at the end is short then, and an
+/// archive run does not push everything else out of the page cache.
+const WRITE_BACK_BYTES: u64 = 8 << 20;
+const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+
+/// Takes content in order.
+pub(crate) trait Sink: Send {
+    fn data(&mut self, bytes: &[u8]) -> Result<(), TransferError>;
+    fn hole(&mut self, length: u64) -> Result<(), TransferError>;
+    /// Whether it does nothing, and so is not worth a thread.
+    fn discards(&self) -> bool {
+        false
+    }
+}
+
+/// For hashing only.
+pub(crate) struct Discard;
+
+impl Sink for Discard {
+    fn data(&mut self, _: &[u8]) -> Result<(), TransferError> {
+        Ok(())
+    }
+
+    fn hole(&mut self, _: u64) -> Result<(), TransferError> {
+        Ok(())
+    }
+
+    fn discards(&self) -> bool {
+        true
+    }
+}
+
+/// Has written-out ranges handed to the device early.
+struct WriteBack {
+    from: u64,
+}
+
+impl WriteBack {
+    fn wrote_up_to(&mut self, file: &OpenFile, end: u64) {
+        if end.saturating_sub(self.from) >= WRITE_BACK_BYTES {
+            // DONTNEED starts write-back of dirty pages and drops the clean ones. Errors show at the sync.
+            let _ = sys::file::advise_dontneed(file.file(), self.from, end - self.from);
+            self.from = end;
+        }
+    }
+}
+
+/// An empty file: holes are skipped.
+pub(crate) struct NewFile<'a> {
+    file: &'a OpenFile,
+    position: u64,
+    write_back: WriteBack,
+    ends_in_hole: bool,
+}
+
+impl<'a> NewFile<'a> {
+    pub(crate) fn new(file: &'a OpenFile) -> Self {
+        Self { file, position: 0, write_back: WriteBack { from: 0 }, ends_in_hole: false }
+    }
+
+    /// Gives the file its size, where a hole at the end left it shorter.
+    pub(crate) fn finish(self) -> Result<(), TransferError> {
+        if self.ends_in_hole {
+            self.file.file().set_len(self.position).map_err(self.file.failed("set the size of"))?;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for NewFile<'_> {
+    fn data(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
+        self.file.write_all_at(bytes, self.position)?;
+        self.position += bytes.len() as u64;
+        self.ends_in_hole = false;
+        self.write_back.wrote_up_to(self.file, self.position);
+        Ok(())
+    }
+
+    fn hole(&mut self, length: u64) -> Result<(), TransferError> {
+        self.position += length;
+        self.ends_in_hole = true;
+        Ok(())
+    }
+}
+
+/// A file that may hold anything: what is a hole in the content is made one, or zeros, here.
+pub(crate) struct Overwrite<'a> {
+    file: &'a OpenFile,
+    position: u64,
+    old_size: u64,
+    can_punch: bool,
+}
+
+impl<'a> Overwrite<'a> {
+    pub(crate) fn new(file: &'a OpenFile) -> Result<Self, TransferError> {
+        Ok(Self { file, position: 0, old_size: file.stamp()?.size, can_punch: true })
+    }
+
+    /// Gives the file the content's size if it has another. Only for content that was found right.
+    pub(crate) fn finish(self) -> Result<(), TransferError> {
+        if self.file.stamp()?.size != self.position {
+            self.file.file().set_len(self.position).map_err(self.file.failed("set the size of"))?;
+        }
+        Ok(())
+    }
+
+    /// Old data in the range goes. Where the filesystem cannot tell data from holes, everything is data.
+    fn clear(&mut self, from: u64, to: u64) -> Result<(), TransferError> {
+        let mut at = from;
+        while at < to {
+            let start = match sys::file::next_data(self.file.file(), at) {
+                Ok(Some(start)) if start < to => start,
+                Ok(_) => return Ok(()),
+                Err(_) => at,
+            };
+            let end = match sys::file::next_hole(self.file.file(), start) {
+                Ok(Some(end)) if end > start => end.min(to),
+                _ => to,
+            };
+            self.clear_data(start, end)?;
+            at = end;
+        }
+        Ok(())
+    }
+
+    fn clear_data(&mut self, from: u64, to: u64) -> Result<(), TransferError> {
+        if self.can_punch {
+            match sys::file::punch(self.file.file(), from, to - from) {
+                Ok(()) => return Ok(()),
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => self.can_punch = false,
+                Err(e) => return Err(self.file.failed("punch a hole into")(e)),
+            }
+        }
+        let mut at = from;
+        while at < to {
+            let count = usize::try_from(to - at).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.file.write_all_at(ZEROS.get(..count).unwrap_or_default(), at)?;
+            at += count as u64;
+        }
+        Ok(())
+    }
+}
+
+impl Sink for Overwrite<'_> {
+    fn data(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
+        self.file.write_all_at(bytes, self.position)?;
+        self.position += bytes.len() as u64;
+        Ok(())
+    }
+
+    fn hole(&mut self, length: u64) -> Result<(), TransferError> {
+        let end = self.position + length;
+        self.clear(self.position, end.min(self.old_size))?;
+        self.position = end;
+        Ok(())
+    }
+}
+
+/// A new compressed object. Holes become zeros, which compress to next to nothing.
+pub(crate) struct Encoded<'a> {
+    file: &'a OpenFile,
+    encoder: Encoder<Append<'a>>,
+}
+
+/// Appends to an empty file.
+struct Append<'a> {
+    file: &'a OpenFile,
+    position: u64,
+    write_back: WriteBack,
+}
+
+impl Write for Append<'_> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.file().write_at(bytes, self.position)?;
+        self.position += written as u64;
+        self.write_back.wrote_up_to(self.file, self.position);
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> Encoded<'a> {
+    pub(crate) fn new(file: &'a OpenFile, encoding: Encoding, size: u64) -> Result<Self, TransferError> {
+        let append = Append { file, position: 0, write_back: WriteBack { from: 0 } };
+        let encoder = Encoder::new(append, encoding, Some(size)).map_err(file.failed("compress into"))?;
+        Ok(Self { file, encoder })
+    }
+
+    /// Writes the end of the stream.
+    pub(crate) fn finish(self) -> Result<(), TransferError> {
+        self.encoder.finish().map(drop).map_err(self.file.failed("write to"))
+    }
+
+    fn put(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
+        self.encoder.write_all(bytes).map_err(self.file.failed("write to"))
+    }
+}
+
+impl Sink for Encoded<'_> {
+    fn data(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
+        self.put(bytes)
+    }
+
+    fn hole(&mut self, mut length: u64) -> Result<(), TransferError> {
+        while length > 0 {
+            let count = usize::try_from(length).unwrap_or(usize::MAX).min(ZEROS.len());
+            self.put(ZEROS.get(..count).unwrap_or_default())?;
+            length -= count as u64;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,145 @@
+//! Why a transfer did not happen.
+
+use model::{Digest, ErrorKind, Failure, ObjectIdError, errno_kind};
+use std::io;
+use std::path::{Path, PathBuf};
+
+const EIO: i32 = 5;
+const ENOENT: i32 = 2;
+const EINVAL: i32 = 22;
+const EAGAIN: i32 = 11;
+const ESTALE: i32 = 116;
+
+/// What went wrong, where, and what to do. Retry by [`TransferError::kind`], never by the text.
+#[derive(Debug, thiserror::Error)]
+pub enum TransferError {
+    /// A system call failed.
+    #[error("cannot {doing} {path}: {source}", path = path.display())]
+    Io {
+        /// What was being done, to be read after "cannot".
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// Somebody asked to stop.
+    #[error("cancelled")]
+    Cancelled,
+    /// The source became shorter while it was read.
+    #[error("{path} changed while it was read: {expected} bytes at first, it ended after {found}; it will be tried again", path = path.display())]
+    Changed {
+        /// The source.
+        path: PathBuf,
+        /// Size when it was opened.
+        expected: u64,
+        /// Where it ended.
+        found: u64,
+    },
+    /// The archive's object is not a whole, well-formed one.
+    #[error("archived object {path} is damaged: {why}; restore it from another copy of the archive", path = path.display())]
+    Damaged {
+        /// The object.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The object's content is not what was archived.
+    #[error(
+        "content of archived object {path} has hash {found}, but {expected} was archived: the object is damaged or not this file's; restore it from another copy of the archive", path = path.display()
+    )]
+    Mismatch {
+        /// The object.
+        path: PathBuf,
+        /// What was archived.
+        expected: Digest,
+        /// What is there.
+        found: Digest,
+    },
+    /// There is no such object.
+    #[error("there is no object {path} in the archive: check that the archive's root is right, and whether the object was removed", path = path.display())]
+    Missing {
+        /// Where it would be.
+        path: PathBuf,
+    },
+    /// The archive's root is not the directory it was when the store was opened.
+    #[error("archive {path} is not available: {why}; is its filesystem mounted?", path = path.display())]
+    Unavailable {
+        /// The root.
+        path: PathBuf,
+        /// What was found.
+        why: String,
+    },
+    /// A text that is no object id.
+    #[error("{0}")]
+    Id(#[from] ObjectIdError),
+    /// Not a file that can be moved.
+    #[error("{path} is not a regular file", path = path.display())]
+    NotRegular {
+        /// What was opened.
+        path: PathBuf,
+    },
+    /// The sync of a whole group failed; each of its members gets this.
+    #[error("cannot make {path} durable: {why}; it was not stored", path = path.display())]
+    NotDurable {
+        /// The object.
+        path: PathBuf,
+        /// What the kernel said.
+        why: String,
+        /// Its errno.
+        errno: i32,
+    },
+}
+
+impl TransferError {
+    /// For `map_err`: `doing` is read after "cannot".
+    pub fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { doing, path: path.as_ref().to_owned(), source }
+    }
+
+    /// Whether trying again later may help.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        match self {
+            Self::Io { source, .. } => errno_kind(source.raw_os_error().unwrap_or(EIO)),
+            Self::Changed { .. } | Self::Unavailable { .. } => ErrorKind::Temporary,
+            Self::NotDurable { errno, .. } => errno_kind(*errno),
+            Self::Cancelled
+            | Self::Damaged { .. }
+            | Self::Mismatch { .. }
+            | Self::Missing { .. }
+            | Self::Id(_)
+            | Self::NotRegular { .. } => ErrorKind::Permanent,
+        }
+    }
+
+    /// What a blocked reader would be told (positive).
+    #[must_use]
+    pub fn errno(&self) -> i32 {
+        match self {
+            Self::Io { source, .. } => source.raw_os_error().unwrap_or(EIO),
+            Self::Cancelled => 125,
+            Self::Changed { .. } => EAGAIN,
+            Self::Damaged { .. } | Self::Mismatch { .. } => EIO,
+            Self::Missing { .. } => ENOENT,
+            Self::Unavailable { .. } => ESTALE,
+            Self::Id(_) | Self::NotRegular { .. } => EINVAL,
+            Self::NotDurable { errno, .. } => *errno,
+        }
+    }
+
+    /// The form that is sent and stored. `context` says which file and archive, and comes first in the message.
+    #[must_use]
+    pub fn into_failure(self, context: &str) -> Failure {
+        match self {
+            Self::Cancelled => Failure::cancelled(),
+            error => {
+                let advice = match error.errno() {
+                    28 | 122 => "; free space in the archive or raise its quota",
+                    _ => "",
+                };
+                Failure { kind: error.kind(), errno: error.errno(), message: format!("{context}: {error}{advice}") }
+            }
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Many small files share a sync.
+//!
+//! One thread runs cycles. A cycle is one `syncfs(2)`, begun after everything in its batch was written. When it returns,
+//! the batch's data is durable, and so are the names that the *previous* cycle gave: those are acknowledged, and the batch
+//! gets its names now, to be acknowledged after the next cycle. So each cycle serves the data of one batch and the names of
+//! another, workers never wait, and the batch grows by itself to what arrives during a sync.
+//!
+//! When few files wait, `syncfs` may cost more than it saves (it writes back other people's data too): then each is synced by
+//! itself, and its directory after it.
+//!
+//! A failed sync fails everything it was to make durable, and removes it: whether the data is there is not known.
+
+use super::root::{OBJECTS, Root};
+use super::session::TempFile;
+use crate::{Durability, TransferError};
+use model::ObjectId;
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashSet;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+/// Fewer than this are synced one by one.
+const FEW: usize = 4;
+/// Files written and not yet named; each holds a descriptor. More wait outside.
+const MAX_WAITING: usize = 2048;
+/// Directories remembered as durable.
+const MAX_KNOWN_DIRS: usize = 1 << 16;
+
+type Done = Box<dyn FnOnce(Result<(), TransferError>) + Send>;
+
+/// What waits for a sync.
+pub(super) enum Item {
+    /// A written file, to be made an object. `synced` when its data is durable already.
+    Publish { temp: TempFile, id: ObjectId, synced: bool, done: Done },
+    /// An object's directory was changed.
+    Settle { id: ObjectId, done: Done },
+}
+
+#[derive(Default)]
+struct Waiting {
+    items: Vec<Item>,
+    closed: bool,
+}
+
+struct Shared {
+    waiting: Mutex<Waiting>,
+    arrived: Condvar,
+    room: Condvar,
+}
+
+/// Handle on the syncer's thread. Dropping it ends the thread after everything that waits was served.
+pub(super) struct GroupSync {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl GroupSync {
+    pub(super) fn start(root: Arc<Root>, durability: Arc<dyn Durability>) -> io::Result<Self> {
+        let shared = Arc::new(Shared { waiting: Mutex::default(), arrived: Condvar::new(), room: Condvar::new() });
+        let syncer = Syncer { root, durability, shared: shared.clone(), known: HashSet::new() };
+        let thread = std::thread::Builder::new().name("group-sync".to_owned()).spawn(move || syncer.run())?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+
+    /// Hands over; waits while too much is waiting already. The item's `done` is called from the syncer's thread.
+    pub(super) fn submit(&self, item: Item) {
+        let mut waiting = self.shared.waiting.lock();
+        while waiting.items.len() >= MAX_WAITING {
+            self.shared.room.wait(&mut waiting);
+        }
+        waiting.items.push(item);
+        drop(waiting);
+        self.shared.arrived.notify_one();
+    }
+}
+
+impl Drop for GroupSync {
+    fn drop(&mut self) {
+        self.shared.waiting.lock().closed = true;
+        self.shared.arrived.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // `done` may hold the last handle of the store; then this is the syncer, which ends by itself.
+            if thread.thread().id() != std::thread::current().id() {
+                let _ = thread.join();
+            }
+        }
+    }
+}
+
+/// An object that has its name, which is not durable yet.
+struct Named {
+    id: ObjectId,
+    replaced: bool,
+    done: Done,
+}
+
+struct Syncer {
+    root: Arc<Root>,
+    durability: Arc<dyn Durability>,
+    shared: Arc<Shared>,
+    /// Directories that were synced into their parents by [`Syncer::alone`].
+    known: HashSet<PathBuf>,
+}
+
+impl Syncer {
+    fn run(mut self) {
+        let mut named = Vec::new();
+        loop {
+            let batch = self.take(named.is_empty());
+            if batch.is_empty() && named.is_empty() {
+                return;
+            }
+            if named.is_empty() && batch.len() < FEW {
+                batch.into_iter().for_each(|item| self.alone(item));
+            } else {
+                named = self.cycle(named, batch);
+            }
+        }
+    }
+
+    /// What waits; when `idle`, waits for something. Empty then means that nothing will come any more.
+    fn take(&self, idle: bool) -> Vec<Item> {
+        let mut waiting = self.shared.waiting.lock();
+        while idle && waiting.items.is_empty() && !waiting.closed {
+            self.shared.arrived.wait(&mut waiting);
+        }
+        let batch = std::mem::take(&mut waiting.items);
+        drop(waiting);
+        self.shared.room.notify_all();
+        batch
+    }
+
+    /// One sync for all. Gives back what has its name and waits for the next one.
+    fn cycle(&self, named: Vec<Named>, batch: Vec<Item>) -> Vec<Named> {
+        let synced = self.durability.sync_filesystem(self.root.dir());
+        for object in named {
+            self.acknowledge(object, &synced);
+        }
+        let mut next = Vec::with_capacity(batch.len());
+        for item in batch {
+            match (item, &synced) {
+                (Item::Publish { temp, id, done, .. }, Ok(())) => match temp.place(&id) {
+                    Ok(replaced) => next.push(Named { id, replaced, done }),
+                    Err(e) => done(Err(self.not_named(&id, e))),
+                },
+                (Item::Publish { temp, id, done, .. }, Err(e)) => {
+                    drop(temp);
+                    done(Err(self.not_durable(&id, e)));
+                }
+                (Item::Settle { done, .. }, Ok(())) => done(Ok(())),
+                (Item::Settle { id, done }, Err(e)) => done(Err(self.not_durable(&id, e))),
+            }
+        }
+        next
+    }
+
+    /// One item by itself: data, name, directory.
+    fn alone(&mut self, item: Item) {
+        match item {
+            Item::Settle { id, done } => {
+                let synced = self.sync_directory(&id);
+                done(synced.map_err(|e| self.not_durable(&id, &e)));
+            }
+            Item::Publish { temp, id, synced, done } => {
+                if !synced && let Err(e) = self.durability.sync_all(temp.file().file()) {
+                    drop(temp);
+                    return done(Err(self.not_durable(&id, &e)));
+                }
+                match temp.place(&id) {
+                    Ok(replaced) => {
+                        let synced = self.sync_directory(&id);
+                        self.acknowledge(Named { id, replaced, done }, &synced);
+                    }
+                    Err(e) => done(Err(self.not_named(&id, e))),
+                }
+            }
+        }
+    }
+
+    /// Makes the entries of an object's directory durable, and that directory's own, up to the root.
+    fn sync_directory(&mut self, id: &ObjectId) -> io::Result<()> {
+        let fan_out = Root::fan_out(id);
+        match self.root.open_dir(&fan_out) {
+            Ok(dir) => self.durability.sync_all(&dir)?,
+            // Nothing was ever in it.
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(e) => return Err(e),
+        }
+        if self.known.contains(&fan_out) {
+            return Ok(());
+        }
+        let parents = fan_out.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty());
+        for parent in parents {
+            self.durability.sync_all(&self.root.open_dir(parent)?)?;
+            if parent == Path::new(OBJECTS) {
+                self.durability.sync_all(self.root.dir())?;
+            }
+        }
+        if self.known.len() >= MAX_KNOWN_DIRS {
+            self.known.clear();
+        }
+        self.known.insert(fan_out);
+        Ok(())
+    }
+
+    /// Ends what has its name: durable, or gone. What replaced an older object stays, because that one cannot come back.
+    fn acknowledge(&self, object: Named, synced: &io::Result<()>) {
+        let Named { id, replaced, done } = object;
+        let Err(e) = synced else { return done(Ok(())) };
+        if !replaced && let Err(e) = self.root.unlink_object(&id) {
+            tracing::warn!(object = %self.root.object_path(&id).display(), error = %e, "cannot remove an object that is not durable");
+        }
+        done(Err(self.not_durable(&id, e)));
+    }
+
+    fn not_durable(&self, id: &ObjectId, error: &io::Error) -> TransferError {
+        let errno = error.raw_os_error().unwrap_or(5);
+        TransferError::NotDurable { path: self.root.object_path(id), why: error.to_string(), errno }
+    }
+
+    fn not_named(&self, id: &ObjectId, error: io::Error) -> TransferError {
+        // The root's own directory may be gone, which is not the object's fault.
+        self.root.check().err().unwrap_or_else(|| TransferError::io("create", self.root.object_path(id))(error))
+    }
+}

@@ -1,0 +1,149 @@
+//! The directory of an archive, and the only place that makes paths in it.
+//!
+//! Everything is opened relative to a descriptor of the root with `RESOLVE_BENEATH` and `RESOLVE_NO_SYMLINKS`: a symbolic link that
+//! somebody planted in the archive leads nowhere. Names come from [`ObjectId`]s only.
+
+use crate::TransferError;
+use model::ObjectId;
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use sys::{Mode, OFlags};
+
+/// Where objects are.
+pub(super) const OBJECTS: &str = "objects";
+/// Directories belong to root alone, as Lemur's do.
+const DIRECTORY_MODE: Mode = Mode::RWXU;
+
+/// An open archive root.
+#[derive(Debug)]
+pub(super) struct Root {
+    dir: File,
+    path: PathBuf,
+    identity: (u64, u64),
+}
+
+impl Root {
+    /// Opens an existing directory. Links in the path to the root itself are the administrator's, and followed.
+    pub(super) fn open(path: &Path) -> Result<Self, TransferError> {
+        let unavailable = |e: io::Error| TransferError::Unavailable { path: path.to_owned(), why: e.to_string() };
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from).map_err(unavailable)?;
+        let stamp = sys::file::stamp(&dir).map_err(unavailable)?;
+        Ok(Self { dir: dir.into(), path: path.to_owned(), identity: (stamp.dev, stamp.ino) })
+    }
+
+    pub(super) fn dir(&self) -> &File {
+        &self.dir
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the root's path still names the directory that is open: not after something was unmounted from or mounted over it.
+    pub(super) fn check(&self) -> Result<(), TransferError> {
+        let unavailable = |why: String| TransferError::Unavailable { path: self.path.clone(), why };
+        let now = std::fs::metadata(&self.path).map_err(|e| unavailable(e.to_string()))?;
+        let now = (std::os::unix::fs::MetadataExt::dev(&now), std::os::unix::fs::MetadataExt::ino(&now));
+        if now == self.identity {
+            Ok(())
+        } else {
+            Err(unavailable("its root is another directory than when the mover started".to_owned()))
+        }
+    }
+
+    /// Whether anything was ever archived here; an unmounted archive looks as if not.
+    pub(super) fn check_objects(&self) -> Result<(), TransferError> {
+        self.check()?;
+        match self.open_dir(Path::new(OBJECTS)) {
+            Ok(_) => Ok(()),
+            Err(e) => {
+                let why = format!("it has no usable directory {OBJECTS:?}: {e}");
+                Err(TransferError::Unavailable { path: self.path.clone(), why })
+            }
+        }
+    }
+
+    /// For messages.
+    pub(super) fn object_path(&self, id: &ObjectId) -> PathBuf {
+        self.path.join(Self::fan_out(id)).join(id.as_str())
+    }
+
+    /// The object's directory, relative to the root.
+    pub(super) fn fan_out(id: &ObjectId) -> PathBuf {
+        let (first, second) = id.fan_out();
+        [OBJECTS, first, second].iter().collect()
+    }
+
+    pub(super) fn open_dir(&self, path: &Path) -> io::Result<File> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY;
+        sys::file::open_beneath(&self.dir, path, flags, Mode::empty()).map(File::from)
+    }
+
+    /// Opens a directory, making what is missing of the way to it.
+    pub(super) fn ensure_dir(&self, path: &Path) -> io::Result<File> {
+        match self.open_dir(path) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
+            return Err(Errno::NOENT.into());
+        };
+        let made = if parent.as_os_str().is_empty() {
+            rustix::fs::mkdirat(&self.dir, name, DIRECTORY_MODE)
+        } else {
+            rustix::fs::mkdirat(&self.ensure_dir(parent)?, name, DIRECTORY_MODE)
+        };
+        match made {
+            Ok(()) | Err(Errno::EXIST) => self.open_dir(path),
+            Err(e) => Err(e.into()),
+        }
+    }
+
+    /// Opens an object for reading, if it is there. What is there may be no regular file: not checked.
+    pub(super) fn open_object(&self, id: &ObjectId) -> io::Result<Option<File>> {
+        let path = Self::fan_out(id).join(id.as_str());
+        // NONBLOCK: a FIFO that somebody put there must not hang us. It means nothing for regular files on which nobody has a lease.
+        let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+        none_if_missing(sys::file::open_beneath(&self.dir, path, flags, Mode::empty()).map(File::from))
+    }
+
+    /// Unlinks an object and says whether there was one.
+    pub(super) fn unlink_object(&self, id: &ObjectId) -> io::Result<bool> {
+        let Some(dir) = none_if_missing(self.open_dir(&Self::fan_out(id)))? else { return Ok(false) };
+        unlink(&dir, id.as_str())
+    }
+
+    /// Moves a file to an object's place and says whether it replaced one.
+    pub(super) fn place(&self, from: &File, name: &str, id: &ObjectId) -> io::Result<bool> {
+        let dir = self.ensure_dir(&Self::fan_out(id))?;
+        match sys::file::rename_noreplace(from, name, &dir, id.as_str()) {
+            Ok(()) => return Ok(false),
+            // NFS and others cannot; then it is taken for a replacement, which is undone more carefully.
+            Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::InvalidInput) => {}
+            Err(e) => return Err(e),
+        }
+        rustix::fs::renameat(from, name, &dir, id.as_str())?;
+        Ok(true)
+    }
+}
+
+/// Unlinks a file and says whether there was one.
+pub(super) fn unlink(dir: &File, name: &str) -> io::Result<bool> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Ok(()) => Ok(true),
+        Err(Errno::NOENT) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+fn none_if_missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Ok(found) => Ok(Some(found)),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(e) => Err(e),
+    }
+}

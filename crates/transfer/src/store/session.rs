@@ -1,0 +1,177 @@
+//! Temporary files that nothing outlives (P7).
+//!
+//! Each open store has a session: a directory of its own in `<root>/.sifaka-tmp`, locked with `flock(2)` as long as the process
+//! lives. A temporary file unlinks itself when dropped; what a crash left lies in a directory that nobody holds a lock on,
+//! and [`sweep`] removes it. One lock a session, and not one a file: a lock costs as much as creating a file.
+
+use super::root::{Root, unlink};
+use crate::{OpenFile, TransferError};
+use model::ObjectId;
+use rustix::fs::{AtFlags, Dir};
+use rustix::io::Errno;
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use sys::{Mode, OFlags};
+
+/// Where the sessions' directories are.
+const TEMPORARY: &str = ".sifaka-tmp";
+
+/// What a sweep removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Directories of processes that are gone.
+    pub sessions: u64,
+    /// Files in them.
+    pub files: u64,
+}
+
+/// A locked directory for temporary files.
+#[derive(Debug)]
+pub(super) struct Session {
+    root: Arc<Root>,
+    /// The lock goes with this descriptor.
+    dir: File,
+    name: String,
+    next: AtomicU64,
+}
+
+impl Session {
+    pub(super) fn open(root: Arc<Root>) -> Result<Self, TransferError> {
+        let path = root.path().join(TEMPORARY);
+        let (dir, name) = Self::make(&root).map_err(TransferError::io("make a directory in", path))?;
+        Ok(Self { root, dir, name, next: AtomicU64::new(0) })
+    }
+
+    fn make(root: &Root) -> io::Result<(File, String)> {
+        let parent = root.ensure_dir(Path::new(TEMPORARY))?;
+        for attempt in 0u64.. {
+            let name = format!("{}-{attempt}", std::process::id());
+            match rustix::fs::mkdirat(&parent, &name, Mode::RWXU) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => continue,
+                Err(e) => return Err(e.into()),
+            }
+            // Between making and locking it, a sweep of somebody else may take it for a dead one: then again.
+            let dir = match open_dir(&parent, &name) {
+                Ok(dir) => dir,
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(e),
+            };
+            if sys::file::try_lock_exclusive(&dir)? && is_still(&parent, &name, &dir) {
+                return Ok((dir, name));
+            }
+        }
+        Err(Errno::EXIST.into())
+    }
+
+    /// A new, empty file, named after the object it is to become.
+    pub(super) fn create(self: &Arc<Self>, id: &ObjectId) -> Result<TempFile, TransferError> {
+        let name = format!("{id}.{}", self.next.fetch_add(1, Ordering::Relaxed));
+        let path = self.root.path().join(TEMPORARY).join(&self.name).join(&name);
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        let file = sys::file::open_beneath(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR)
+            .map_err(TransferError::io("create", &path))?;
+        Ok(TempFile { session: self.clone(), name, file: OpenFile::new(file.into(), path), placed: false })
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        if let Ok(parent) = self.root.open_dir(Path::new(TEMPORARY)) {
+            // Files that could not be unlinked keep it, for a sweep.
+            let _ = rustix::fs::unlinkat(&parent, &self.name, AtFlags::REMOVEDIR);
+        }
+    }
+}
+
+/// A file that is unlinked when dropped, unless it was placed.
+#[derive(Debug)]
+pub(super) struct TempFile {
+    session: Arc<Session>,
+    name: String,
+    file: OpenFile,
+    placed: bool,
+}
+
+impl TempFile {
+    pub(super) fn file(&self) -> &OpenFile {
+        &self.file
+    }
+
+    /// Makes it the object `id`, and says whether it replaced one.
+    pub(super) fn place(mut self, id: &ObjectId) -> io::Result<bool> {
+        let replaced = self.session.root.place(&self.session.dir, &self.name, id)?;
+        self.placed = true;
+        Ok(replaced)
+    }
+}
+
+impl Drop for TempFile {
+    fn drop(&mut self) {
+        if !self.placed
+            && let Err(e) = unlink(&self.session.dir, &self.name)
+        {
+            tracing::warn!(file = %self.file.path().display(), error = %e, "cannot remove a temporary file; the next sweep will");
+        }
+    }
+}
+
+/// Removes what dead sessions left. Those of living processes, on this host or (where the filesystem's locks reach) another,
+/// are left alone, as is anything that is no session's.
+pub(super) fn sweep(root: &Root) -> Result<Swept, TransferError> {
+    let path = root.path().join(TEMPORARY);
+    let parent = match root.open_dir(Path::new(TEMPORARY)) {
+        Ok(parent) => parent,
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Swept::default()),
+        Err(e) => return Err(TransferError::io("open", path)(e)),
+    };
+    let mut swept = Swept::default();
+    for name in names(&parent).map_err(TransferError::io("list", &path))? {
+        // Not a directory, a link, or gone by now.
+        let Ok(dir) = open_dir(&parent, &name) else { continue };
+        match sys::file::try_lock_exclusive(&dir) {
+            Ok(true) if is_still(&parent, &name, &dir) => {}
+            _ => continue,
+        }
+        for file in names(&dir).map_err(TransferError::io("list", path.join(&name)))? {
+            match rustix::fs::unlinkat(&dir, &file, AtFlags::empty()) {
+                Ok(()) => swept.files += 1,
+                Err(e) => tracing::warn!(file = %path.join(&name).join(&file).display(), error = %e, "cannot remove"),
+            }
+        }
+        if rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR).is_ok() {
+            swept.sessions += 1;
+        }
+    }
+    Ok(swept)
+}
+
+fn open_dir(parent: &File, name: impl AsRef<Path>) -> io::Result<File> {
+    sys::file::open_beneath(parent, name, OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).map(File::from)
+}
+
+/// Whether the name still is that of the open directory.
+fn is_still(parent: &File, name: impl AsRef<Path>, dir: &File) -> bool {
+    match (sys::file::stamp_at(parent, name), sys::file::stamp(dir)) {
+        (Ok(named), Ok(open)) => named.ino == open.ino,
+        _ => false,
+    }
+}
+
+/// The names in a directory. Both kinds of directory here are as small as the work in flight.
+fn names(dir: &File) -> io::Result<Vec<PathBuf>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(dir)? {
+        let entry = entry?;
+        let name = entry.file_name().to_bytes();
+        if name != b"." && name != b".." {
+            names.push(PathBuf::from(OsStr::from_bytes(name)));
+        }
+    }
+    Ok(names)
+}
