@@ -1,1 +1,98 @@
-//! The posix mover.
+//! A mover whose archives are directory trees on mounted filesystems, laid out as Lemur's.
+//!
+//! This module starts it: configuration, stores, threads. [`mover`] does the actions; bytes are `transfer`'s.
+
+mod mover;
+
+use config::posix::{PosixArchive, PosixConfig};
+use config::{ConfigError, Warning};
+use mover::PosixMover;
+use plugin::{Archive, Capabilities, Environment, Plugin, PluginError, Workers};
+use std::num::NonZeroUsize;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::time::Duration;
+use transfer::{KernelDurability, PosixStore, TransferError};
+
+/// How often what other, crashed movers left in the archives is looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(300);
+
+/// Why the posix mover ended.
+#[derive(Debug, thiserror::Error)]
+pub enum PosixError {
+    /// Its configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// An archive cannot be served. None is served then: an archive that silently is not there is worse.
+    #[error("archive \"{name}\" cannot be served: {source}")]
+    Archive {
+        /// As in the configuration.
+        name: String,
+        /// What is wrong with it.
+        source: TransferError,
+    },
+    /// The service ended.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// The sweeper's thread could not be started.
+    #[error("cannot start the thread that removes what crashes left: {0}")]
+    Sweeper(std::io::Error),
+}
+
+/// Serves until the process is asked to end (SIGTERM).
+///
+/// # Errors
+/// The configuration is wrong; an archive's root is no directory; the agent cannot be reached, refuses, or is gone
+/// (then end the process at once).
+pub fn run(environment: Environment, config: &Path) -> Result<(), PosixError> {
+    let (config, warnings) = PosixConfig::load(config)?;
+    warnings.iter().for_each(|warning: &Warning| tracing::warn!("{warning}"));
+    sys::process::raise_nofile_limit();
+    let threads = usize::try_from(config.num_threads).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
+
+    let mut archives = Vec::with_capacity(config.archives.len());
+    let mut stores = Vec::with_capacity(config.archives.len());
+    for archive in config.archives {
+        let store = open(&archive)?;
+        let id = archive.id;
+        let mover = PosixMover::new(archive, store.clone(), environment.clone());
+        let workers = Workers::start(&format!("posix-{id}"), threads, mover)?;
+        stores.push(store);
+        archives.push(Archive {
+            id,
+            capabilities: Capabilities { cancel: true, verify: true, proposed_uuid: true },
+            credits: 0,
+            handler: Arc::new(workers),
+        });
+    }
+    // Dropping the sender ends the sweeper.
+    let (_serving, ended) = channel::<()>();
+    std::thread::Builder::new()
+        .name("posix-sweep".to_owned())
+        .spawn(move || {
+            while ended.recv_timeout(SWEEP_INTERVAL) == Err(RecvTimeoutError::Timeout) {
+                stores.iter().for_each(|store| sweep(store));
+            }
+        })
+        .map_err(PosixError::Sweeper)?;
+    let name = concat!("sifaka posix ", env!("CARGO_PKG_VERSION"));
+    Ok(Plugin::new(environment, name).run(archives)?)
+}
+
+fn open(archive: &PosixArchive) -> Result<Arc<PosixStore>, PosixError> {
+    let store = PosixStore::open(&archive.root, Arc::new(KernelDurability))
+        .map_err(|source| PosixError::Archive { name: archive.name.clone(), source })?;
+    Ok(Arc::new(store))
+}
+
+fn sweep(store: &PosixStore) {
+    match store.sweep() {
+        Ok(swept) if swept.sessions > 0 => tracing::info!(
+            root = %store.root().display(), sessions = swept.sessions, files = swept.files,
+            "removed what a crashed mover left"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(root = %store.root().display(), %error, "cannot look for what crashes left"),
+    }
+}

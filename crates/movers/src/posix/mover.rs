@@ -1,0 +1,148 @@
+//! Actions on one archive: from a task to calls of the store, and from its errors to what people read.
+//!
+//! Blocks; runs on the threads of [`plugin::Workers`]. Archives and removals are answered from the store's syncing thread.
+//! A task's extent is only a hint: whole files are moved (Lustre's and our coordinator ask for nothing else).
+
+use config::posix::{Codec, Compression as Configured, Format, PosixArchive};
+use model::{Command, Digest, Extent, Identity, ObjectId};
+use plugin::{Environment, Mover, Reply, Task};
+use std::sync::Arc;
+use transfer::copy::hash_file;
+use transfer::{
+    Compression, DigestKind, Encoding, Expected, Monitor, OpenFile, PutOptions, Store, Stored, TransferError,
+};
+use uuid::Uuid;
+
+/// Serves one archive out of a store.
+pub(super) struct PosixMover<S> {
+    archive: PosixArchive,
+    store: Arc<S>,
+    environment: Environment,
+}
+
+impl<S: Store + 'static> Mover for PosixMover<S> {
+    fn run(&self, task: Task, reply: Reply) {
+        match task.command {
+            Command::Archive => self.archive(&task, reply),
+            Command::Restore => self.answer(&task, reply, Self::restore),
+            Command::Verify => self.answer(&task, reply, Self::verify),
+            Command::Remove => self.remove(&task, reply),
+        }
+    }
+}
+
+impl<S: Store + 'static> PosixMover<S> {
+    pub(super) fn new(archive: PosixArchive, store: Arc<S>, environment: Environment) -> Self {
+        Self { archive, store, environment }
+    }
+
+    fn archive(&self, task: &Task, reply: Reply) {
+        let context = self.context("archive", task);
+        let staged = proposed_id(&task.identity.uuid).and_then(|id| {
+            let source = OpenFile::for_reading(self.environment.resolve(&task.primary_path))?;
+            self.store.stage(&id, &source, self.put_options(), &Watch(&reply))
+        });
+        match staged {
+            Err(error) => reply.fail(error.into_failure(&context)),
+            Ok(staged) => {
+                let answer = move |result: Result<Stored, TransferError>| match result {
+                    Ok(stored) => reply.done(identity(&stored.id, stored.digest)),
+                    Err(error) => reply.fail(error.into_failure(&context)),
+                };
+                self.store.commit(staged, Box::new(answer));
+            }
+        }
+    }
+
+    fn restore(&self, task: &Task, reply: &Reply) -> Result<Identity, TransferError> {
+        let id = ObjectId::parse(&task.identity.uuid)?;
+        let target = OpenFile::for_writing(self.environment.resolve(&task.write_path))?;
+        let checksums = self.archive.checksums;
+        let compare = !checksums.disabled && !checksums.disable_compare_on_restore;
+        let expected = Expected { size: task.expected_size, digest: task.identity.hash.filter(|_| compare) };
+        let restored = self.store.get(&id, &target, expected, &Watch(reply))?;
+        Ok(identity(&id, restored.digest))
+    }
+
+    fn verify(&self, task: &Task, reply: &Reply) -> Result<Identity, TransferError> {
+        let file = OpenFile::for_reading(self.environment.resolve(&task.primary_path))?;
+        let kind = task.identity.hash.as_ref().map_or(self.digest_kind(), DigestKind::of);
+        let (_, digest) = hash_file(&file, kind, &Watch(reply))?;
+        Ok(Identity { hash: Some(digest), ..Identity::default() })
+    }
+
+    fn remove(&self, task: &Task, reply: Reply) {
+        let context = self.context("remove", task);
+        match ObjectId::parse(&task.identity.uuid) {
+            Err(error) => reply.fail(TransferError::from(error).into_failure(&context)),
+            Ok(id) => {
+                let answer = move |result: Result<(), TransferError>| match result {
+                    Ok(()) => reply.done(Identity::default()),
+                    Err(error) => reply.fail(error.into_failure(&context)),
+                };
+                self.store.remove(&id, Box::new(answer));
+            }
+        }
+    }
+
+    fn answer(&self, task: &Task, reply: Reply, action: fn(&Self, &Task, &Reply) -> Result<Identity, TransferError>) {
+        match action(self, task, &reply) {
+            Ok(identity) => reply.done(identity),
+            Err(error) => reply.fail(error.into_failure(&self.context(task.command.name(), task))),
+        }
+    }
+
+    fn put_options(&self) -> PutOptions {
+        let compression = match self.archive.compression {
+            Configured::Off => Compression::Off,
+            Configured::On(codec) => Compression::On(encoding(codec)),
+            Configured::Auto(codec) => Compression::Auto(encoding(codec)),
+        };
+        let digest = (!self.archive.checksums.disabled).then(|| self.digest_kind());
+        PutOptions { digest, compression }
+    }
+
+    fn digest_kind(&self) -> DigestKind {
+        match self.archive.format {
+            Format::Sifaka => DigestKind::Blake3,
+            Format::Lemur => DigestKind::Sha1,
+        }
+    }
+
+    /// How messages about a task begin.
+    fn context(&self, verb: &str, task: &Task) -> String {
+        let paths = [&task.file_path, &task.primary_path, &task.write_path, &task.identity.uuid];
+        let file = paths.into_iter().find(|path| !path.is_empty()).map_or("?", String::as_str);
+        format!("cannot {verb} {file} (archive \"{}\")", self.archive.name)
+    }
+}
+
+/// The agent's proposal, so that a retry overwrites its own object; an agent that proposes none gets a random one.
+fn proposed_id(uuid: &str) -> Result<ObjectId, TransferError> {
+    if uuid.is_empty() { Ok(ObjectId::parse(&Uuid::new_v4().to_string())?) } else { Ok(ObjectId::parse(uuid)?) }
+}
+
+/// Without a URL, like Lemur's.
+fn identity(id: &ObjectId, hash: Option<Digest>) -> Identity {
+    Identity { uuid: id.to_string(), hash, url: String::new() }
+}
+
+fn encoding(codec: Codec) -> Encoding {
+    match codec {
+        Codec::Zstd => Encoding::Zstd,
+        Codec::Gzip => Encoding::Gzip,
+    }
+}
+
+/// A reply, watching its own action.
+struct Watch<'a>(&'a Reply);
+
+impl Monitor for Watch<'_> {
+    fn cancelled(&self) -> bool {
+        self.0.is_cancelled()
+    }
+
+    fn advanced(&self, extent: Extent) {
+        self.0.progress(extent);
+    }
+}
