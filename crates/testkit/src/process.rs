@@ -246,7 +246,7 @@ fn has_ended(pidfd: &PidFd, timeout: Duration) -> bool {
 
 /// A process beside ours that waits for a line from us, and kills the group when there is none: when we were killed.
 fn watchdog(group: u32) -> Child {
-    let script = format!("read -r line || kill -KILL -- -{group}");
+    let script = format!("read -r line || kill -s KILL -- -{group}");
     let mut command = Command::new("sh");
     command.args(["-c", &script]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::null());
     // A group of its own: whoever kills ours must not kill it too.

@@ -1,5 +1,7 @@
 //! Loop filesystems: made, used, remounted, removed; several at once.
 
+#![allow(clippy::unwrap_used, reason = "the lint does not see that functions beside tests belong to them")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::thread;
