@@ -22,9 +22,8 @@ const FRAME_BYTES: u32 = 256 << 10;
 
 /// Connects, trying again for [`CONNECT_TIMEOUT`].
 pub(crate) async fn connect(address: &AgentAddress) -> Result<Channel, PluginError> {
-    let socket = connect_socket(address)
-        .await
-        .map_err(|source| PluginError::Connect { address: address.clone(), source })?;
+    let socket =
+        connect_socket(address).await.map_err(|source| PluginError::Connect { address: address.clone(), source })?;
     let mut socket = Some(TokioIo::new(socket));
     let connector = tower::service_fn(move |_: http::Uri| {
         let socket = socket.take().ok_or_else(|| io::Error::from(io::ErrorKind::NotConnected));

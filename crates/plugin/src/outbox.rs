@@ -30,8 +30,8 @@ struct State {
 }
 
 impl State {
-    /// Whom to wake: nobody while somebody is about to write more.
-    fn to_wake(&mut self) -> Option<Waker> {
+    /// Who is to be woken: nobody while somebody is about to write more.
+    fn take_reader(&mut self) -> Option<Waker> {
         if self.corks == 0 && (self.closed || !self.reports.is_empty()) { self.reader.take() } else { None }
     }
 }
@@ -68,7 +68,7 @@ impl Outbox {
         let waker = {
             let mut state = self.state.lock();
             change(&mut state);
-            state.to_wake()
+            state.take_reader()
         };
         if let Some(waker) = waker {
             waker.wake();

@@ -85,7 +85,8 @@ impl Reply {
         let now = Instant::now();
         let mut progress = running.progress.lock();
         let due = *progress.due.get_or_insert(now + INTERVAL);
-        progress.first_offset = if progress.bytes == 0 { moved.offset } else { progress.first_offset.min(moved.offset) };
+        progress.first_offset =
+            if progress.bytes == 0 { moved.offset } else { progress.first_offset.min(moved.offset) };
         progress.bytes = progress.bytes.saturating_add(moved.length);
         if now < due || running.lane.outbox().is_full() {
             return;

@@ -13,6 +13,7 @@
 pub mod faults;
 pub mod lemur;
 pub mod loopfs;
+pub mod pdm_agent;
 pub mod process;
 pub mod random;
 pub mod scratch;
