@@ -4,6 +4,20 @@
 //! File bytes never pass through here; what a file's state is and when it changes is the source's business.
 
 pub mod admin;
+mod action;
+mod endpoint;
+mod endpoints;
+mod results;
+mod slots;
 pub mod source;
+pub mod stats;
+pub mod transport;
 
+pub use action::{Action, ActionIds, Finished, Stop, Update};
+pub use endpoint::{ActionStream, Endpoint, EndpointStatus, OpenError, Registration};
+pub use endpoints::{Endpoints, MoverProcesses};
+pub use results::Results;
+pub use slots::{Slot, Slots};
 pub use source::{ActionSource, MemorySource, SourceError, Work};
+pub use stats::{ActionStats, ArchiveStatus, Latency};
+pub use transport::{GrpcTransport, Transport, TransportError, TransportRegistry};

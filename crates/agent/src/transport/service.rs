@@ -1,0 +1,94 @@
+//! The three calls of pdm.
+
+use super::socket::Peer;
+use crate::Endpoints;
+use crate::endpoint::{ActionStream, OpenError, Registration};
+use futures_util::StreamExt;
+use model::limits::MAX_WIRE_TEXT_BYTES;
+use proto::{Capabilities, pdm};
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Reports taken in at once.
+const BATCH: usize = 512;
+
+/// What movers call.
+pub(super) struct Movers {
+    endpoints: Arc<Endpoints>,
+}
+
+impl Movers {
+    pub(super) fn new(endpoints: Arc<Endpoints>) -> Self {
+        Self { endpoints }
+    }
+}
+
+fn peer<T>(request: &Request<T>) -> Result<Peer, Status> {
+    let peer = request.extensions().get::<Peer>().copied();
+    peer.ok_or_else(|| Status::internal("the connection's peer is not known"))
+}
+
+#[tonic::async_trait]
+impl pdm::data_mover_server::DataMover for Movers {
+    async fn register(&self, request: Request<pdm::Endpoint>) -> Result<Response<pdm::Handle>, Status> {
+        let peer = peer(&request)?;
+        let pdm::Endpoint { archive, capabilities, credits, name, .. } = request.into_inner();
+        if archive == 0 {
+            return Err(Status::invalid_argument("archive 0 is none: archive ids begin at 1"));
+        }
+        if name.len() > MAX_WIRE_TEXT_BYTES {
+            return Err(Status::invalid_argument(format!("a name of {} bytes is too long", name.len())));
+        }
+        let registration = Registration {
+            archive_id: archive,
+            name,
+            capabilities: Capabilities::from_bits(capabilities),
+            credits,
+            connection: peer.id,
+            pid: peer.pid,
+        };
+        let endpoint = self.endpoints.add(registration);
+        let endpoint = endpoint.ok_or_else(|| Status::unavailable("the agent is stopping"))?;
+        Ok(Response::new(pdm::Handle { id: endpoint.handle() }))
+    }
+
+    type GetActionsStream = ActionStream;
+
+    async fn get_actions(&self, request: Request<pdm::Handle>) -> Result<Response<ActionStream>, Status> {
+        let peer = peer(&request)?;
+        let handle = request.into_inner().id;
+        let stream = self.endpoints.open(handle, peer.id).map_err(|error| match error {
+            OpenError::Unknown(_) => Status::not_found(error.to_string()),
+            OpenError::AlreadyOpen(_) => Status::already_exists(error.to_string()),
+        })?;
+        Ok(Response::new(stream))
+    }
+
+    async fn status_stream(
+        &self,
+        request: Request<Streaming<pdm::ActionStatus>>,
+    ) -> Result<Response<pdm::Empty>, Status> {
+        let peer = peer(&request)?;
+        let mut reports = request.into_inner().ready_chunks(BATCH);
+        while let Some(chunk) = reports.next().await {
+            if !self.endpoints.knows(peer.id) {
+                return Err(Status::failed_precondition("reports of a mover that is not registered: register first"));
+            }
+            let count = chunk.len();
+            let mut batch = Vec::with_capacity(count);
+            let mut broken = None;
+            for report in chunk {
+                match report {
+                    Ok(report) => batch.push(report),
+                    Err(status) => broken = Some(status),
+                }
+            }
+            self.endpoints.report(batch, peer.id);
+            if let Some(status) = broken {
+                tracing::debug!(connection = peer.id, %status, "a mover's stream of reports broke");
+                return Err(status);
+            }
+        }
+        Ok(Response::new(pdm::Empty {}))
+    }
+}
