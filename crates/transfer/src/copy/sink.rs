@@ -8,7 +8,7 @@ use std::os::unix::fs::FileExt;
 /// Once so much was written, the kernel is told to begin writing it back: the sync at the end is short then, and an
 /// archive run does not push everything else out of the page cache.
 const WRITE_BACK_BYTES: u64 = 8 << 20;
-const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
 
 /// Takes content in order.
 pub(crate) trait Sink: Send {

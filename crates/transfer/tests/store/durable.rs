@@ -1,0 +1,215 @@
+//! P1: nothing is acknowledged before content and name are durable; and what cannot be made durable is not there.
+
+use crate::harness::{Archive, BLAKE3, id};
+use model::{ErrorKind, ObjectId};
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::channel;
+use testkit::{FsKind, LoopFs, faults};
+use transfer::{Durability, KernelDurability, Store, TransferError, Unwatched};
+
+/// Counts syncs, can hold them up, and can make them fail; those that succeed are real.
+#[derive(Default)]
+struct Watched {
+    started: AtomicU64,
+    finished: AtomicU64,
+    synced_files: Mutex<HashMap<u64, u64>>,
+    held: Mutex<bool>,
+    released: Condvar,
+    failing: AtomicBool,
+}
+
+impl Watched {
+    fn hold(&self, hold: bool) {
+        *self.held.lock() = hold;
+        self.released.notify_all();
+    }
+
+    fn sync(&self, real: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.started.fetch_add(1, Ordering::SeqCst);
+        let mut held = self.held.lock();
+        while *held {
+            self.released.wait(&mut held);
+        }
+        drop(held);
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        real()?;
+        self.finished.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+impl Durability for Watched {
+    fn sync_filesystem(&self, file: &File) -> io::Result<()> {
+        self.sync(|| KernelDurability.sync_filesystem(file))
+    }
+
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        self.sync(|| KernelDurability.sync_data(file))
+    }
+
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        *self.synced_files.lock().entry(file.metadata()?.ino()).or_default() += 1;
+        self.sync(|| KernelDurability.sync_all(file))
+    }
+}
+
+fn names(count: usize) -> Vec<ObjectId> {
+    (0..count).map(|n| id(&format!("{:02x}{:02x}-{n}", n % 3, n % 5))).collect()
+}
+
+/// With a group: two whole syncs lie between the end of writing and the acknowledgement, one for data and one for names.
+#[test]
+fn p1_a_group_is_acknowledged_after_a_sync_of_its_data_and_one_of_its_names() {
+    let watched = Arc::new(Watched::default());
+    let archive = Archive::with_durability(watched.clone());
+    let source = archive.file("source", &[3; 4096]);
+    let names = names(600);
+    let (tell, told) = channel();
+    for name in &names {
+        let staged = archive.store.stage(name, &source, BLAKE3, &Unwatched).unwrap();
+        let (watched, tell, object) = (watched.clone(), tell.clone(), archive.object(name));
+        let begun = watched.started.load(Ordering::SeqCst);
+        archive.store.commit(
+            staged,
+            Box::new(move |result| {
+                result.unwrap();
+                assert!(object.exists());
+                // At least two syncs that began after the commit have ended: those after number `begun`.
+                let finished = watched.finished.load(Ordering::SeqCst);
+                tell.send(finished >= begun + 2).unwrap();
+            }),
+        );
+    }
+    assert!((0..names.len()).all(|_| told.recv().unwrap()), "acknowledged too early");
+    let syncs = watched.finished.load(Ordering::SeqCst);
+    assert!(syncs < names.len() as u64, "{syncs} syncs for {} files: they share none", names.len());
+}
+
+#[test]
+fn p1_nothing_is_acknowledged_while_the_sync_hangs() {
+    let watched = Arc::new(Watched::default());
+    let archive = Archive::with_durability(watched.clone());
+    let source = archive.file("source", b"x");
+    watched.hold(true);
+    let (tell, told) = channel();
+    for name in names(50) {
+        let staged = archive.store.stage(&name, &source, BLAKE3, &Unwatched).unwrap();
+        let tell = tell.clone();
+        archive.store.commit(staged, Box::new(move |result| tell.send(result).unwrap()));
+    }
+    let early = told.recv_timeout(std::time::Duration::from_millis(300));
+    assert!(early.is_err(), "acknowledged before any sync has returned");
+    let named = archive.files().iter().filter(|f| f.starts_with(archive.store.root().join("objects"))).count();
+    assert_eq!(named, 0, "named before the data is durable");
+    watched.hold(false);
+    for _ in 0..50 {
+        told.recv().unwrap().unwrap();
+    }
+}
+
+/// Alone: the file, its directory, and every directory up to the root.
+#[test]
+fn p1_a_single_file_syncs_itself_and_the_way_to_it() {
+    let watched = Arc::new(Watched::default());
+    let archive = Archive::with_durability(watched.clone());
+    let stored = archive.put(&id("abcdef"), &archive.file("source", b"x"), BLAKE3).unwrap();
+    let synced = watched.synced_files.lock().clone();
+    let object = archive.object(&stored.id);
+    for path in object.ancestors().take_while(|path| *path != archive.base) {
+        let ino = fs::metadata(path).unwrap().ino();
+        assert!(synced.contains_key(&ino), "{} was not synced", path.display());
+    }
+    archive.remove(&stored.id).unwrap();
+    let directory = fs::metadata(object.parent().unwrap()).unwrap().ino();
+    assert_eq!(watched.synced_files.lock().get(&directory), Some(&2), "a removal syncs the directory");
+}
+
+#[test]
+fn p1_a_failed_sync_fails_everybody_and_leaves_nothing() {
+    let watched = Arc::new(Watched::default());
+    let archive = Archive::with_durability(watched.clone());
+    let source = archive.file("source", b"x");
+    for count in [1, 100] {
+        watched.failing.store(true, Ordering::SeqCst);
+        let (tell, told) = channel();
+        for name in names(count) {
+            let staged = archive.store.stage(&name, &source, BLAKE3, &Unwatched).unwrap();
+            let tell = tell.clone();
+            archive.store.commit(staged, Box::new(move |result| tell.send(result).unwrap()));
+        }
+        for _ in 0..count {
+            let error = told.recv().unwrap().unwrap_err();
+            assert_eq!((error.kind(), error.errno()), (ErrorKind::Temporary, 5), "{error}");
+        }
+        assert!(archive.files().is_empty(), "{:?}", archive.files());
+        watched.failing.store(false, Ordering::SeqCst);
+        archive.put(&id("abcdef"), &source, BLAKE3).unwrap();
+        archive.remove(&id("abcdef")).unwrap();
+    }
+}
+
+/// The disk is full: temporary, says so, leaves nothing, and works again when there is room.
+#[test]
+fn p7_a_full_archive_is_a_temporary_error_and_leaves_nothing() {
+    let fs = LoopFs::new(FsKind::Ext4, 64);
+    let elsewhere = testkit::Scratch::new("full");
+    let archive = Archive::at(&fs.path(), Arc::new(KernelDurability));
+    let path = elsewhere.join("source");
+    fs::write(&path, vec![9; 10 << 20]).unwrap();
+    let source = transfer::OpenFile::for_reading(&path).unwrap();
+    let ballast = faults::fill(&fs, 2 << 20);
+    let error = archive.put(&id("abcdef"), &source, BLAKE3).unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Temporary, 28), "{error}");
+    let failure = error.into_failure("cannot archive f");
+    assert!(failure.message.contains("free space in the archive"), "{failure}");
+    assert!(archive.files().is_empty(), "{:?}", archive.files());
+    drop(ballast);
+    archive.put(&id("abcdef"), &source, BLAKE3).unwrap();
+}
+
+/// What was acknowledged is there after the filesystem was cut off without warning.
+#[test]
+fn p1_what_was_acknowledged_survives_a_crash_of_the_filesystem() {
+    for kind in [FsKind::Ext4, FsKind::Xfs] {
+        let fs = LoopFs::new(kind, 300);
+        let elsewhere = testkit::Scratch::new("crash");
+        let path = elsewhere.join("source");
+        fs::write(&path, vec![5; 4096]).unwrap();
+        let source = transfer::OpenFile::for_reading(&path).unwrap();
+        let archive = Archive::at(&fs.path(), Arc::new(KernelDurability));
+        let (tell, told) = channel();
+        let all = names(2000);
+        for name in &all {
+            let staged = archive.store.stage(name, &source, BLAKE3, &Unwatched).unwrap();
+            let tell = tell.clone();
+            archive.store.commit(
+                staged,
+                Box::new(move |result: Result<_, TransferError>| {
+                    // Whoever comes after the crash gets an error.
+                    let _ = tell.send(result.map(|stored| stored.id));
+                }),
+            );
+        }
+        let mut acknowledged: Vec<ObjectId> = Vec::new();
+        while acknowledged.len() < 500 {
+            acknowledged.push(told.recv().unwrap().unwrap());
+        }
+        faults::shut_down(&fs);
+        drop(tell);
+        drop(archive);
+        acknowledged.extend(told.try_iter().filter_map(Result::ok));
+        fs.remount();
+        let archive = Archive::at(&fs.path(), Arc::new(KernelDurability));
+        for name in &acknowledged {
+            assert_eq!(fs::read(archive.object(name)).unwrap(), [5; 4096], "{kind:?} {name}");
+        }
+    }
+}

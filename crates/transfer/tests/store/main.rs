@@ -1,0 +1,14 @@
+//! The posix store from outside: real files on real filesystems.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
+
+extern crate sifaka_transfer as transfer;
+
+mod cancel;
+mod damage;
+mod durable;
+mod harness;
+mod hostile;
+mod lemur;
+mod round_trip;
+mod sweep;

@@ -1,0 +1,168 @@
+//! What goes in comes out, whatever it is and however it is stored.
+
+use crate::harness::{Archive, hash, id, options, sparse_file};
+use model::limits::CHUNK_SIZE_BYTES;
+use proptest::prelude::*;
+use std::fs;
+use std::ops::ControlFlow;
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use testkit::{FsKind, LoopFs, Random};
+use transfer::copy::hash_file;
+use transfer::{
+    Compression, DigestKind, Encoding, Expected, KernelDurability, OpenFile, PutOptions, Store, TransferError,
+    Unwatched,
+};
+
+const CHUNK: u64 = CHUNK_SIZE_BYTES as u64;
+
+/// Archives a file and restores it over stale bytes of several sizes.
+fn round_trip(archive: &Archive, source: &OpenFile, content: &[u8], encoding: Encoding, kind: DigestKind) {
+    let stored = archive.put(&id("0e2f9a7c-aaaa"), source, options(encoding, Some(kind))).unwrap();
+    assert_eq!(stored.id.as_str(), format!("0e2f9a7c-aaaa{}", encoding.suffix()));
+    assert_eq!((stored.bytes, stored.digest), (content.len() as u64, Some(hash(kind, content))));
+    let expected = Expected { size: Some(stored.bytes), digest: stored.digest };
+    for stale in [0, content.len(), content.len() + 5000] {
+        let (restored, found) = archive.get_over(&stored.id, &vec![0xa5; stale], expected).unwrap();
+        assert!(found == content, "{encoding:?} over {stale} stale bytes differs");
+        assert_eq!(restored.digest, stored.digest);
+    }
+    assert_eq!(archive.store.verify(&stored.id, expected, &Unwatched).unwrap().bytes, stored.bytes);
+    assert_eq!(archive.store.head(&stored.id).unwrap().unwrap().encoding, encoding);
+    archive.remove(&stored.id).unwrap();
+    assert_eq!(archive.store.head(&stored.id).unwrap(), None);
+    assert!(archive.files().is_empty(), "{:?}", archive.files());
+}
+
+#[test]
+fn every_size_around_a_chunk_comes_back() {
+    let archive = Archive::new();
+    let mut random = Random::new(1);
+    let sizes = [0, 1, 4095, 4096, CHUNK - 1, CHUNK, CHUNK + 1, 4 * CHUNK - 1, 4 * CHUNK, 9 * CHUNK + 17];
+    for size in sizes {
+        let mut content = vec![0; usize::try_from(size).unwrap()];
+        random.fill(&mut content);
+        let source = archive.file("source", &content);
+        for encoding in Encoding::ALL {
+            for kind in [DigestKind::Blake3, DigestKind::Sha1] {
+                round_trip(&archive, &source, &content, encoding, kind);
+            }
+        }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn files_with_holes_come_back(
+        size in 0..12 * CHUNK,
+        pieces in prop::collection::vec((0..12 * CHUNK, 1..3 * CHUNK), 0..6),
+        encoding in prop::sample::select(Encoding::ALL.to_vec()),
+        seed: u64,
+    ) {
+        let archive = Archive::new();
+        let path = archive.base.join("source");
+        let pieces: Vec<_> = pieces.into_iter().filter(|(offset, _)| *offset < size).collect();
+        let content = sparse_file(&path, size, &pieces, &mut Random::new(seed));
+        let source = OpenFile::for_reading(&path).unwrap();
+        round_trip(&archive, &source, &content, encoding, DigestKind::Blake3);
+        let (bytes, digest) = hash_file(&source, DigestKind::Blake3, &Unwatched).unwrap();
+        prop_assert_eq!((bytes, digest), (size, hash(DigestKind::Blake3, &content)));
+    }
+}
+
+/// Holes stay holes both ways, also where stale data was; on each filesystem, because each has its own idea of them.
+#[test]
+fn holes_take_no_space_in_the_archive_nor_after_a_restore() {
+    for kind in FsKind::ALL {
+        let fs = LoopFs::new(kind, 512);
+        let archive = Archive::at(&fs.path(), Arc::new(KernelDurability));
+        let path = archive.base.join("source");
+        let content = sparse_file(&path, 64 * CHUNK, &[(0, 5000), (20 * CHUNK, CHUNK)], &mut Random::new(3));
+        let source = OpenFile::for_reading(&path).unwrap();
+        for encoding in Encoding::ALL {
+            let stored = archive.put(&id("abcdef"), &source, options(encoding, Some(DigestKind::Blake3))).unwrap();
+            let object = fs::metadata(archive.object(&stored.id)).unwrap();
+            assert!(object.blocks() * 512 < 3 * CHUNK, "{kind:?} {encoding:?}: {} blocks", object.blocks());
+            let expected = Expected { size: Some(stored.bytes), digest: stored.digest };
+            let (_, found) = archive.get_over(&stored.id, &vec![7; content.len()], expected).unwrap();
+            assert!(found == content, "{kind:?} {encoding:?}");
+            let restored = fs::metadata(archive.base.join("restored")).unwrap();
+            assert!(restored.blocks() * 512 < 5 * CHUNK, "{kind:?} {encoding:?}: {} blocks", restored.blocks());
+        }
+    }
+}
+
+#[test]
+fn auto_compresses_what_shrinks_and_nothing_else() {
+    let archive = Archive::new();
+    let mut noise = vec![0; 5 << 20];
+    Random::new(4).fill(&mut noise);
+    let text: Vec<u8> = b"all work and no play makes a dull file ".iter().copied().cycle().take(5 << 20).collect();
+    let auto = PutOptions { digest: None, compression: Compression::Auto(Encoding::Zstd) };
+    for (content, suffix) in [(noise, ""), (text, ".zst"), (Vec::new(), "")] {
+        let stored = archive.put(&id("abcdef"), &archive.file("source", &content), auto).unwrap();
+        assert_eq!(stored.id.as_str(), format!("abcdef{suffix}"));
+    }
+}
+
+#[test]
+fn an_object_replaces_its_older_forms() {
+    let archive = Archive::new();
+    let source = archive.file("source", &[b'x'; 10_000]);
+    for encoding in [Encoding::Raw, Encoding::Gzip, Encoding::Zstd, Encoding::Raw, Encoding::Raw] {
+        // The suffix of a proposed id counts for nothing: it would be read back as something else than it is.
+        let stored = archive.put(&id("abcdef.gz"), &source, options(encoding, None)).unwrap();
+        assert_eq!(archive.files(), [archive.object(&stored.id)]);
+    }
+}
+
+#[test]
+fn a_source_that_shrinks_is_not_archived() {
+    struct Truncating<'a>(&'a std::path::Path);
+    impl transfer::Monitor for Truncating<'_> {
+        fn cancelled(&self) -> bool {
+            false
+        }
+        fn advanced(&self, _: model::Extent) {
+            fs::OpenOptions::new().write(true).open(self.0).unwrap().set_len(CHUNK + 10).unwrap();
+        }
+    }
+    let archive = Archive::new();
+    let source = archive.file("source", &vec![1; 3 << 20]);
+    let error = archive
+        .put_watched(&id("abcdef"), &source, options(Encoding::Raw, None), &Truncating(source.path()))
+        .unwrap_err();
+    assert!(
+        matches!(error, TransferError::Changed { expected, found, .. } if expected == 3 << 20 && found == CHUNK + 10)
+    );
+    assert_eq!(error.kind(), model::ErrorKind::Temporary);
+    assert!(archive.files().is_empty());
+}
+
+#[test]
+fn everything_is_listed_once_and_a_listing_can_stop() {
+    let archive = Archive::new();
+    let source = archive.file("source", b"x");
+    let mut names: Vec<_> = (0..40).map(|n| format!("{:02x}{:02x}-object", n % 7, n)).collect();
+    for name in &names {
+        archive.put(&id(name), &source, options(Encoding::Raw, None)).unwrap();
+    }
+    fs::write(archive.store.root().join("objects/stray"), b"").unwrap();
+    let mut listed = Vec::new();
+    let mut collect = |id: model::ObjectId| {
+        listed.push(id.to_string());
+        ControlFlow::Continue(())
+    };
+    archive.store.list(&mut collect).unwrap();
+    names.sort();
+    listed.sort();
+    assert_eq!(listed, names);
+    let mut seen = 0;
+    let mut stop = |_| {
+        seen += 1;
+        if seen == 3 { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+    };
+    archive.store.list(&mut stop).unwrap();
+    assert_eq!(seen, 3);
+}
