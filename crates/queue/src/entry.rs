@@ -198,7 +198,9 @@ pub struct Totals {
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
     /// The database is damaged or is none. Its content can be rebuilt from the files' attributes.
-    #[error("the queue database {path} is damaged: {why}. Move it away and start the agent again: accepted actions that had not finished are forgotten, files and archives are not touched, and file state is read from the files' own attributes")]
+    #[error(
+        "the queue database {path} is damaged: {why}. Move it away and start the agent again: accepted actions that had not finished are forgotten, files and archives are not touched, and file state is read from the files' own attributes"
+    )]
     Corrupt {
         /// The file.
         path: String,
@@ -218,7 +220,9 @@ pub enum QueueError {
         kind: ErrorKind,
     },
     /// The file was written by a newer version.
-    #[error("the queue database {path} has schema version {found}; this program knows versions up to {known}: use the newer program that wrote it")]
+    #[error(
+        "the queue database {path} has schema version {found}; this program knows versions up to {known}: use the newer program that wrote it"
+    )]
     Version {
         /// The file.
         path: String,

@@ -11,31 +11,45 @@ mod entry;
 mod memory;
 mod sqlite;
 pub mod suite;
+mod tally;
 
 pub use entry::{
-    Change, Cursor, Finished, ListFilter, NewAction, OrphanCheck, QueuedAction, QueueError, RequestId, RequestStatus, SyncedStamp, Totals,
+    Change, Cursor, Finished, ListFilter, NewAction, OrphanCheck, QueueError, QueuedAction, RequestId, RequestStatus,
+    SyncedStamp, Totals,
 };
 pub use memory::MemoryQueue;
 pub use sqlite::SqliteQueue;
+pub use tally::Retention;
 
 use model::{ActionId, Class, FileHandle};
 
 /// A queue of actions. Everything it was given is on stable storage when a call returns (for implementations that
-/// have any). Times are milliseconds since 1970 by the caller's clock; the queue itself reads none.
+/// have any). Times are milliseconds since 1970 by the caller's clock; the queue itself reads none. Times and numbers
+/// of bytes beyond `i64::MAX` are kept as `i64::MAX`.
+///
+/// An error means that nothing was changed.
 pub trait Queue: Send + Sync {
     /// Accepts actions: all or none. The ids are in the order of the entries and larger than every id given before.
     fn submit(&self, actions: &[NewAction]) -> Result<Vec<ActionId>, QueueError>;
 
     /// Makes all the changes, in order and in one transaction, or none. A change to an action that is no longer
-    /// there is passed over, so that repeating a call after a crash does no harm.
+    /// there is passed over, so that repeating a call after a crash does no harm (a repeated [`Change::Submit`] alone
+    /// enters another action).
     fn apply(&self, changes: &[Change]) -> Result<(), QueueError>;
 
-    /// Owners that have entries of `class`, ready at `now_ms`.
+    /// Owners that have entries of `class` with `not_before_ms <= now_ms`, ascending.
     fn owners(&self, class: Class, now_ms: u64) -> Result<Vec<u32>, QueueError>;
 
     /// Up to `limit` entries of one owner and class that are ready at `now_ms`, in the order (not before, id), from
     /// just after `after`.
-    fn ready(&self, class: Class, owner: u32, after: Cursor, now_ms: u64, limit: usize) -> Result<Vec<QueuedAction>, QueueError>;
+    fn ready(
+        &self,
+        class: Class,
+        owner: u32,
+        after: Cursor,
+        now_ms: u64,
+        limit: usize,
+    ) -> Result<Vec<QueuedAction>, QueueError>;
 
     /// When the next entry that is not ready at `now_ms` will be; `None` if there is none.
     fn next_ready_ms(&self, now_ms: u64) -> Result<Option<u64>, QueueError>;
@@ -49,22 +63,24 @@ pub trait Queue: Send + Sync {
     /// Entries that still wait or run, by id, from just after `after`.
     fn list(&self, filter: &ListFilter, after: ActionId, limit: usize) -> Result<Vec<QueuedAction>, QueueError>;
 
-    /// Finished actions, newest first, up to `limit`, older than `before`. Only a bounded number of successes is kept
-    /// (the newest); see the implementation's limit.
+    /// Finished actions by id, the highest first, up to `limit`, with ids below `before`. Only a bounded number of
+    /// successes and of failures is kept, those that finished last; see [`Retention`].
     fn finished(&self, before: ActionId, limit: usize) -> Result<Vec<Finished>, QueueError>;
 
     /// One finished action, while it is kept.
     fn result(&self, id: ActionId) -> Result<Option<Finished>, QueueError>;
 
-    /// How far a request is; `None` when it is not known (any more).
+    /// How far a request is; `None` when it is not known (any more; see [`Retention`]). Request 0 is never known.
     fn request(&self, id: RequestId) -> Result<Option<RequestStatus>, QueueError>;
 
-    /// Counts by class and command.
+    /// Counts of live actions by class, command and archive, in that order; of finished ones ever, where cancelled
+    /// ones are failures.
     fn totals(&self) -> Result<Totals, QueueError>;
 
     /// The stamp recorded for a file by [`Change::SetStamp`].
     fn stamp(&self, file: &FileHandle) -> Result<Option<SyncedStamp>, QueueError>;
 
-    /// Object checks that are still owed; see [`OrphanCheck`].
+    /// Object checks that are still owed, oldest first; see [`OrphanCheck`]. Owing a check of the same object again
+    /// replaces the older one in its place.
     fn orphan_checks(&self, limit: usize) -> Result<Vec<OrphanCheck>, QueueError>;
 }

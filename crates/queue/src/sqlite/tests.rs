@@ -1,0 +1,26 @@
+//! That the statements run as they were meant to: by index, from where they left off.
+
+use super::*;
+
+fn plan(queue: &SqliteQueue, sql: &str) -> String {
+    let db = queue.writer.lock();
+    let mut statement = db.prepare(&format!("EXPLAIN QUERY PLAN {sql}")).unwrap();
+    let parameters = vec![1; statement.parameter_count()];
+    let rows = statement.query_map(rusqlite::params_from_iter(parameters), |row| row.get::<_, String>(3));
+    rows.unwrap().collect::<Result<Vec<_>, _>>().unwrap().join("; ")
+}
+
+#[test]
+fn dispatch_seeks_and_does_not_sort() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = SqliteQueue::open(directory.path().join("queue.db")).unwrap();
+    let plans = [SAME_START, LATER_START, OF_FILE].map(|rest| plan(&queue, &live_where(rest)));
+    let expected = [
+        "SEARCH live USING INDEX live_ready (class=? AND owner=? AND not_before_ms=? AND rowid>?)",
+        "SEARCH live USING INDEX live_ready (class=? AND owner=? AND not_before_ms>? AND not_before_ms<?)",
+        "SEARCH live USING INDEX live_file (file=?)",
+    ];
+    assert_eq!(plans, expected);
+    let owners = plan(&queue, &format!("{OWNERS_OF_CLASS} SELECT owner FROM o"));
+    assert!(!owners.contains("SCAN live"), "{owners}");
+}
