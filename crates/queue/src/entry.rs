@@ -164,7 +164,7 @@ pub struct RequestStatus {
     pub total: u64,
     /// Ended well.
     pub succeeded: u64,
-    /// Ended in an error.
+    /// Ended in an error other than being cancelled.
     pub failed: u64,
     /// Cancelled.
     pub cancelled: u64,
@@ -183,14 +183,14 @@ pub struct ListFilter {
     pub request: Option<RequestId>,
 }
 
-/// Entries that wait or run.
+/// How many entries wait or run, and how many ever finished.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Totals {
     /// (class, command, archive id, number).
     pub live: Vec<(Class, Command, u32, u64)>,
     /// Finished with success, ever.
     pub succeeded: u64,
-    /// Finished with an error, ever.
+    /// Finished with an error, cancelled ones among them, ever.
     pub failed: u64,
 }
 

@@ -1,5 +1,12 @@
 //! A process that submits and finishes is killed at random moments: nothing that it was told is lost or doubled.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap in a test is a failed test"
+)]
+
 use model::{ActionId, Class, Command, Failure, FileHandle, Identity};
 use sifaka_queue::{Change, ListFilter, NewAction, Queue, RequestId, SqliteQueue};
 use std::collections::{BTreeSet, HashSet};

@@ -1,5 +1,12 @@
 //! Random histories: the durable queue, reopened now and then, shows what the one in memory shows.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a failed unwrap in a test is a failed test"
+)]
+
 use model::{ActionId, Class, Command, Failure, FileHandle, Identity, Stamp};
 use proptest::prelude::*;
 use sifaka_queue::{

@@ -41,6 +41,7 @@ pub(super) fn prepare(path: &Path) -> Result<u64, QueueError> {
             }
             if found.len() == 0 {
                 fs::set_permissions(path, fs::Permissions::from_mode(MODE)).map_err(failed)?;
+                sync_directory(path).map_err(failed)?;
             }
             Ok(found.len())
         }

@@ -96,6 +96,11 @@ fn check(db: &Connection, version: i64, size_bytes: u64) -> Result<(), Fault> {
     write_ahead(db)?;
     check_tables(db)?;
     let clean: i64 = db.query_row("SELECT clean FROM meta WHERE one = 1", [], |row| row.get(0))?;
+    let page_size_bytes: i64 = db.query_row("PRAGMA page_size", [], |row| row.get(0))?;
+    if clean == 1 && !size_bytes.is_multiple_of(page_size_bytes.unsigned_abs()) {
+        // SQLite would read zeros for what is missing of the last page.
+        return Err(Fault::Damage(format!("its {size_bytes} bytes end inside a page")));
+    }
     if clean != 1 || size_bytes < ALWAYS_CHECKED_BELOW_BYTES {
         let verdict: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if verdict != "ok" {
