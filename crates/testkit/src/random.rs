@@ -64,6 +64,11 @@ impl Random {
     }
 }
 
+/// How many rounds a random test goes: `usual`, or `soak` in the long runs of `make soak` (`SIFAKA_SOAK` is set).
+pub fn rounds(usual: u64, soak: u64) -> u64 {
+    if std::env::var_os("SIFAKA_SOAK").is_some() { soak } else { usual }
+}
+
 fn fresh_seed() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock after 1970");
     // Two processes started in the same tick differ by their number.
