@@ -11,6 +11,7 @@ pub mod fanotify;
 pub mod file;
 pub mod handle;
 pub mod lease;
+pub mod mapping;
 pub mod mounts;
 pub mod process;
 pub mod seqpacket;

@@ -1,0 +1,123 @@
+//! The command line: its tree, and the options all commands share. Each command's own options stand with the command.
+
+use crate::commands::{actions, agent, archive, cancel, completions, config_check, doctor, guard, man, mover, release, remove, restore, set, status};
+use crate::{demo, exit};
+use clap::{Args, Parser, Subcommand};
+use std::path::PathBuf;
+
+/// Parallel data mover and HSM for Linux filesystems.
+#[derive(Parser, Debug)]
+#[command(name = "sifaka", version, after_help = exit::HELP, infer_subcommands = false)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Where the agent is.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct Global {
+    /// The agent's admin socket
+    #[arg(long, global = true, env = "SIFAKA_SOCKET", value_name = "PATH", default_value = "/var/run/lhsmd/admin.sock")]
+    pub(crate) socket: PathBuf,
+    /// The agent's configuration [default: /etc/lhsmd/agent, else /etc/sifaka/agent]
+    #[arg(long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+}
+
+impl Global {
+    /// The configuration file that is meant: named, or the first of the usual ones that is there.
+    pub(crate) fn config_file(&self) -> PathBuf {
+        const USUAL: [&str; 2] = ["/etc/lhsmd/agent", "/etc/sifaka/agent"];
+        let usual = || USUAL.map(PathBuf::from).into_iter().find(|path| path.exists());
+        self.config.clone().or_else(usual).unwrap_or_else(|| USUAL[0].into())
+    }
+}
+
+/// The commands.
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    /// Copy files into the archive
+    Archive(archive::ArchiveArgs),
+    /// Free the blocks of archived files; they come back when anything touches them
+    Release(release::ReleaseArgs),
+    /// Bring released files back
+    Restore(restore::RestoreArgs),
+    /// Remove the archive copies of files; the files stay
+    Remove(remove::RemoveArgs),
+    /// Cancel what is queued or running
+    Cancel(cancel::CancelArgs),
+    /// Show the HSM state of files; without paths, how the agent is
+    Status(status::StatusArgs),
+    /// Set or clear flags of files, or their archive id
+    Set(set::SetArgs),
+    /// Show the queue, or what has left it
+    Actions(actions::ActionsArgs),
+    /// Run the agent
+    Agent(agent::AgentArgs),
+    /// Run the guard (started by the agent)
+    #[command(hide = true)]
+    Guard(guard::GuardArgs),
+    /// Run a mover (started by the agent)
+    Mover(mover::MoverArgs),
+    /// Look at configuration files
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// Find out what this system can do, and what follows from it
+    Doctor(doctor::DoctorArgs),
+    /// Show archive, release and restore on a filesystem made for it
+    Demo(demo::DemoArgs),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
+    /// Print or write the manual pages
+    Man(man::ManArgs),
+}
+
+/// `sifaka config …`.
+#[derive(Subcommand, Debug)]
+pub(crate) enum ConfigCommand {
+    /// Check the agent's configuration and those of its movers
+    Check(config_check::CheckArgs),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn the_tree_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    /// `docs/cli.md` has a heading ``## `sifaka NAME …` `` for every command that is shown, and for no other.
+    #[test]
+    fn the_documentation_names_every_command() {
+        let text = include_str!("../../../docs/cli.md");
+        let documented: BTreeSet<&str> =
+            text.lines().filter_map(|line| line.strip_prefix("## `sifaka ")?.split([' ', '`']).next()).collect();
+        let command = Cli::command();
+        let shown: BTreeSet<&str> = command.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name).collect();
+        assert_eq!(documented, shown);
+        for line in exit::HELP.lines().skip(1) {
+            let (code, meaning) = line.trim().split_once(' ').unwrap();
+            assert!(text.contains(&format!("| {code} | {} |", meaning.trim())), "exit code {code} is not documented");
+        }
+    }
+
+    /// Every option of every command is in the documentation's section on that command.
+    #[test]
+    fn the_documentation_names_every_option() {
+        let text = include_str!("../../../docs/cli.md");
+        for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+            let heading = format!("## `sifaka {}", command.get_name());
+            let section = text.split_once(&heading).unwrap().1;
+            let section = section.split("\n## ").next().unwrap();
+            for option in command.get_arguments().filter(|a| !a.is_hide_set()).filter_map(clap::Arg::get_long) {
+                assert!(section.contains(&format!("--{option}")), "{heading}` lacks --{option}");
+            }
+        }
+    }
+}

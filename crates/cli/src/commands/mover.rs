@@ -1,0 +1,43 @@
+//! `sifaka mover`: started by the agent, with what it needs in the environment.
+
+use crate::exit::{CliError, Exit, Outcome};
+use clap::ValueEnum;
+use plugin::Environment;
+use std::fmt::Display;
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct MoverArgs {
+    /// Which one; its configuration is lhsm-plugin-KIND beside the agent's
+    kind: MoverKind,
+}
+
+/// The movers this build holds.
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum MoverKind {
+    /// Archives in a directory tree
+    Posix,
+    /// Moves nothing: for measurements
+    Noop,
+}
+
+pub(crate) fn run(args: &MoverArgs) -> Outcome {
+    let environment = Environment::from_env().map_err(|why| {
+        CliError::new(Exit::Usage, format!("{why} (movers are started by the agent: name this one in enabled_plugins)"))
+    })?;
+    super::agent::log_to_standard_error("info");
+    match args.kind {
+        MoverKind::Posix => {
+            let file = environment.config_path("lhsm-plugin-posix");
+            movers::posix::run(environment, &file).map_err(ended)?;
+        }
+        MoverKind::Noop => {
+            let file = environment.config_path("lhsm-plugin-noop");
+            movers::noop::run(environment, &file).map_err(ended)?;
+        }
+    }
+    Ok(Exit::Ok)
+}
+
+fn ended(why: impl Display) -> CliError {
+    CliError::new(Exit::SomeFailed, why.to_string())
+}

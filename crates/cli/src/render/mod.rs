@@ -1,0 +1,10 @@
+//! What is printed, as pure functions of what the agent said: for people here, for programs as JSON of the same values.
+
+pub(crate) mod actions;
+pub(crate) mod agent_status;
+pub(crate) mod checks;
+pub(crate) mod file_status;
+pub(crate) mod released;
+pub(crate) mod submitted;
+mod table;
+mod units;

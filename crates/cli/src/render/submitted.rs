@@ -1,0 +1,113 @@
+//! What became of `archive`, `restore` and `remove`.
+
+use super::units::bytes;
+use agent::admin::api::{FinishedView, Refused, RequestStatus};
+use model::ActionId;
+use serde::Serialize;
+use std::fmt::Write as _;
+
+/// The totals of all calls of one command.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Totals {
+    /// `None`: no file was sent.
+    pub(crate) request: Option<u64>,
+    pub(crate) accepted: u64,
+    pub(crate) already: u64,
+    pub(crate) joined: Vec<ActionId>,
+    /// Refused by the agent or before.
+    pub(crate) refused_count: u64,
+    /// The first of them.
+    pub(crate) refused: Vec<Refused>,
+    /// How it ended, when it was waited for.
+    pub(crate) status: Option<RequestStatus>,
+    /// Why actions failed, when it was waited for; a bounded number of them.
+    pub(crate) failures: Vec<FinishedView>,
+}
+
+impl Totals {
+    pub(crate) fn all_well(&self) -> bool {
+        let ended_well = self.status.is_none_or(|status| status.failed == 0 && status.cancelled == 0);
+        self.refused_count == 0 && self.failures.is_empty() && ended_well
+    }
+}
+
+/// Lines for people.
+pub(crate) fn human(command: &str, totals: &Totals) -> String {
+    let Some(request) = totals.request else { return format!("no files to {command}\n") };
+    let mut out = format!("request {request}: {command} of {} files accepted", totals.accepted);
+    let mut count = |n: u64, what: &str| {
+        if n > 0 {
+            // Writing to a string does not fail.
+            let _ = write!(out, ", {n} {what}");
+        }
+    };
+    count(totals.already, "had nothing to do");
+    count(totals.joined.len() as u64, "were being done already");
+    count(totals.refused_count, "refused");
+    out.push('\n');
+    if let Some(status) = totals.status {
+        let _ = write!(out, "done: {} succeeded, {} failed", status.succeeded, status.failed);
+        if status.cancelled > 0 {
+            let _ = write!(out, ", {} cancelled", status.cancelled);
+        }
+        let _ = writeln!(out, ", {} moved", bytes(status.bytes));
+    }
+    out
+}
+
+/// What goes with a progress bar.
+pub(crate) fn progress(status: &RequestStatus) -> String {
+    let moved = bytes(status.bytes.saturating_add(status.in_flight_bytes));
+    if status.failed > 0 { format!("{moved} moved, {} failed", status.failed) } else { format!("{moved} moved") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn totals() -> Totals {
+        let refused = Refused { path: "/fs/a\nb".into(), errno: 18, message: "another filesystem".into() };
+        Totals { request: Some(12), accepted: 340, already: 12, refused_count: 1, refused: vec![refused], ..Totals::default() }
+    }
+
+    #[test]
+    fn accepted() {
+        insta::assert_snapshot!(human("archive", &totals()), @"request 12: archive of 340 files accepted, 12 had nothing to do, 1 refused");
+        insta::assert_json_snapshot!(totals(), @r#"
+        {
+          "request": 12,
+          "accepted": 340,
+          "already": 12,
+          "joined": [],
+          "refused_count": 1,
+          "refused": [
+            {
+              "path": "/fs/a\nb",
+              "errno": 18,
+              "message": "another filesystem"
+            }
+          ],
+          "status": null,
+          "failures": []
+        }
+        "#);
+    }
+
+    #[test]
+    fn waited_for() {
+        let status = RequestStatus { total: 340, succeeded: 338, failed: 1, cancelled: 1, bytes: 5 << 30, in_flight_bytes: 0 };
+        let totals = Totals { request: Some(12), accepted: 340, joined: vec![ActionId(7)], status: Some(status), ..Totals::default() };
+        insta::assert_snapshot!(human("restore", &totals), @r"
+        request 12: restore of 340 files accepted, 1 were being done already
+        done: 338 succeeded, 1 failed, 1 cancelled, 5.0 GiB moved
+        ");
+        assert_eq!(progress(&status), "5.0 GiB moved, 1 failed");
+        assert!(!totals.all_well());
+    }
+
+    #[test]
+    fn nothing_to_do() {
+        assert_eq!(human("remove", &Totals::default()), "no files to remove\n");
+        assert!(Totals::default().all_well());
+    }
+}

@@ -1,0 +1,216 @@
+//! `archive`, `restore` and `remove`: actions accepted by the agent, and waited for when asked.
+
+use crate::client::Client;
+use crate::commands::no_files;
+use crate::exit::{CliError, Exit, Outcome};
+use crate::feed::{self, Job, WORKERS};
+use crate::names::{FilesArgs, NamedFile};
+use crate::output::{Output, complain, escaped};
+use crate::render;
+use crate::render::submitted::Totals;
+use agent::admin::ErrorCode;
+use agent::admin::api::{ActionReport, FinishedView, MAX_LIMIT, RequestCommand, RequestStatus, SubmitRequest, Submitted};
+use clap::Args;
+use indicatif::{ProgressBar, ProgressStyle};
+use std::cell::RefCell;
+use std::io::IsTerminal;
+use std::path::Path;
+use std::time::Duration;
+use tokio::sync::OnceCell;
+
+/// How long one poll of a request waits: with a bar that moves, and with lines.
+const BAR_INTERVAL: Duration = Duration::from_millis(500);
+const LINE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// What `archive`, `restore` and `remove` have in common.
+#[derive(Args, Debug, Clone)]
+pub(crate) struct SubmitArgs {
+    #[command(flatten)]
+    pub(crate) files: FilesArgs,
+    /// Number of the archive (default: the file's own, or the agent's default)
+    #[arg(short, long, value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) id: Option<u32>,
+    /// Wait until all is done, and tell how it went
+    #[arg(short, long)]
+    pub(crate) wait: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Print what would be done, and do nothing
+    #[arg(short = 'n', long)]
+    pub(crate) dry_run: bool,
+    /// Print nothing on success
+    #[arg(short, long, conflicts_with = "json")]
+    pub(crate) quiet: bool,
+    /// Passed on to the mover as it is
+    #[arg(long, value_name = "STR", default_value = "")]
+    pub(crate) data: String,
+}
+
+/// Submits, waits if asked, prints.
+pub(crate) async fn run(socket: &Path, command: RequestCommand, force: bool, args: SubmitArgs) -> Outcome {
+    if args.files.is_empty() {
+        return Err(no_files());
+    }
+    let name = model::Command::from(command).name();
+    if args.dry_run {
+        return feed::dry_run(name, args.files, args.json).await;
+    }
+    let template = SubmitRequest {
+        command,
+        archive_id: args.id,
+        data: args.data.into_bytes(),
+        request: None,
+        files: Vec::new(),
+        force,
+    };
+    let job = Submit { template, request: OnceCell::new(), totals: RefCell::default() };
+    let problems = feed::feed(socket, args.files, WORKERS, &job).await?;
+    let mut totals = job.totals.into_inner();
+    totals.refused_count += problems;
+    if args.wait {
+        wait(socket, &mut totals).await?;
+    }
+    let mut output = Output::new();
+    if args.json {
+        output.json(&totals)?;
+    } else if !args.quiet {
+        output.put(render::submitted::human(name, &totals))?;
+    }
+    output.flush()?;
+    Ok(if totals.all_well() { Exit::Ok } else { Exit::SomeFailed })
+}
+
+struct Submit {
+    template: SubmitRequest,
+    /// Chosen by the agent at the first batch; the others add to it.
+    request: OnceCell<u64>,
+    totals: RefCell<Totals>,
+}
+
+impl Job for Submit {
+    async fn send(&self, client: &mut Client, batch: Vec<NamedFile>) -> Result<(), CliError> {
+        let files: Vec<_> = batch.into_iter().map(|named| named.file).collect();
+        let mut first = Some(SubmitRequest { files, ..self.template.clone() });
+        let request = self.request.get_or_try_init(async || {
+            // Only one worker comes here; the others wait for the number.
+            let Some(body) = first.take() else { return Err(CliError::new(Exit::SomeFailed, "nothing to submit")) };
+            let submitted: Submitted = client.post("/v1/requests", &body).await?;
+            let request = submitted.request;
+            self.count(submitted);
+            Ok(request)
+        });
+        let request = *request.await?;
+        if let Some(body) = first {
+            let body = SubmitRequest { request: Some(request), ..body };
+            self.count(client.post("/v1/requests", &body).await?);
+        }
+        Ok(())
+    }
+}
+
+impl Submit {
+    fn count(&self, submitted: Submitted) {
+        let mut totals = self.totals.borrow_mut();
+        totals.request = Some(submitted.request);
+        totals.accepted += submitted.accepted;
+        totals.already += submitted.already;
+        totals.joined.extend(submitted.joined);
+        totals.refused_count += submitted.refused.len() as u64;
+        feed::tell_refused(submitted.refused, &mut totals.refused);
+    }
+}
+
+async fn wait(socket: &Path, totals: &mut Totals) -> Result<(), CliError> {
+    let Some(request) = totals.request else { return Ok(()) };
+    let mut client = Client::new(socket);
+    let shown = Shown::new();
+    let status = loop {
+        let wait_ms = shown.interval().as_millis().to_string();
+        let address = format!("/v1/requests/{request}");
+        let status: RequestStatus = client.get(&address, &[("wait_ms", Some(wait_ms))]).await?;
+        if status.is_finished() {
+            break status;
+        }
+        shown.progress(&status);
+    };
+    shown.end();
+    totals.status = Some(status);
+    if status.failed > 0 {
+        let limit = Some(MAX_LIMIT.to_string());
+        let address = format!("/v1/requests/{request}/failures");
+        totals.failures = client.get(&address, &[("limit", limit)]).await?;
+        tell_failures(&totals.failures, status.failed);
+    }
+    for id in &totals.joined {
+        let ended = wait_for_action(&mut client, &id.to_string()).await?;
+        if let Some(failure) = ended.filter(|ended| ended.error.is_some()) {
+            tell_failures(std::slice::from_ref(&failure), 1);
+            totals.failures.push(failure);
+        }
+    }
+    Ok(())
+}
+
+/// Waits for an action of somebody else's request. `None`: it ended, and its result is no longer kept.
+async fn wait_for_action(client: &mut Client, id: &str) -> Result<Option<FinishedView>, CliError> {
+    loop {
+        match client.try_get::<ActionReport>(&format!("/v1/actions/{id}")).await {
+            Ok(ActionReport::Finished(ended)) => return Ok(Some(ended)),
+            // The API has no long poll for single actions: few are joined.
+            Ok(ActionReport::Live(_)) => tokio::time::sleep(BAR_INTERVAL).await,
+            Err((Some(ErrorCode::NotFound), _)) => return Ok(None),
+            Err((_, error)) => return Err(error),
+        }
+    }
+}
+
+fn tell_failures(failures: &[FinishedView], count: u64) {
+    for failure in failures {
+        if let Some(error) = &failure.error {
+            complain(&format!("{}: {}", escaped(&failure.path), escaped(&error.message)));
+        }
+    }
+    let untold = count.saturating_sub(failures.len() as u64);
+    if untold > 0 {
+        complain(&format!("… and {untold} more failures: see `sifaka actions --failed`"));
+    }
+}
+
+/// Progress on standard error: a bar on a terminal, else a line now and then.
+struct Shown {
+    bar: Option<ProgressBar>,
+}
+
+impl Shown {
+    fn new() -> Self {
+        let bar = std::io::stderr().is_terminal().then(|| {
+            let bar = ProgressBar::new(0);
+            let style = ProgressStyle::with_template("[{elapsed}] {wide_bar} {pos}/{len} files, {msg}");
+            bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
+            bar
+        });
+        Self { bar }
+    }
+
+    fn interval(&self) -> Duration {
+        if self.bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL }
+    }
+
+    fn progress(&self, status: &RequestStatus) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_length(status.total);
+                bar.set_position(status.ended());
+                bar.set_message(render::submitted::progress(status));
+            }
+            None => complain(&format!("{} of {} files, {}", status.ended(), status.total, render::submitted::progress(status))),
+        }
+    }
+
+    fn end(&self) {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+    }
+}
