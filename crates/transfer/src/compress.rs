@@ -14,7 +14,7 @@ const ZSTD_LEVEL: i32 = 3;
 /// How much a sample has to shrink, in percent, before `auto` compresses (Lemur's number).
 const AUTO_SHRINK_PERCENT: u64 = 30;
 /// How many places of a file are sampled, one chunk each.
-const SAMPLES: u64 = 3;
+const SAMPLES: u64 = 3; // As many as there are offsets in `shrinks`.
 
 /// One way to store an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,13 +55,11 @@ impl Encoding {
 pub fn shrinks(source: &OpenFile, encoding: Encoding) -> Result<bool, TransferError> {
     let size = source.stamp()?.size;
     let chunk = CHUNK_SIZE_BYTES as u64;
-    let mut offsets = vec![0];
-    if size > SAMPLES * chunk {
-        offsets.extend([(size - chunk) / 2, size - chunk]);
-    }
+    let last = size.saturating_sub(chunk);
+    let offsets = if size > SAMPLES * chunk { [0, last / 2, last] } else { [0, chunk, 2 * chunk] };
     let mut buffer = vec![0; CHUNK_SIZE_BYTES.min(usize::try_from(size).unwrap_or(usize::MAX))];
     let (mut before, mut after) = (0u64, 0u64);
-    for offset in offsets {
+    for offset in offsets.into_iter().filter(|offset| *offset < size) {
         let read = source.read_full_at(&mut buffer, offset)?;
         let sample = buffer.get(..read).unwrap_or_default();
         let mut counter = Encoder::new(Counter(0), encoding, None).map_err(source.failed("compress"))?;
