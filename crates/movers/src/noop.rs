@@ -4,9 +4,9 @@
 //! Archive, restore and remove succeed at once, without looking at any file: **a restore by this mover writes nothing**.
 //! Verify is refused, and not announced. Never serve an archive with it whose files matter.
 //!
-//! Its configuration, every part of which is optional, holds `archive "name" { id = N }` blocks (without any: archive
-//! 1) and, for tests and benchmarks, `delay_ms` (each action takes so long), `fail_percent` (so many actions fail as
-//! temporary, evenly spread) and `hang` (true: no action ever ends, cancelled or not).
+//! Its configuration, every part of which is optional, holds `archive "name" { id = N }` blocks (archive 1 is served when
+//! there is none) and, for tests and benchmarks, `delay_ms` (each action takes so long), `fail_percent` (so many actions
+//! fail as temporary, evenly spread) and `hang` (true: no action ever ends, cancelled or not).
 
 use config::reader::{Reader, Section};
 use config::{ConfigError, Problem, tree};

@@ -15,6 +15,7 @@ struct Sleeper;
 
 impl Mover for Sleeper {
     fn run(&self, task: Task, reply: Reply) {
+        println!("begun {}", task.id);
         let data = String::from_utf8_lossy(&task.data);
         if data == "hang" {
             std::thread::sleep(Duration::MAX);

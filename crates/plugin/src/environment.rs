@@ -101,7 +101,7 @@ impl Environment {
         })
     }
 
-    /// The configuration file of the mover that was started as `program` (its argv[0]): of that name, without
+    /// The configuration file of the mover that was started as `program` (its `argv[0]`): of that name, without
     /// directories, in the configuration directory.
     #[must_use]
     pub fn config_path(&self, program: impl AsRef<Path>) -> PathBuf {

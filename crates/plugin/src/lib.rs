@@ -10,7 +10,11 @@
 //! - Control is asynchronous and runs on the thread that calls [`Plugin::run`]; a handler's `accept` is called there
 //!   and must not block.
 //!
-//! Needs nothing of the agent beyond Lemur's protocol: every extension is optional. Not for: moving bytes, reading a
+//! Needs nothing of the agent beyond Lemur's protocol: every extension is optional. One thing is asked of an agent so that
+//! a mover can drain: a mover that closed `GetActions` goes on working, and reporting, until it closes `StatusStream`;
+//! what it had and did not report by then was not done. (No cancel reaches it in between.)
+//!
+//! Not for: moving bytes, reading a
 //! mover's configuration, reconnecting (a mover whose agent is gone ends, and the next agent starts its own).
 
 mod connection;

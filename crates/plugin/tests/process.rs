@@ -56,6 +56,10 @@ impl Running {
         assert_eq!(self.agent.status().id, 999);
     }
 
+    fn wait_until_begun(&self, id: u64) {
+        self.mover.wait_for_line(&format!("begun {id}"), PATIENCE);
+    }
+
     fn wait_until_closed(&mut self) {
         let handle = self.handle;
         self.agent.wait_for("the end of GetActions", |event| {
@@ -71,6 +75,7 @@ fn sigterm_drains_what_runs_and_leaves_the_rest_to_the_agent() {
     running.send(2, "sleep 1");
     running.send(3, "sleep 1");
     running.wait_until_accepted();
+    running.wait_until_begun(1);
     running.mover.signal(Signal::TERM);
     running.wait_until_closed();
     let item = ActionItem { id: 4, op: pdm::Command::Restore.into(), ..ActionItem::default() };
@@ -87,7 +92,7 @@ fn what_runs_too_long_after_sigint_is_stopped_as_temporary_or_left_behind() {
     let mut running = Running::start(2, 100);
     running.send(1, "sleep 60000");
     running.send(2, "hang");
-    running.wait_until_accepted();
+    [1, 2].into_iter().for_each(|id| running.wait_until_begun(id));
     let asked = Instant::now();
     running.mover.signal(Signal::INT);
     let (statuses, end) = running.agent.last_statuses();
@@ -108,13 +113,13 @@ fn an_idle_mover_ends_at_once() {
 
 #[test]
 fn without_its_agent_a_mover_dies_in_the_middle_of_its_work() {
-    let mut running = Running::start(2, 30_000);
+    let running = Running::start(2, 30_000);
     running.send(1, "sleep 60000");
     running.send(2, "hang");
-    running.wait_until_accepted();
+    [1, 2].into_iter().for_each(|id| running.wait_until_begun(id));
     drop(running.agent);
     assert_eq!(running.mover.wait(Duration::from_secs(3)).code(), Some(1));
-    assert!(running.mover.log().contains("agent gone"), "{}", running.mover.log());
+    running.mover.wait_for_line("agent gone", PATIENCE);
 }
 
 #[test]
