@@ -1,1 +1,24 @@
-//! HSM for stock Linux filesystems: file state, events, release, restore, the guard.
+//! HSM for stock Linux filesystems: file state, events, release, restore, scheduling, and the guard.
+//!
+//! Not here: moving bytes (movers do), talking to movers (the agent does), and what is left of a request after it was
+//! accepted (the queue keeps that).
+
+mod changes;
+mod commit;
+
+mod engine;
+mod filesystem;
+pub mod guard;
+mod journal;
+mod pool;
+mod prepare;
+mod release;
+mod requests;
+mod state;
+
+pub use engine::{
+    Dispatch, Engine, EngineConfig, EngineError, FlagChange, Refusal, ReleaseReport, Running, Selection, Target,
+};
+pub use filesystem::{Filesystem, handle_of, stamp_of};
+pub use requests::{Accepted, Request};
+pub use state::{FileState, StateError};

@@ -49,8 +49,10 @@ fn batches(queue: &dyn Queue, size: u64, stamps: bool) -> Result<(), Box<dyn Err
         let finish = |id: ActionId| Change::Finish { id, result: Ok(()), bytes: 4096, finished_ms: 1_800_000_000_000 };
         let mut changes: Vec<_> = ids.into_iter().map(finish).collect();
         if stamps {
-            let stamp = SyncedStamp { stamp: model::Stamp { size: 4096, ..model::Stamp::default() } };
-            changes.extend(entries.into_iter().filter_map(|e| e.file).map(|file| Change::SetStamp { file, stamp }));
+            let stamp = SyncedStamp { stamp: model::Stamp { size: 4096, ..model::Stamp::default() }, object: None };
+            changes.extend(
+                entries.into_iter().filter_map(|e| e.file).map(|file| Change::SetStamp { file, stamp: stamp.clone() }),
+            );
         }
         let start = Instant::now();
         queue.apply(&changes)?;

@@ -113,11 +113,24 @@ pub enum Change {
     Submit(NewAction),
 }
 
-/// A file's stamp after our own last change, and the archive id it is clean against.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What is remembered of an archived file beside its attributes.
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct SyncedStamp {
-    /// Size, mtime and ctime.
+    /// Size, mtime and ctime after our own last change: while they are the same, nobody else changed the file.
     pub stamp: Stamp,
+    /// Its object, to be removed when the file's last link goes (its attributes cannot be read then).
+    pub object: Option<ObjectRef>,
+}
+
+/// An object in an archive.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ObjectRef {
+    /// In which archive.
+    pub archive_id: u32,
+    /// Its id.
+    pub uuid: String,
+    /// Its URL, if it has one.
+    pub url: String,
 }
 
 /// An object that must be removed unless the file's attributes name it: written before a file's identity changes,

@@ -14,8 +14,8 @@ pub mod suite;
 mod tally;
 
 pub use entry::{
-    Change, Cursor, Finished, ListFilter, NewAction, OrphanCheck, QueueError, QueuedAction, RequestId, RequestStatus,
-    SyncedStamp, Totals,
+    Change, Cursor, Finished, ListFilter, NewAction, ObjectRef, OrphanCheck, QueueError, QueuedAction, RequestId,
+    RequestStatus, SyncedStamp, Totals,
 };
 pub use memory::MemoryQueue;
 pub use sqlite::SqliteQueue;

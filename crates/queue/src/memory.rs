@@ -125,7 +125,7 @@ impl State {
                 entry.action.not_before_ms = clamp(*not_before_ms);
             }),
             Change::SetStamp { file, stamp } => {
-                self.stamps.insert(file.clone(), *stamp);
+                self.stamps.insert(file.clone(), stamp.clone());
             }
             Change::ForgetStamp { file } => {
                 self.stamps.remove(file);
@@ -280,7 +280,7 @@ impl Queue for MemoryQueue {
     }
 
     fn stamp(&self, file: &FileHandle) -> Result<Option<SyncedStamp>, QueueError> {
-        Ok(self.state.lock().stamps.get(file).copied())
+        Ok(self.state.lock().stamps.get(file).cloned())
     }
 
     fn orphan_checks(&self, limit: usize) -> Result<Vec<OrphanCheck>, QueueError> {

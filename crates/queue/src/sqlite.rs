@@ -279,7 +279,7 @@ impl Queue for SqliteQueue {
     }
 
     fn stamp(&self, file: &FileHandle) -> Result<Option<SyncedStamp>, QueueError> {
-        let sql = "SELECT size, mtime_s, mtime_ns, ctime_s, ctime_ns FROM stamp WHERE file = ?1";
+        let sql = "SELECT size, mtime_s, mtime_ns, ctime_s, ctime_ns, archive_id, uuid, url FROM stamp WHERE file = ?1";
         Ok(self.rows(&self.reader, sql, [file.to_bytes()], |row| rows::stamp(row, file))?.pop())
     }
 

@@ -46,9 +46,10 @@ fn fill(path: &Path) {
     let queue = SqliteQueue::open(path).unwrap();
     let ids = queue.submit(&(0..120).map(action).collect::<Vec<_>>()).unwrap();
     let mut changes: Vec<_> = ids.iter().skip(60).map(|id| finish(*id, id.0 % 2 == 0)).collect();
-    changes.extend(
-        (0..20).map(|n| Change::SetStamp { file: handle(n), stamp: SyncedStamp { stamp: model::Stamp::default() } }),
-    );
+    changes.extend((0..20).map(|n| Change::SetStamp {
+        file: handle(n),
+        stamp: SyncedStamp { stamp: model::Stamp::default(), object: None },
+    }));
     changes.push(Change::OweOrphanCheck(OrphanCheck {
         archive_id: 1,
         uuid: "u".into(),

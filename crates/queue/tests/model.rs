@@ -60,7 +60,7 @@ prop_compose! {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let stamp = |size| SyncedStamp { stamp: Stamp { size, ..Stamp::default() } };
+    let stamp = |size| SyncedStamp { stamp: Stamp { size, ..Stamp::default() }, object: None };
     let uuid = || "[ab]";
     prop_oneof![
         6 => (id(), prop::option::of(failure()), any::<u64>(), 0..100u64).prop_map(|(id, failure, bytes, finished_ms)| {

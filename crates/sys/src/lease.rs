@@ -51,6 +51,34 @@ impl<F: AsFd> Drop for WriteLease<F> {
     }
 }
 
+/// A read lease; released on drop. While it is held, an open for writing by anybody waits.
+#[derive(Debug)]
+pub struct ReadLease<F: AsFd = OwnedFd> {
+    fd: F,
+}
+
+impl<F: AsFd> ReadLease<F> {
+    /// Takes the lease through `fd`, which must be `O_RDONLY`. `None` when somebody has the file open for writing, or
+    /// mapped shared and writable.
+    pub fn take(fd: F) -> io::Result<Option<Self>> {
+        let taken = set_lease(fd.as_fd(), libc::F_RDLCK)?;
+        Ok(taken.then_some(Self { fd }))
+    }
+
+    /// Whether the lease is whole: `false` as soon as a writer's open waits for it.
+    pub fn still_held(&self) -> bool {
+        // SAFETY: F_GETLEASE takes no argument and touches no memory of ours.
+        let held = unsafe { libc::fcntl(self.fd.as_fd().as_raw_fd(), libc::F_GETLEASE) };
+        held == libc::F_RDLCK
+    }
+}
+
+impl<F: AsFd> Drop for ReadLease<F> {
+    fn drop(&mut self) {
+        release(self.fd.as_fd());
+    }
+}
+
 /// Whether any open file description, or a shared writable mapping, can write to the file. `fd` must be `O_RDONLY`.
 ///
 /// Asks by taking a read lease and dropping it at once. A write lease held on the file counts as a writer.

@@ -11,7 +11,8 @@ use rustix::mm::{MapFlags, ProtFlags};
 /// touched them. Raises the events that any mapping does.
 pub fn map_and_unmap(fd: impl AsFd, offset: u64, length: usize) -> io::Result<()> {
     // SAFETY: the kernel chooses the address, so nothing of ours is replaced.
-    let start = unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, fd, offset)? };
+    let start =
+        unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, fd, offset)? };
     // SAFETY: exactly what was mapped above, and nobody else knows the address.
     Ok(unsafe { rustix::mm::munmap(start, length)? })
 }

@@ -1,10 +1,11 @@
 //! Other processes: handles on them, what children inherit from us, and what one that waits is doing.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Child, Command};
 
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal};
@@ -60,6 +61,52 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     };
     // SAFETY: the hook makes async-signal-safe calls only and allocates nothing.
     unsafe { command.pre_exec(hook) }
+}
+
+/// Spawns `command` with the child held before its program starts: `held` is called with the child's pid, and only when it
+/// returned `Ok` does the program run. When it fails, so does this, and no program has run.
+///
+/// `held` runs on another thread, since the calling one cannot return from the spawn before the program runs. Hooks that
+/// were added to `command` before (such as [`die_with_parent`], which sees to it that a child is not held for ever when this process
+/// dies) take effect before the child is held. Descriptors need care: the child is a copy of this process until it is released.
+pub fn spawn_held(mut command: Command, held: impl FnOnce(i32) -> io::Result<()> + Send) -> io::Result<Child> {
+    let (mut here, there) = UnixStream::pair()?;
+    let hook = move || {
+        // SAFETY: getpid has no preconditions.
+        let pid = unsafe { libc::getpid() }.to_ne_bytes();
+        // Anything but the one byte means that we are not to run.
+        if rustix::io::write(&there, &pid)? == pid.len() && rustix::io::read(&there, &mut [0u8; 1])? == 1 {
+            return Ok(());
+        }
+        Err(io::Error::from_raw_os_error(libc::ECANCELED))
+    };
+    // SAFETY: the hook makes async-signal-safe calls only and allocates nothing.
+    unsafe { command.pre_exec(hook) };
+    std::thread::scope(|scope| {
+        let holder = scope.spawn(move || {
+            let mut pid = [0; 4];
+            // Ends early when the child never came so far: its end of the pair is closed with `command` below.
+            here.read_exact(&mut pid)?;
+            held(i32::from_ne_bytes(pid))?;
+            here.write_all(&[1])
+        });
+        let child = command.spawn();
+        drop(command);
+        let held = holder.join().unwrap_or_else(|_| Err(io::Error::other("the callback of a held child panicked")));
+        match (child, held) {
+            (Ok(child), Ok(())) => Ok(child),
+            // The program cannot be there: it is what the child's own error says.
+            (Err(error), Ok(())) => Err(error),
+            (Err(_), Err(error)) if error.kind() != io::ErrorKind::UnexpectedEof => Err(error),
+            (Err(error), Err(_)) => Err(error),
+            (Ok(mut child), Err(error)) => {
+                // It died in the hooks without a word, so there is only its end to collect.
+                child.kill()?;
+                child.wait()?;
+                Err(error)
+            }
+        }
+    })
 }
 
 /// Has `fd` stay open in the child, under the number returned. The command keeps it open here until it is dropped.
@@ -189,6 +236,46 @@ mod tests {
         assert_eq!(flags("running"), None);
         assert_eq!(flags("-1 0x7ffd 0x7f"), None);
         assert_eq!(flags(""), None);
+    }
+
+    #[test]
+    fn a_held_child_runs_only_after_the_callback() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ran");
+        let mut command = Command::new("touch");
+        command.arg(&file);
+        let mut seen = None;
+        let mut child = spawn_held(command, |pid| {
+            std::thread::sleep(std::time::Duration::from_millis(100));
+            seen = Some((pid, file.exists(), Path::new(&format!("/proc/{pid}")).exists()));
+            Ok(())
+        })
+        .unwrap();
+        assert!(child.wait().unwrap().success());
+        assert_eq!(seen, Some((child.id() as i32, false, true)));
+        assert!(file.exists());
+    }
+
+    #[test]
+    fn a_held_child_that_may_not_run_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("ran");
+        let mut command = Command::new("touch");
+        command.arg(&file);
+        let mut held = None;
+        let error = spawn_held(command, |pid| {
+            held = Some(pid);
+            Err(io::Error::from_raw_os_error(libc::EPERM))
+        })
+        .unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::EPERM));
+        assert!(!file.exists() && !Path::new(&format!("/proc/{}", held.unwrap())).exists());
+    }
+
+    #[test]
+    fn a_program_that_is_not_there_is_said_to_be_so() {
+        let error = spawn_held(Command::new("/nonexistent/program"), |_| Ok(())).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
     }
 
     #[cfg(target_arch = "x86_64")]

@@ -186,17 +186,20 @@ impl<'c> Batch<'c> {
         )
     }
 
-    fn set_stamp(&mut self, file: &FileHandle, SyncedStamp { stamp: s }: &SyncedStamp) -> Result<(), Fault> {
+    fn set_stamp(&mut self, file: &FileHandle, SyncedStamp { stamp: s, object }: &SyncedStamp) -> Result<(), Fault> {
         self.run(
-            "INSERT OR REPLACE INTO stamp (file, size, mtime_s, mtime_ns, ctime_s, ctime_ns) \
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT OR REPLACE INTO stamp (file, size, mtime_s, mtime_ns, ctime_s, ctime_ns, archive_id, uuid, url) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
             params![
                 file.to_bytes(),
                 s.size.cast_signed(),
                 s.mtime.seconds,
                 s.mtime.nanos,
                 s.ctime.seconds,
-                s.ctime.nanos
+                s.ctime.nanos,
+                object.as_ref().map(|o| o.archive_id),
+                object.as_ref().map(|o| o.uuid.as_str()),
+                object.as_ref().map(|o| o.url.as_str())
             ],
         )
     }

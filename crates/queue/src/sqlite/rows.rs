@@ -2,7 +2,7 @@
 
 use super::fault::Fault;
 use crate::tally::RequestCounts;
-use crate::{Finished, NewAction, OrphanCheck, QueuedAction, RequestId, RequestStatus, SyncedStamp};
+use crate::{Finished, NewAction, ObjectRef, OrphanCheck, QueuedAction, RequestId, RequestStatus, SyncedStamp};
 use model::{ActionId, Class, Command, Digest, ErrorKind, Failure, FileHandle, Identity, Stamp, Timestamp};
 use rusqlite::Row;
 use std::fmt::Display;
@@ -173,7 +173,12 @@ pub(super) fn stamp(row: &Row<'_>, file: &FileHandle) -> Result<SyncedStamp, Fau
     let time = |first: usize| -> Result<Timestamp, Fault> {
         Ok(Timestamp { seconds: d.get(first)?, nanos: d.number(first + 1)? })
     };
-    Ok(SyncedStamp { stamp: Stamp { size: d.bits(0)?, mtime: time(1)?, ctime: time(3)? } })
+    let archive_id: Option<i64> = d.get(5)?;
+    let object = match archive_id {
+        None => None,
+        Some(_) => Some(ObjectRef { archive_id: d.number(5)?, uuid: d.get(6)?, url: d.get(7)? }),
+    };
+    Ok(SyncedStamp { stamp: Stamp { size: d.bits(0)?, mtime: time(1)?, ctime: time(3)? }, object })
 }
 
 /// Columns archive_id, uuid, url, file.

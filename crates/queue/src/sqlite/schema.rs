@@ -41,7 +41,8 @@ const TABLES: [&str; 11] = [
      done INTEGER NOT NULL) STRICT",
     "CREATE INDEX request_done ON request (last_ms) WHERE done = 1",
     "CREATE TABLE stamp (file BLOB PRIMARY KEY, size INTEGER NOT NULL, mtime_s INTEGER NOT NULL, \
-     mtime_ns INTEGER NOT NULL, ctime_s INTEGER NOT NULL, ctime_ns INTEGER NOT NULL) STRICT, WITHOUT ROWID",
+     mtime_ns INTEGER NOT NULL, ctime_s INTEGER NOT NULL, ctime_ns INTEGER NOT NULL, \
+     archive_id INTEGER, uuid TEXT, url TEXT) STRICT, WITHOUT ROWID",
     "CREATE TABLE orphan (ordinal INTEGER PRIMARY KEY, archive_id INTEGER NOT NULL, uuid TEXT NOT NULL, \
      url TEXT NOT NULL, file BLOB NOT NULL, UNIQUE (archive_id, uuid)) STRICT",
 ];

@@ -1,7 +1,7 @@
 //! What is kept of files: actions, stamps, owed checks.
 
 use super::{action, finish, handle, whole};
-use crate::{Change, OrphanCheck, Queue, SyncedStamp};
+use crate::{Change, ObjectRef, OrphanCheck, Queue, SyncedStamp};
 use model::{Class, Stamp, Timestamp};
 
 /// All that live, oldest first.
@@ -24,6 +24,7 @@ pub fn stamps_are_set_and_forgotten(queue: &dyn Queue) {
             mtime: Timestamp { seconds, nanos: 999_999_999 },
             ctime: Timestamp { seconds: i64::MAX, nanos: 1 },
         },
+        object: (seconds > 1).then(|| ObjectRef { archive_id: u32::MAX, uuid: "an object".into(), url: String::new() }),
     };
     let set = |n, s| Change::SetStamp { file: handle(n), stamp: s };
     assert_eq!(queue.stamp(&handle(1)).unwrap(), None);

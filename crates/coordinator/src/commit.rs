@@ -1,0 +1,281 @@
+//! The last step of an action: what the mover achieved becomes the file's state, durably and in the right order.
+//!
+//! A committer is a thread that takes whatever has come together and pays one sync for all of it. There are two: one for
+//! restores, whose readers wait, and one for everything else.
+
+use crate::filesystem::{Filesystem, stamp_of};
+use crate::prepare::{EIO, ENOENT, Opened, attribute, system};
+use crate::state::{FileState, write_hsm};
+use model::{ArchiveRecord, Digest, Failure, HsmFlags, HsmState, Identity, Stamp};
+use queue::{Change, ObjectRef, OrphanCheck, Queue, SyncedStamp};
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+use sys::lease::ReadLease;
+
+/// Files committed together at most.
+const BATCH: usize = 1024;
+/// Below this many files, each is synced by itself: `syncfs` waits for everybody's writes.
+const SYNC_EACH: usize = 4;
+
+/// What is to be committed.
+#[derive(Debug)]
+pub(crate) enum Step {
+    /// The mover stored the content under this identity, in this archive.
+    Archived(Identity, u32),
+    /// The mover wrote the object of this identity into the file and saw this digest.
+    Restored(Identity, Option<Digest>),
+    /// The object is about to be removed: the file has to forget it first.
+    Detach,
+    /// The file's content has this digest.
+    Verified(Digest),
+}
+
+/// One file's commit.
+#[derive(Debug)]
+pub(crate) struct Item {
+    pub(crate) key: u64,
+    pub(crate) file: Opened,
+    pub(crate) archive_id: u32,
+    pub(crate) step: Step,
+}
+
+/// How it went, and what the queue has to know in the same transaction as the action's end.
+#[derive(Debug)]
+pub(crate) struct Done {
+    pub(crate) key: u64,
+    pub(crate) result: Result<(), Failure>,
+    pub(crate) changes: Vec<Change>,
+    /// Of the file's content.
+    pub(crate) bytes: u64,
+}
+
+/// Runs until the engine is gone.
+pub(crate) fn run(fs: &Filesystem, queue: &Arc<dyn Queue>, items: &Receiver<Item>, report: impl Fn(Vec<Done>)) {
+    while let Ok(first) = items.recv() {
+        let mut batch = vec![first];
+        while batch.len() < BATCH
+            && let Ok(item) = items.try_recv()
+        {
+            batch.push(item);
+        }
+        report(commit(fs, queue.as_ref(), batch));
+    }
+}
+
+/// A file between its two halves.
+struct Half {
+    item: Item,
+    outcome: Result<Vec<Change>, Failure>,
+    /// Nobody can open the file for writing while it lives.
+    lease: Option<ReadLease<Arc<std::os::fd::OwnedFd>>>,
+}
+
+fn commit(fs: &Filesystem, queue: &dyn Queue, batch: Vec<Item>) -> Vec<Done> {
+    let owed = owe_checks(queue, &batch);
+    let mut halves: Vec<Half> =
+        batch.into_iter().map(|item| Half { item, outcome: Ok(Vec::new()), lease: None }).collect();
+    if let Err(failure) = owed {
+        return halves.into_iter().map(|half| fail(half.item, failure.clone())).collect();
+    }
+    // Restored data has to be on disk before the file stops saying that it is not.
+    sync(fs, &mut halves, |step| matches!(step, Step::Restored(..)));
+    for half in &mut halves {
+        if half.outcome.is_ok() {
+            half.outcome = first_half(&half.item, &mut half.lease);
+        }
+    }
+    sync(fs, &mut halves, |step| matches!(step, Step::Archived(..) | Step::Detach));
+    halves.into_iter().map(second_half).collect()
+}
+
+fn fail(item: Item, failure: Failure) -> Done {
+    Done { key: item.key, result: Err(failure), changes: Vec::new(), bytes: 0 }
+}
+
+/// An object that a file is about to stop naming would be forgotten by a crash right after: it is written down first.
+fn owe_checks(queue: &dyn Queue, batch: &[Item]) -> Result<(), Failure> {
+    let checks: Vec<Change> = batch.iter().filter_map(replaced).map(Change::OweOrphanCheck).collect();
+    if checks.is_empty() {
+        return Ok(());
+    }
+    queue.apply(&checks).map_err(|e| Failure::temporary(EIO, e.to_string()))
+}
+
+/// The object that the file names now and will not name after the commit.
+fn replaced(item: &Item) -> Option<OrphanCheck> {
+    let old = &item.file.state.identity;
+    let gone = match &item.step {
+        Step::Archived(new, _) => !old.uuid.is_empty() && old.uuid != new.uuid,
+        Step::Detach => true,
+        Step::Restored(..) | Step::Verified(_) => false,
+    };
+    // An object that another file's attributes brought here is that file's.
+    let own = item.file.state.belongs_to(&item.file.handle);
+    (gone && own).then(|| OrphanCheck {
+        archive_id: u32::try_from(item.file.state.hsm.archive_id).unwrap_or(item.archive_id),
+        uuid: old.uuid.clone(),
+        url: old.url.clone(),
+        file: item.file.handle.clone(),
+    })
+}
+
+fn sync(fs: &Filesystem, halves: &mut [Half], which: impl Fn(&Step) -> bool) {
+    let chosen = |half: &Half| half.outcome.is_ok() && which(&half.item.step);
+    let count = halves.iter().filter(|half| chosen(half)).count();
+    if count > SYNC_EACH {
+        if let Err(error) = fs.sync() {
+            let failure = system("syncing the filesystem", &error);
+            halves.iter_mut().filter(|half| chosen(half)).for_each(|half| half.outcome = Err(failure.clone()));
+        }
+        return;
+    }
+    for half in halves.iter_mut().filter(|half| chosen(half)) {
+        if let Err(error) = sys::file::sync_all(&*half.item.file.fd) {
+            half.outcome = Err(system("syncing it", &error));
+        }
+    }
+}
+
+fn look(file: &Opened) -> Result<(Stamp, u64), Failure> {
+    let stamp = sys::file::stamp(&*file.fd).map_err(|e| system("looking at it", &e))?;
+    Ok((stamp_of(&stamp), stamp.nlink))
+}
+
+fn first_half(item: &Item, lease: &mut Option<ReadLease<Arc<std::os::fd::OwnedFd>>>) -> Result<Vec<Change>, Failure> {
+    let file = &item.file;
+    match &item.step {
+        Step::Archived(identity, archive_id) => {
+            // With the lease, nobody can have written between this look and the last one of the second half.
+            *lease = ReadLease::take(Arc::clone(&file.fd)).ok().flatten();
+            let (now, links) = look(file)?;
+            if links == 0 {
+                return Err(Failure::permanent(ENOENT, "the file was removed while it was archived"));
+            }
+            if now != file.before {
+                return Err(Failure::temporary(11, "the file changed while it was archived"));
+            }
+            let old = file.state.hsm;
+            let kept = old.flags.without(HsmFlags::DIRTY).without(HsmFlags::LOST).without(HsmFlags::RELEASED);
+            let hsm = HsmState {
+                compat: old.compat,
+                flags: kept.with(HsmFlags::EXISTS).with(HsmFlags::ARCHIVED),
+                archive_id: u64::from(*archive_id),
+                archive_version: old.archive_version.wrapping_add(1),
+            };
+            let record = ArchiveRecord { size: now.size, mtime: now.mtime, inode: file.handle.clone() };
+            let state = FileState { hsm, identity: identity.clone(), record: Some(record) };
+            state.write(&*file.fd).map_err(|e| attribute(&e))?;
+            Ok(settle(item))
+        }
+        Step::Restored(identity, digest) => restored(file, identity, *digest).map(|()| Vec::new()),
+        Step::Detach => {
+            let flags =
+                HsmFlags::from_bits(file.state.hsm.flags.bits() & HsmFlags::NORELEASE.with(HsmFlags::NOARCHIVE).bits());
+            let keep = if flags == HsmFlags::empty() {
+                HsmState::default()
+            } else {
+                HsmState { flags, ..HsmState::default() }
+            };
+            FileState::detach(&*file.fd, keep).map_err(|e| attribute(&e))?;
+            Ok(vec![Change::ForgetStamp { file: file.handle.clone() }])
+        }
+        Step::Verified(digest) => verified(file, *digest, lease).map(|()| Vec::new()),
+    }
+}
+
+/// The owed check is settled in the transaction that also queues the old object's removal.
+fn settle(item: &Item) -> Vec<Change> {
+    replaced(item).map_or_else(Vec::new, |check| {
+        vec![
+            Change::SettleOrphanCheck { archive_id: check.archive_id, uuid: check.uuid.clone() },
+            remove_object(&check, item),
+        ]
+    })
+}
+
+fn remove_object(check: &OrphanCheck, item: &Item) -> Change {
+    crate::engine::removal(
+        check.archive_id,
+        Identity { uuid: check.uuid.clone(), hash: None, url: check.url.clone() },
+        format!("object of an older version of {}", item.file.handle),
+        0,
+    )
+}
+
+fn restored(file: &Opened, identity: &Identity, digest: Option<Digest>) -> Result<(), Failure> {
+    let (now, _) = look(file)?;
+    if now.size != file.before.size {
+        let (got, want) = (now.size, file.before.size);
+        return Err(Failure::permanent(EIO, format!("the mover left {got} bytes in the file, which has {want}")));
+    }
+    if let (Some(want), Some(got)) = (identity.hash, digest)
+        && std::mem::discriminant(&want) == std::mem::discriminant(&got)
+        && want != got
+    {
+        return Err(Failure::permanent(
+            EIO,
+            format!("the archived object is damaged: its hash is {got:?}, it should be {want:?}"),
+        ));
+    }
+    if let Some(record) = &file.state.record {
+        let mtime = (record.mtime.seconds, record.mtime.nanos);
+        sys::file::set_times(&*file.fd, None, mtime).map_err(|e| system("setting its times back", &e))?;
+    }
+    let mut hsm = file.state.hsm;
+    hsm.flags = hsm.flags.without(HsmFlags::RELEASED).without(HsmFlags::LOST);
+    write_hsm(&*file.fd, &hsm).map_err(|e| attribute(&e))
+}
+
+/// Equal content is a clean copy, whatever its times say now; different content is dirty, whatever they say.
+fn verified(
+    file: &Opened,
+    digest: Digest,
+    lease: &mut Option<ReadLease<Arc<std::os::fd::OwnedFd>>>,
+) -> Result<(), Failure> {
+    *lease = ReadLease::take(Arc::clone(&file.fd)).ok().flatten();
+    let (now, _) = look(file)?;
+    if lease.is_none() || now != file.before {
+        return Err(Failure::temporary(16, "it is being written"));
+    }
+    let mut state = file.state.clone();
+    let Some(archived) = state.identity.hash else {
+        return Err(Failure::permanent(
+            1,
+            "no hash was kept when it was archived, so nothing proves that it is unchanged; archive it again first",
+        ));
+    };
+    let same = archived == digest;
+    let flags = state.hsm.flags;
+    state.hsm.flags = if same { flags.without(HsmFlags::DIRTY) } else { flags.with(HsmFlags::DIRTY) };
+    if same {
+        state.record = Some(ArchiveRecord { size: now.size, mtime: now.mtime, inode: file.handle.clone() });
+        state.write(&*file.fd).map_err(|e| attribute(&e))
+    } else {
+        write_hsm(&*file.fd, &state.hsm).map_err(|e| attribute(&e))?;
+        Err(Failure::permanent(16, "it changed since it was archived; archive it again first"))
+    }
+}
+
+fn second_half(half: Half) -> Done {
+    let Half { item, outcome, lease } = half;
+    let mut changes = match outcome {
+        Ok(changes) => changes,
+        Err(failure) => return fail(item, failure),
+    };
+    let file = &item.file;
+    let bytes = file.before.size;
+    if !matches!(item.step, Step::Detach) {
+        let stamp = look(file).ok().map(|(now, _)| now);
+        let unwritten = lease.as_ref().is_some_and(ReadLease::still_held) || matches!(item.step, Step::Restored(..));
+        let (archive_id, identity) = match &item.step {
+            Step::Archived(identity, archive_id) => (*archive_id, identity),
+            _ => (item.archive_id, &file.state.identity),
+        };
+        let object = ObjectRef { archive_id, uuid: identity.uuid.clone(), url: identity.url.clone() };
+        // A stamp that proves nothing is one that no file has.
+        let stamp = stamp.filter(|_| unwritten).unwrap_or_default();
+        changes
+            .push(Change::SetStamp { file: file.handle.clone(), stamp: SyncedStamp { stamp, object: Some(object) } });
+    }
+    Done { key: item.key, result: Ok(()), changes, bytes }
+}

@@ -1,0 +1,660 @@
+//! The brain: one thread that owns all that is going on and takes every decision.
+//!
+//! Nothing here blocks on a disk, except reading attributes that the guard has just read.
+
+use super::job::{Blocked, Holder, Inode, Job, Parked, Purpose, Ticket};
+use super::lanes::Lanes;
+use super::outbox::Dispatch;
+use super::{EngineConfig, FlagChange, Msg, Running, Selection, Shared, removal};
+use crate::commit::{Done, Item, Step};
+use crate::guard::GuardLink;
+use crate::journal::Journal;
+use crate::pool::Pool;
+use crate::prepare::{Prepared, is_archived_as_it_is, prepare};
+use crate::release::punch_again;
+use crate::state::{FileState, write_hsm};
+use model::{ActionId, Class, Command, ErrorKind, Extent, Failure, FileHandle, HsmFlags, HsmState, Identity, Outcome};
+use queue::{Change, NewAction, QueuedAction};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
+use std::time::{Duration, Instant};
+
+const EBUSY: i32 = 16;
+
+pub(super) struct Brain {
+    pub(super) shared: Arc<Shared>,
+    pub(super) config: EngineConfig,
+    pub(super) guard: Option<Arc<GuardLink>>,
+    journal: Arc<Journal>,
+    pub(super) messages: Sender<Msg>,
+    prepare_pool: Pool,
+    pub(super) release_pool: Pool,
+    commit_restores: Sender<Item>,
+    commit_others: Sender<Item>,
+    pub(super) jobs: HashMap<u64, Job>,
+    pub(super) inodes: HashMap<FileHandle, Inode>,
+    lanes: Lanes,
+    /// Entries in memory that were cancelled before they started.
+    cancelled: HashSet<ActionId>,
+    served: BTreeSet<u32>,
+    pub(super) tickets: HashMap<u64, Ticket>,
+    pub(super) next_ephemeral: u64,
+    pub(super) next_ticket: u64,
+    /// What was accepted before this was accepted by an agent before this one: a mover may have begun it.
+    started_ms: u64,
+    next_due: Option<Instant>,
+    /// The queue was asked when its next entry is due, and nothing has come since.
+    looked_ahead: bool,
+}
+
+impl Brain {
+    #[allow(clippy::too_many_arguments, reason = "called once, with everything the engine is made of")]
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        config: EngineConfig,
+        guard: Option<Arc<GuardLink>>,
+        journal: Arc<Journal>,
+        messages: Sender<Msg>,
+        prepare_pool: Pool,
+        release_pool: Pool,
+        commit_restores: Sender<Item>,
+        commit_others: Sender<Item>,
+    ) -> Self {
+        Self {
+            started_ms: shared.now_ms(),
+            shared,
+            config,
+            guard,
+            journal,
+            messages,
+            prepare_pool,
+            release_pool,
+            commit_restores,
+            commit_others,
+            jobs: HashMap::new(),
+            inodes: HashMap::new(),
+            lanes: Lanes::default(),
+            cancelled: HashSet::new(),
+            served: BTreeSet::new(),
+            tickets: HashMap::new(),
+            next_ephemeral: super::job::EPHEMERAL,
+            next_ticket: 1,
+            next_due: None,
+            looked_ahead: false,
+        }
+    }
+
+    pub(super) fn run(mut self, incoming: &Receiver<Msg>) {
+        loop {
+            let wait =
+                self.next_due.map_or(Duration::from_secs(1), |due| due.saturating_duration_since(Instant::now()));
+            let first = match incoming.recv_timeout(wait.min(Duration::from_secs(1))) {
+                Ok(message) => Some(message),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => return,
+            };
+            let idle = first.is_none();
+            let mut next = first;
+            while let Some(message) = next {
+                if matches!(message, Msg::Stop) {
+                    return;
+                }
+                self.hear(message);
+                next = incoming.try_recv().ok();
+            }
+            if idle || self.next_due.is_some_and(|due| due <= Instant::now()) {
+                self.tick();
+            }
+            self.start_entries();
+        }
+    }
+
+    fn hear(&mut self, message: Msg) {
+        match message {
+            Msg::Event(event, handle) => self.event(event, handle),
+            Msg::Refill | Msg::Stop => {}
+            Msg::Submitted { class, owner, not_before_ms } => {
+                self.lanes.rewind(class, owner, not_before_ms);
+                self.looked_ahead = false;
+            }
+            Msg::Prepared(key, prepared) => self.prepared(key, prepared),
+            Msg::Results(results) => results.into_iter().for_each(|(key, outcome)| self.result(key, outcome)),
+            Msg::Progress(key, moved) => self.progress(key, moved),
+            Msg::Committed(done) => done.into_iter().for_each(|done| self.committed(done)),
+            Msg::Recorded(ids) => ids.into_iter().for_each(|id| self.lanes.forget(id)),
+            Msg::Served(served) => {
+                self.served = served.into_iter().collect();
+                self.lanes.look_again();
+                self.looked_ahead = false;
+            }
+            Msg::Release(targets, reply) => self.release(targets, reply),
+            Msg::Released(ticket, files, results) => self.released(ticket, &files, results),
+            Msg::Proven(ticket, file) => self.proof(ticket, Some(file), Ok(())),
+            Msg::Cancel(selection, reply) => drop(reply.send(self.cancel(selection))),
+            Msg::Changed(files) => files.into_iter().for_each(|file| self.changed(&file)),
+            Msg::Deleted(files) => self.deleted(files),
+            Msg::SetFlags(change, reply) => drop(reply.send(self.set_flags(&change))),
+        }
+    }
+
+    /// Time passed.
+    fn tick(&mut self) {
+        self.next_due = None;
+        self.looked_ahead = false;
+        self.lanes.look_again();
+        self.readers_tick();
+    }
+
+    /// Something is to be done then.
+    pub(super) fn due(&mut self, at: Instant) {
+        self.next_due = Some(self.next_due.map_or(at, |due| due.min(at)));
+    }
+
+    // ---- taking entries from the queue ----
+
+    fn start_entries(&mut self) {
+        // Before any mover is there, everything would come back at once.
+        if self.served.is_empty() || self.journal.is_stuck() {
+            return;
+        }
+        let mut room = self.shared.outbox.room().saturating_sub(self.preparing());
+        while room > 0 {
+            let now_ms = self.shared.now_ms();
+            if let Err(error) = self.lanes.refill(self.shared.queue.as_ref(), now_ms) {
+                tracing::error!(%error, "cannot read the queue");
+                return;
+            }
+            let Some(entry) = self.lanes.pop() else {
+                self.plan_next_look(now_ms);
+                return;
+            };
+            room -= 1;
+            self.start(entry);
+        }
+    }
+
+    fn preparing(&self) -> usize {
+        // Everything that is a job is prepared, ready, running or being committed; only the first counts against the room.
+        self.jobs.len().saturating_sub(self.shared.running.lock().len())
+    }
+
+    fn plan_next_look(&mut self, now_ms: u64) {
+        if std::mem::replace(&mut self.looked_ahead, true) {
+            return;
+        }
+        if let Ok(Some(due_ms)) = self.shared.queue.next_ready_ms(now_ms) {
+            self.due(Instant::now() + Duration::from_millis(due_ms.saturating_sub(now_ms).max(1)));
+        }
+    }
+
+    fn start(&mut self, entry: QueuedAction) {
+        if self.cancelled.remove(&entry.id) {
+            return;
+        }
+        if !self.served.contains(&entry.action.archive_id) {
+            let archive = entry.action.archive_id;
+            let why =
+                format!("no mover serves archive {archive}: check enabled_plugins and the plugin's configuration");
+            let mut job = Job::new(Purpose::Queued, entry.action, entry.attempts);
+            job.maybe_begun |= job.action.created_ms < self.started_ms;
+            self.jobs.insert(entry.id.0, job);
+            self.failed(entry.id.0, Failure::temporary(107, why));
+            return;
+        }
+        if let Some(file) = entry.action.file.clone() {
+            let inode = self.inodes.entry(file).or_default();
+            if inode.holder.is_some() {
+                inode.parked.push_back(Parked::Entry(Box::new(entry)));
+                return;
+            }
+            inode.holder = Some(Holder::Job(entry.id.0));
+        }
+        let mut job = Job::new(Purpose::Queued, entry.action, entry.attempts);
+        job.maybe_begun |= job.action.created_ms < self.started_ms;
+        self.run_job(entry.id.0, job);
+    }
+
+    /// Prepares a job whose inode is locked for it.
+    pub(super) fn run_job(&mut self, key: u64, job: Job) {
+        let action = job.action.clone();
+        self.jobs.insert(key, job);
+        let (shared, messages) = (Arc::clone(&self.shared), self.messages.clone());
+        self.prepare_pool.run(move || {
+            let prepared = prepare(&shared.fs, &action);
+            let _ = messages.send(Msg::Prepared(key, prepared));
+        });
+    }
+
+    fn prepared(&mut self, key: u64, prepared: Prepared) {
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        if job.cancelled {
+            return self.failed(key, Failure::cancelled());
+        }
+        match prepared {
+            Prepared::Run(file, identity) => {
+                job.file = file;
+                job.identity = identity;
+                self.dispatch(key);
+            }
+            Prepared::Detach(file) => {
+                job.identity = file.state.identity.clone();
+                let item = Item { key, file, archive_id: job.action.archive_id, step: Step::Detach };
+                let _ = self.commit_others.send(item);
+            }
+            Prepared::Done => self.succeeded(key, 0, Vec::new()),
+            Prepared::Failed(failure) => self.failed(key, failure),
+        }
+    }
+
+    fn dispatch(&mut self, key: u64) {
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        let action = &job.action;
+        let file = job.file.as_ref();
+        let size = file.map_or(0, |f| f.before.size);
+        if let Some(file) = file
+            && action.command == Command::Archive
+            && let Some(guard) = &self.guard
+            && let Ok(group) = guard.group()
+        {
+            // The mover's reads of a resident file need not ask anybody.
+            let _ = sys::fanotify::PreContentGroup::from_fd(group).ignore_inode(&*file.fd, true);
+        }
+        job.maybe_begun = true;
+        let running = Running {
+            id: ActionId(key),
+            command: action.command,
+            class: action.class,
+            archive_id: action.archive_id,
+            path: action.path.clone(),
+            bytes_done: 0,
+            size,
+        };
+        self.shared.running.lock().insert(key, running);
+        let work = Dispatch {
+            key,
+            archive_id: action.archive_id,
+            command: action.command,
+            path: file.map(crate::prepare::Opened::path).unwrap_or_default(),
+            extent: Extent::WHOLE,
+            data: action.data.clone(),
+            identity: job.identity.clone(),
+            file_path: action.path.clone(),
+            expected_size: (action.command == Command::Restore).then_some(size),
+            file: file.map(|f| Arc::clone(&f.fd)),
+        };
+        let class = action.class;
+        self.shared.outbox.put(class, work);
+    }
+
+    // ---- what movers and committers report ----
+
+    fn progress(&mut self, key: u64, moved: Extent) {
+        if let Some(running) = self.shared.running.lock().get_mut(&key) {
+            let (_, length) = moved.within(running.size);
+            running.bytes_done = running.bytes_done.saturating_add(length).min(running.size.max(running.bytes_done));
+        }
+    }
+
+    fn result(&mut self, key: u64, outcome: Outcome) {
+        let Some(job) = self.jobs.get_mut(&key) else {
+            tracing::warn!(key, "a result for an action that is not running; ignored");
+            return;
+        };
+        let step = match outcome {
+            Outcome::Failed(failure) => return self.failed(key, failure),
+            Outcome::Removed => return self.object_removed(key),
+            Outcome::Archived(identity) => Step::Archived(identity, job.action.archive_id),
+            Outcome::Restored(digest) => Step::Restored(job.identity.clone(), digest),
+            Outcome::Verified(digest) => Step::Verified(digest),
+        };
+        let Some(file) = job.file.clone() else {
+            return self.failed(key, Failure::permanent(22, "the mover's answer does not fit the action"));
+        };
+        if let Step::Archived(identity, _) = &step {
+            job.identity = identity.clone();
+        }
+        let committer = if matches!(step, Step::Restored(..)) { &self.commit_restores } else { &self.commit_others };
+        let _ = committer.send(Item { key, file, archive_id: job.action.archive_id, step });
+    }
+
+    fn committed(&mut self, done: Done) {
+        let Some(job) = self.jobs.get_mut(&done.key) else { return };
+        match done.result {
+            Err(failure) => self.failed(done.key, failure),
+            Ok(()) if job.action.command == Command::Remove => {
+                // Only the file's half is done: now the object.
+                job.detached = true;
+                self.record(done.changes, Vec::new());
+                if let Some(job) = self.jobs.get_mut(&done.key) {
+                    job.file = None;
+                }
+                self.dispatch(done.key);
+            }
+            Ok(()) => self.succeeded(done.key, done.bytes, done.changes),
+        }
+    }
+
+    fn object_removed(&mut self, key: u64) {
+        let Some(job) = self.jobs.get(&key) else { return };
+        let settle = Change::SettleOrphanCheck { archive_id: job.action.archive_id, uuid: job.identity.uuid.clone() };
+        let changes = if job.detached { vec![settle] } else { Vec::new() };
+        self.succeeded(key, 0, changes);
+    }
+
+    fn succeeded(&mut self, key: u64, bytes: u64, mut changes: Vec<Change>) {
+        let Some(job) = self.take_job(key) else { return };
+        match job.purpose {
+            Purpose::Queued => {
+                let finished_ms = self.shared.now_ms();
+                changes.push(Change::Finish { id: ActionId(key), result: Ok(()), bytes, finished_ms });
+                self.record(changes, vec![ActionId(key)]);
+                self.free(job.action.file.as_ref(), key);
+            }
+            Purpose::Reader => {
+                self.record(changes, Vec::new());
+                self.readers_go_on(&job, Ok(()));
+                self.free(job.action.file.as_ref(), key);
+            }
+            Purpose::Proof(ticket) => {
+                // The release reads the proof from the queue.
+                if let Some(file) = job.action.file.clone() {
+                    self.record_then(changes, Msg::Proven(ticket, file));
+                }
+                self.free(job.action.file.as_ref(), key);
+            }
+        }
+    }
+
+    /// An attempt failed: again later, or for good.
+    pub(super) fn failed(&mut self, key: u64, failure: Failure) {
+        let Some(job) = self.take_job(key) else { return };
+        if job.action.command == Command::Restore
+            && let Some(file) = &job.file
+            && job.maybe_begun
+        {
+            let (fd, size) = (Arc::clone(&file.fd), file.before.size);
+            // The file stays released; what was written of it is not served.
+            punch_again(&fd, size);
+        }
+        match job.purpose {
+            Purpose::Queued => self.entry_failed(key, &job, failure),
+            Purpose::Reader => self.readers_go_on(&job, Err(failure)),
+            Purpose::Proof(ticket) => self.proof(ticket, job.action.file.clone(), Err(failure)),
+        }
+        self.free(job.action.file.as_ref(), key);
+    }
+
+    fn entry_failed(&mut self, key: u64, job: &Job, failure: Failure) {
+        let id = ActionId(key);
+        let now = self.shared.now_ms();
+        let failure = if job.cancelled { Failure::cancelled() } else { failure };
+        let delay = self.config.backoff.delay_ms(job.attempts.saturating_add(1));
+        if failure.kind == ErrorKind::Temporary
+            && let Some(delay) = delay
+        {
+            tracing::info!(action = key, path = job.action.path, %failure, delay_ms = delay, "will be tried again");
+            let not_before_ms = now + delay;
+            let (class, owner) = (job.action.class, job.action.owner);
+            let mut changes = vec![Change::Retry { id, not_before_ms, failure }];
+            changes.extend(self.foreign_object(job, now));
+            self.record(changes, vec![id]);
+            self.messages_after_record(Msg::Submitted { class, owner, not_before_ms });
+            self.due(Instant::now() + Duration::from_millis(delay));
+            return;
+        }
+        if !failure.is_cancelled() {
+            tracing::warn!(action = key, command = %job.action.command, path = job.action.path, %failure, "failed");
+        }
+        let mut changes = vec![Change::Finish { id, result: Err(failure), bytes: 0, finished_ms: now }];
+        if job.action.command == Command::Archive && job.maybe_begun {
+            // Whatever an attempt may have stored.
+            let proposed = &job.action.identity;
+            changes.push(removal(
+                job.action.archive_id,
+                proposed.clone(),
+                format!("what is left of archiving {}", job.action.path),
+                now,
+            ));
+        }
+        changes.extend(self.foreign_object(job, now));
+        self.record(changes, vec![id]);
+    }
+
+    /// An object under an id of the mover's own, stored by an attempt that failed after all: no retry will overwrite it.
+    fn foreign_object(&self, job: &Job, now_ms: u64) -> Option<Change> {
+        let stored = &job.identity;
+        let own = job.action.command == Command::Archive
+            && !stored.uuid.is_empty()
+            && !stored.uuid.starts_with(&job.action.identity.uuid);
+        own.then(|| {
+            removal(
+                job.action.archive_id,
+                stored.clone(),
+                format!("what is left of archiving {}", job.action.path),
+                now_ms,
+            )
+        })
+    }
+
+    fn take_job(&mut self, key: u64) -> Option<Job> {
+        self.shared.running.lock().remove(&key);
+        self.jobs.remove(&key)
+    }
+
+    /// Writes changes; the named actions may be read again from the queue after that.
+    fn record(&self, changes: Vec<Change>, ended: Vec<ActionId>) {
+        if changes.is_empty() && ended.is_empty() {
+            return;
+        }
+        if ended.is_empty() {
+            self.journal.apply(changes, None);
+        } else {
+            self.record_then(changes, Msg::Recorded(ended));
+        }
+    }
+
+    fn record_then(&self, changes: Vec<Change>, then: Msg) {
+        let messages = self.messages.clone();
+        self.journal.apply(changes, Some(Box::new(move || drop(messages.send(then)))));
+    }
+
+    fn messages_after_record(&self, message: Msg) {
+        self.record_then(Vec::new(), message);
+    }
+
+    // ---- inodes ----
+
+    /// The inode is free: whoever waits for it goes on.
+    pub(super) fn free(&mut self, file: Option<&FileHandle>, key: u64) {
+        let Some(file) = file else { return };
+        if let Some(inode) = self.inodes.get_mut(file)
+            && inode.holder == Some(Holder::Job(key))
+        {
+            inode.holder = None;
+        }
+        self.unpark(file);
+        self.reconsider_blocked(file);
+    }
+
+    pub(super) fn unpark(&mut self, file: &FileHandle) {
+        loop {
+            let Some(inode) = self.inodes.get_mut(file) else { return };
+            if inode.holder.is_some() {
+                return;
+            }
+            let Some(parked) = inode.parked.pop_front() else { break };
+            match parked {
+                Parked::Entry(entry) => self.start(*entry),
+                Parked::Event(event) => self.event(event, file.clone()),
+                Parked::Release(ticket) => self.release_file(ticket, file.clone()),
+            }
+        }
+        if self.inodes.get(file).is_some_and(Inode::is_idle) {
+            self.inodes.remove(file);
+        }
+    }
+
+    // ---- administration ----
+
+    fn cancel(&mut self, selection: Selection) -> (u64, u64) {
+        let ids = match selection {
+            Selection::Actions(ids) => ids,
+            Selection::Files(files) => {
+                let of = |file| self.shared.queue.of_file(file).unwrap_or_default();
+                files.iter().flat_map(of).map(|entry| entry.id).collect()
+            }
+        };
+        let (mut cancelled, mut missing) = (0, 0);
+        for id in ids {
+            if self.cancel_one(id) { cancelled += 1 } else { missing += 1 }
+        }
+        (cancelled, missing)
+    }
+
+    fn cancel_one(&mut self, id: ActionId) -> bool {
+        if let Some(job) = self.jobs.get_mut(&id.0) {
+            if job.purpose != Purpose::Queued {
+                return false;
+            }
+            job.cancelled = true;
+            if self.shared.outbox.withdraw(id.0).is_some() {
+                self.failed(id.0, Failure::cancelled());
+            } else {
+                self.shared.outbox.cancel(id.0);
+            }
+            return true;
+        }
+        let Ok(Some(entry)) = self.shared.queue.get(id) else { return false };
+        if self.lanes.knows(id) && !self.cancelled.insert(id) {
+            return false;
+        }
+        let finished_ms = self.shared.now_ms();
+        let mut changes = vec![Change::Finish { id, result: Err(Failure::cancelled()), bytes: 0, finished_ms }];
+        if entry.action.command == Command::Archive && entry.attempts > 0 {
+            changes.push(removal(
+                entry.action.archive_id,
+                entry.action.identity,
+                format!("what is left of archiving {}", entry.action.path),
+                finished_ms,
+            ));
+        }
+        self.record(changes, vec![id]);
+        true
+    }
+
+    fn set_flags(&mut self, change: &FlagChange) -> Result<bool, Failure> {
+        if self.inodes.get(&change.file).is_some_and(|inode| inode.holder.is_some()) {
+            return Err(Failure::temporary(EBUSY, "an action on it is running"));
+        }
+        let fd = self.shared.fs.open(&change.file, sys::OFlags::RDONLY);
+        let fd = fd.map_err(|e| crate::prepare::system("opening it by its handle", &e))?;
+        let hsm = crate::state::read_hsm(&fd).map_err(|e| crate::prepare::attribute(&e))?;
+        let flags = hsm.flags.with(change.set).without(change.clear);
+        let archive_id = change.archive_id.map_or(hsm.archive_id, u64::from);
+        let new = HsmState { flags, archive_id, ..hsm };
+        if new == hsm {
+            return Ok(false);
+        }
+        if hsm.is_released()
+            && (archive_id != hsm.archive_id || !flags.contains(HsmFlags::EXISTS.with(HsmFlags::ARCHIVED)))
+        {
+            return Err(Failure::permanent(
+                1,
+                "it is released: its archive copy is the only one, and this would make it be forgotten",
+            ));
+        }
+        write_hsm(&fd, &new).map_err(|e| crate::prepare::attribute(&e))?;
+        Ok(true)
+    }
+
+    /// Somebody wrote to the file: an archived one is dirty then.
+    fn changed(&mut self, file: &FileHandle) {
+        if self.inodes.get(file).is_some_and(|inode| inode.holder.is_some()) {
+            // Whoever holds it looks at its stamp in the end.
+            return;
+        }
+        let Ok(fd) = self.shared.fs.open(file, sys::OFlags::RDONLY) else { return };
+        let Ok(hsm) = crate::state::read_hsm(&fd) else { return };
+        if !hsm.is_clean_copy() || hsm.is_released() {
+            return;
+        }
+        let (Ok(state), Ok(stamp)) = (FileState::read(&fd), sys::file::stamp(&fd)) else { return };
+        if !is_archived_as_it_is(&state, &crate::filesystem::stamp_of(&stamp)) && state.belongs_to(file) {
+            let dirty = HsmState { flags: hsm.flags.with(HsmFlags::DIRTY), ..hsm };
+            if let Err(error) = write_hsm(&fd, &dirty) {
+                tracing::warn!(%error, %file, "cannot mark a changed file dirty");
+            }
+        }
+    }
+
+    /// The last link of files went: their archive copies go after the grace period.
+    fn deleted(&mut self, files: Vec<FileHandle>) {
+        let not_before_ms =
+            self.shared.now_ms() + u64::try_from(self.config.remove_grace.as_millis()).unwrap_or(u64::MAX / 4);
+        let mut changes = Vec::new();
+        for file in files {
+            let Ok(Some(stamp)) = self.shared.queue.stamp(&file) else { continue };
+            if let Some(object) = stamp.object {
+                changes.push(removal(
+                    object.archive_id,
+                    Identity { uuid: object.uuid, hash: None, url: object.url },
+                    format!("removed file {file}"),
+                    not_before_ms,
+                ));
+            }
+            changes.push(Change::ForgetStamp { file });
+        }
+        self.record(changes, Vec::new());
+    }
+
+    // ---- for the other parts ----
+
+    /// A name for an action that is in no queue.
+    pub(super) fn ephemeral_key(&mut self) -> u64 {
+        self.next_ephemeral += 1;
+        self.next_ephemeral
+    }
+
+    /// An action on a file that is in no queue.
+    pub(super) fn ephemeral_action(
+        file: &FileHandle,
+        class: Class,
+        command: Command,
+        archive_id: u32,
+        path: String,
+        now_ms: u64,
+    ) -> NewAction {
+        NewAction {
+            request: queue::RequestId(0),
+            class,
+            command,
+            archive_id,
+            owner: 0,
+            file: Some(file.clone()),
+            path,
+            identity: Identity::default(),
+            data: Vec::new(),
+            not_before_ms: now_ms,
+            created_ms: now_ms,
+        }
+    }
+
+    pub(super) fn serves(&self, archive_id: u32) -> bool {
+        self.served.contains(&archive_id)
+    }
+
+    pub(super) fn count_blocked(&self, change: i64) {
+        self.shared.blocked_readers.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
+    }
+
+    pub(super) fn block(&mut self, file: &FileHandle, event: crate::guard::PendingEvent) {
+        let deadline = self.config.restore_timeout.map(|t| Instant::now() + t);
+        if let Some(deadline) = deadline {
+            self.due(deadline);
+        }
+        self.inodes.entry(file.clone()).or_default().blocked.push(Blocked { event, deadline });
+        self.count_blocked(1);
+    }
+}

@@ -1,0 +1,106 @@
+//! What is going on: actions between being taken from the queue and having their result, and the inodes they lock.
+
+use crate::guard::PendingEvent;
+use crate::prepare::Opened;
+use model::{FileHandle, Identity};
+use queue::{NewAction, QueuedAction};
+use std::collections::VecDeque;
+use std::time::Instant;
+
+/// Names of actions that are in no queue begin here: restores for blocked readers, hashes for releases.
+pub(crate) const EPHEMERAL: u64 = 1 << 63;
+
+/// Why an action is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    /// It is in the queue.
+    Queued,
+    /// Somebody is blocked. The guard remembers it, so the queue need not.
+    Reader,
+    /// A release needs the proof; the ticket waits for it.
+    Proof(u64),
+}
+
+/// One action that was started.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) purpose: Purpose,
+    pub(crate) action: NewAction,
+    pub(crate) attempts: u32,
+    /// The file, once it was opened.
+    pub(crate) file: Option<Opened>,
+    /// The object the mover works on.
+    pub(crate) identity: Identity,
+    /// Whether a mover may have begun, in this life or one before.
+    pub(crate) maybe_begun: bool,
+    pub(crate) cancelled: bool,
+    /// A commit failed or the action has no file: the result that is being recorded.
+    pub(crate) detached: bool,
+}
+
+impl Job {
+    pub(crate) fn new(purpose: Purpose, action: NewAction, attempts: u32) -> Self {
+        Self {
+            purpose,
+            identity: Identity::default(),
+            action,
+            attempts,
+            file: None,
+            maybe_begun: attempts > 0,
+            cancelled: false,
+            detached: false,
+        }
+    }
+}
+
+/// Who has the inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Holder {
+    /// An action, by its key.
+    Job(u64),
+    /// A release, by its ticket.
+    Release(u64),
+}
+
+/// Somebody who waits for the inode.
+#[derive(Debug)]
+pub(crate) enum Parked {
+    /// An action from the queue.
+    Entry(Box<QueuedAction>),
+    /// An access.
+    Event(PendingEvent),
+    /// A release.
+    Release(u64),
+}
+
+/// A reader that waits for a restore.
+#[derive(Debug)]
+pub(crate) struct Blocked {
+    pub(crate) event: PendingEvent,
+    pub(crate) deadline: Option<Instant>,
+}
+
+/// An inode with something going on.
+#[derive(Debug, Default)]
+pub(crate) struct Inode {
+    pub(crate) holder: Option<Holder>,
+    pub(crate) parked: VecDeque<Parked>,
+    pub(crate) blocked: Vec<Blocked>,
+    /// A restore for readers failed temporarily and is to be tried again.
+    pub(crate) retry: Option<(Instant, u32)>,
+}
+
+impl Inode {
+    pub(crate) fn is_idle(&self) -> bool {
+        self.holder.is_none() && self.parked.is_empty() && self.blocked.is_empty() && self.retry.is_none()
+    }
+}
+
+/// A release that was asked for: files that are on their way, and what became of the others.
+pub(crate) struct Ticket {
+    pub(crate) pending: usize,
+    pub(crate) paths: std::collections::HashMap<FileHandle, String>,
+    pub(crate) proven: std::collections::HashSet<FileHandle>,
+    pub(crate) report: super::ReleaseReport,
+    pub(crate) reply: Option<tokio::sync::oneshot::Sender<super::ReleaseReport>>,
+}

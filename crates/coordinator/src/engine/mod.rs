@@ -1,0 +1,458 @@
+//! The engine: everything that is going on with the files of one filesystem, decided by one thread.
+//!
+//! One thread, the brain, owns all state and never blocks on a disk; a pool prepares actions, two committers finish them,
+//! the journal writes the queue, the guard's link brings events. They talk by messages, so there is no lock order to get
+//! wrong, and the locks of inodes are plain values of the brain.
+
+mod brain;
+mod job;
+mod lanes;
+mod outbox;
+mod readers;
+mod releases;
+
+pub use outbox::Dispatch;
+
+use crate::changes;
+use crate::commit::{Done, Item};
+use crate::filesystem::Filesystem;
+use crate::guard::{GuardInfo, GuardLink, GuardSetup, LinkError, PendingEvent};
+use crate::journal::Journal;
+use crate::pool::Pool;
+use crate::prepare::Prepared;
+use crate::release::Released;
+use brain::Brain;
+use model::{ActionId, Backoff, Class, Command, Extent, Failure, FileHandle, Identity, Outcome};
+use outbox::Outbox;
+use parking_lot::Mutex;
+use queue::{Change, NewAction, Queue};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::{Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use tokio::sync::oneshot;
+
+/// How a filesystem is managed.
+#[derive(Debug, Clone)]
+pub struct EngineConfig {
+    /// Where the agent reaches the filesystem: best its private mount.
+    pub root: PathBuf,
+    /// The archive of requests that name none.
+    pub default_archive: u32,
+    /// How long a blocked reader waits at most.
+    pub restore_timeout: Option<Duration>,
+    /// How temporary failures are tried again.
+    pub backoff: Backoff,
+    /// How long the archive copy of a file stays after its last link went.
+    pub remove_grace: Duration,
+}
+
+/// A file that somebody named.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Target {
+    /// Its handle.
+    pub handle: FileHandle,
+    /// How they called it.
+    pub path: String,
+}
+
+/// A file that a request could not take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal {
+    /// How it was called.
+    pub path: String,
+    /// Why.
+    pub failure: Failure,
+}
+
+/// What became of a release.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ReleaseReport {
+    /// Files released now.
+    pub released: u64,
+    /// Bytes of disk freed.
+    pub bytes: u64,
+    /// Files that were released before.
+    pub already: u64,
+    /// Files that were not.
+    pub refused: Vec<Refusal>,
+}
+
+/// Which actions to cancel.
+#[derive(Debug, Clone)]
+pub enum Selection {
+    /// Those of these files.
+    Files(Vec<FileHandle>),
+    /// These.
+    Actions(Vec<ActionId>),
+}
+
+/// An action that a mover has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Running {
+    /// Its id; the ids of restores for blocked readers are above 2^63.
+    pub id: ActionId,
+    /// What is done.
+    pub command: Command,
+    /// How urgent it is.
+    pub class: Class,
+    /// In which archive.
+    pub archive_id: u32,
+    /// To which file.
+    pub path: String,
+    /// Bytes moved so far.
+    pub bytes_done: u64,
+    /// Bytes in all.
+    pub size: u64,
+}
+
+/// What the brain is told.
+pub(crate) enum Msg {
+    Event(PendingEvent, FileHandle),
+    Refill,
+    Submitted { class: Class, owner: u32, not_before_ms: u64 },
+    Prepared(u64, Prepared),
+    Results(Vec<(u64, Outcome)>),
+    Progress(u64, Extent),
+    Committed(Vec<Done>),
+    Recorded(Vec<ActionId>),
+    Served(Vec<u32>),
+    Release(Vec<Target>, oneshot::Sender<ReleaseReport>),
+    Released(u64, Vec<FileHandle>, Vec<Released>),
+    Proven(u64, FileHandle),
+    Cancel(Selection, oneshot::Sender<(u64, u64)>),
+    Changed(Vec<FileHandle>),
+    Deleted(Vec<FileHandle>),
+    SetFlags(FlagChange, oneshot::Sender<Result<bool, Failure>>),
+    Stop,
+}
+
+/// An administrator's change of one file's flags.
+#[derive(Debug, Clone)]
+pub struct FlagChange {
+    /// The file.
+    pub file: FileHandle,
+    /// Flags to set.
+    pub set: model::HsmFlags,
+    /// Flags to clear.
+    pub clear: model::HsmFlags,
+    /// Archive id to write.
+    pub archive_id: Option<u32>,
+}
+
+/// What the brain's thread shares with the others.
+pub(crate) struct Shared {
+    pub(crate) fs: Arc<Filesystem>,
+    pub(crate) queue: Arc<dyn Queue>,
+    pub(crate) outbox: Outbox,
+    /// Actions that movers have, by key.
+    pub(crate) running: Mutex<HashMap<u64, Running>>,
+    /// Readers that are blocked on a restore.
+    pub(crate) blocked_readers: AtomicU64,
+    last_ms: AtomicU64,
+}
+
+impl Shared {
+    /// Milliseconds since 1970, never less than before: the queue's order relies on it.
+    pub(crate) fn now_ms(&self) -> u64 {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(0));
+        self.last_ms.fetch_max(now, Ordering::Relaxed).max(now)
+    }
+}
+
+/// The engine of one filesystem.
+pub struct Engine {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) messages: Sender<Msg>,
+    pub(crate) journal: Arc<Journal>,
+    pub(crate) config: EngineConfig,
+    guard: Option<Arc<GuardLink>>,
+    /// Serialises answers to `next_request`.
+    requests: AtomicU64,
+    brain: Mutex<Option<JoinHandle<()>>>,
+    changes: Mutex<Option<changes::Watch>>,
+}
+
+/// Why there is no engine.
+#[derive(Debug, thiserror::Error)]
+pub enum EngineError {
+    /// The filesystem.
+    #[error("cannot manage the filesystem at {path}: {source}")]
+    Filesystem {
+        /// Where.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The guard.
+    #[error(transparent)]
+    Guard(#[from] LinkError),
+    /// The queue.
+    #[error(transparent)]
+    Queue(#[from] queue::QueueError),
+    /// A thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(std::io::Error),
+}
+
+impl Engine {
+    /// Starts managing a filesystem. Without a guard, nothing can be released, and what is released is restored on request
+    /// only. `fatal` is called when the queue turns out to be damaged: the process should end, and be started again.
+    pub fn start(
+        config: EngineConfig,
+        queue: Arc<dyn Queue>,
+        guard: Option<GuardSetup>,
+        fatal: impl Fn(String) + Send + 'static,
+    ) -> Result<Arc<Self>, EngineError> {
+        let fs = Filesystem::at(&config.root)
+            .map_err(|source| EngineError::Filesystem { path: config.root.clone(), source })?;
+        let fs = Arc::new(fs);
+        let shared = Arc::new(Shared {
+            fs: Arc::clone(&fs),
+            queue: Arc::clone(&queue),
+            outbox: Outbox::default(),
+            running: Mutex::new(HashMap::new()),
+            blocked_readers: AtomicU64::new(0),
+            last_ms: AtomicU64::new(0),
+        });
+        let journal = Arc::new(Journal::start(Arc::clone(&queue), fatal).map_err(EngineError::Thread)?);
+        settle_orphans(&fs, queue.as_ref(), shared.now_ms())?;
+        let (messages, incoming) = channel();
+        let guard = guard.map(|setup| connect(setup, fs.fsid, messages.clone())).transpose()?;
+        let committer = |name: &str| -> Result<Sender<Item>, EngineError> {
+            let (items, taken) = channel();
+            let (fs, queue, messages) = (Arc::clone(&fs), Arc::clone(&queue), messages.clone());
+            let run = move || crate::commit::run(&fs, &queue, &taken, |done| drop(messages.send(Msg::Committed(done))));
+            std::thread::Builder::new().name(name.into()).spawn(run).map_err(EngineError::Thread)?;
+            Ok(items)
+        };
+        let brain = Brain::new(
+            Arc::clone(&shared),
+            config.clone(),
+            guard.clone(),
+            Arc::clone(&journal),
+            messages.clone(),
+            Pool::new("prepare", 4).map_err(EngineError::Thread)?,
+            Pool::new("release", 2).map_err(EngineError::Thread)?,
+            committer("commit-restore")?,
+            committer("commit-archive")?,
+        );
+        let thread =
+            std::thread::Builder::new().name("engine".into()).stack_size(8 << 20).spawn(move || brain.run(&incoming));
+        let thread = thread.map_err(EngineError::Thread)?;
+        let watch = changes::Watch::start(&fs, guard.clone(), messages.clone());
+        let watch = match watch {
+            Ok(watch) => Some(watch),
+            Err(error) => {
+                tracing::warn!(%error, "changes of files are not watched: they are noticed when a file is looked at");
+                None
+            }
+        };
+        let first_request = shared.now_ms() * 1000;
+        Ok(Arc::new(Self {
+            shared,
+            messages,
+            journal,
+            config,
+            guard,
+            requests: AtomicU64::new(first_request),
+            brain: Mutex::new(Some(thread)),
+            changes: Mutex::new(watch),
+        }))
+    }
+
+    /// The connection to the guard.
+    #[must_use]
+    pub fn guard(&self) -> Option<&Arc<GuardLink>> {
+        self.guard.as_ref()
+    }
+
+    /// Figures of the guard.
+    #[must_use]
+    pub fn guard_info(&self) -> Option<GuardInfo> {
+        self.guard.as_ref().map(|g| g.info())
+    }
+
+    /// The filesystem.
+    #[must_use]
+    pub fn filesystem(&self) -> &Filesystem {
+        &self.shared.fs
+    }
+
+    /// The queue, to look at.
+    #[must_use]
+    pub fn queue(&self) -> &Arc<dyn Queue> {
+        &self.shared.queue
+    }
+
+    /// Readers blocked on a restore at the moment.
+    #[must_use]
+    pub fn blocked_readers(&self) -> u64 {
+        self.shared.blocked_readers.load(Ordering::Relaxed)
+    }
+
+    /// Waits for work; at least one piece. Empty when the engine has stopped. Cancel-safe.
+    pub async fn next(&self, max: usize) -> Vec<Dispatch> {
+        let works = self.shared.outbox.take(max).await;
+        if self.shared.outbox.is_low() {
+            self.tell(Msg::Refill);
+        }
+        works
+    }
+
+    /// Waits for keys of works to stop. Empty when the engine has stopped. Cancel-safe.
+    pub async fn next_cancels(&self) -> Vec<u64> {
+        self.shared.outbox.cancels().await
+    }
+
+    /// A mover moved some bytes.
+    pub fn progress(&self, key: u64, moved: Extent) {
+        self.tell(Msg::Progress(key, moved));
+    }
+
+    /// Results of works, one each.
+    pub fn complete(&self, results: Vec<(u64, Outcome)>) {
+        self.tell(Msg::Results(results));
+    }
+
+    /// Which archives have a mover now.
+    pub fn archives_changed(&self, served: &[u32]) {
+        self.tell(Msg::Served(served.to_vec()));
+    }
+
+    /// A number for a new request.
+    pub fn new_request(&self) -> u64 {
+        self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Releases files. The reply comes when each has been released or refused.
+    pub async fn release(&self, files: Vec<Target>) -> ReleaseReport {
+        let (reply, report) = oneshot::channel();
+        self.tell(Msg::Release(files, reply));
+        report.await.unwrap_or_default()
+    }
+
+    /// Cancels actions: how many were, and how many of those named are not there.
+    pub async fn cancel(&self, selection: Selection) -> (u64, u64) {
+        let (reply, counts) = oneshot::channel();
+        self.tell(Msg::Cancel(selection, reply));
+        counts.await.unwrap_or_default()
+    }
+
+    /// Changes flags of a file: whether anything was changed. Durable after [`Filesystem::sync`].
+    pub async fn set_flags(&self, change: FlagChange) -> Result<bool, Failure> {
+        let (reply, result) = oneshot::channel();
+        self.tell(Msg::SetFlags(change, reply));
+        result.await.unwrap_or_else(|_| Err(Failure::temporary(11, "the agent stops")))
+    }
+
+    /// What movers do at the moment.
+    #[must_use]
+    pub fn running(&self) -> Vec<Running> {
+        self.shared.running.lock().values().cloned().collect()
+    }
+
+    /// One of them.
+    #[must_use]
+    pub fn running_action(&self, id: ActionId) -> Option<Running> {
+        self.shared.running.lock().get(&id.0).cloned()
+    }
+
+    /// Accepts actions; durable when it returns.
+    pub(crate) async fn accept(&self, actions: Vec<NewAction>) -> Result<Vec<ActionId>, Failure> {
+        let (reply, ids) = oneshot::channel();
+        let places: std::collections::HashSet<_> =
+            actions.iter().map(|a| (a.class, a.owner, a.not_before_ms)).collect();
+        let messages = self.messages.clone();
+        self.journal.submit(actions, move |result| {
+            if result.is_ok() {
+                for (class, owner, not_before_ms) in places {
+                    let _ = messages.send(Msg::Submitted { class, owner, not_before_ms });
+                }
+            }
+            let _ = reply.send(result);
+        });
+        ids.await.unwrap_or_else(|_| Err(Failure::temporary(11, "the agent stops")))
+    }
+
+    /// Ends the engine. Works that movers still have are not waited for: the queue still holds them. Leaves the guard in
+    /// order; it keeps readers of released files waiting.
+    pub fn stop(&self) {
+        self.changes.lock().take();
+        self.tell(Msg::Stop);
+        if let Some(thread) = self.brain.lock().take() {
+            let _ = thread.join();
+        }
+        self.shared.outbox.close();
+        if let Some(guard) = &self.guard {
+            guard.leave();
+        }
+    }
+
+    fn tell(&self, message: Msg) {
+        // Fails only after `stop`, when nobody cares any more.
+        let _ = self.messages.send(message);
+    }
+}
+
+fn connect(setup: GuardSetup, fsid: [u8; 8], messages: Sender<Msg>) -> Result<Arc<GuardLink>, LinkError> {
+    GuardLink::connect(setup, fsid, move |event| match crate::filesystem::handle_of(&event.file) {
+        Ok(handle) => drop(messages.send(Msg::Event(event, handle))),
+        Err(error) => {
+            tracing::error!(%error, "cannot name the file that somebody wants to read");
+            event.deny(5);
+        }
+    })
+}
+
+/// Objects that a crash left between two names: those that their file does not name are removed. A file that cannot be
+/// looked at now may name its object: that check stays owed.
+fn settle_orphans(fs: &Filesystem, queue: &dyn Queue, now_ms: u64) -> Result<(), queue::QueueError> {
+    loop {
+        let mut changes = Vec::new();
+        for check in queue.orphan_checks(1000)? {
+            let named = match fs.open(&check.file, sys::OFlags::RDONLY) {
+                Ok(fd) => crate::state::FileState::read(&fd).ok().map(|state| state.identity.uuid == check.uuid),
+                Err(error) => (error.raw_os_error() == Some(crate::prepare::ESTALE)).then_some(false),
+            };
+            let Some(named) = named else {
+                tracing::warn!(object = check.uuid, file = %check.file, "cannot tell whether the file names the object; it is kept");
+                continue;
+            };
+            if !named {
+                let identity = Identity { uuid: check.uuid.clone(), hash: None, url: check.url };
+                changes.push(removal(
+                    check.archive_id,
+                    identity,
+                    format!("object {} no file names", check.uuid),
+                    now_ms,
+                ));
+            }
+            changes.push(Change::SettleOrphanCheck { archive_id: check.archive_id, uuid: check.uuid });
+        }
+        if changes.is_empty() {
+            return Ok(());
+        }
+        queue.apply(&changes)?;
+    }
+}
+
+/// The removal of an object that no file names (any more).
+pub(crate) fn removal(archive_id: u32, identity: Identity, path: String, not_before_ms: u64) -> Change {
+    Change::Submit(NewAction {
+        request: queue::RequestId(0),
+        class: Class::Remove,
+        command: Command::Remove,
+        archive_id,
+        owner: 0,
+        file: None,
+        path,
+        identity,
+        data: Vec::new(),
+        not_before_ms,
+        created_ms: not_before_ms,
+    })
+}

@@ -1,0 +1,225 @@
+//! Blocked readers: who waits for which file, and what they are told in the end.
+
+use super::brain::Brain;
+use super::job::{Holder, Inode, Job, Parked, Purpose};
+use crate::filesystem::stamp_of;
+use crate::guard::PendingEvent;
+use crate::prepare::{EIO, NotRestorable, Opened, emptied, why_not_restorable};
+use crate::state::FileState;
+use model::{Class, Command, ErrorKind, Failure, FileHandle};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const O_ACCMODE: i32 = 3;
+const O_WRONLY: i32 = 1;
+const O_TRUNC: i32 = 0o1000;
+
+impl Brain {
+    /// Somebody opens or touches a file that the guard would not decide about.
+    pub(super) fn event(&mut self, event: PendingEvent, file: FileHandle) {
+        let inode = self.inodes.entry(file.clone()).or_default();
+        if matches!(inode.holder, Some(Holder::Release(_))) {
+            inode.parked.push_back(Parked::Event(event));
+            return;
+        }
+        let state = match FileState::read(&event.file) {
+            Ok(state) => state,
+            Err(error) => {
+                tracing::error!(%file, %error, "access refused");
+                event.deny(EIO);
+                return self.forget_idle(&file);
+            }
+        };
+        if !state.hsm.is_released() {
+            event.allow();
+            return self.forget_idle(&file);
+        }
+        if event.is_open && opens_without_reading(event.pid) {
+            event.allow();
+            return self.forget_idle(&file);
+        }
+        self.wants_content(event, file, state);
+    }
+
+    fn wants_content(&mut self, event: PendingEvent, file: FileHandle, state: FileState) {
+        let busy = self.inodes.get(&file).is_some_and(|inode| inode.holder.is_some() || inode.retry.is_some());
+        if busy {
+            // A restore is on its way, or will be tried again; its end answers everybody.
+            return self.block(&file, event);
+        }
+        let stamp = match sys::file::stamp(&event.file) {
+            Ok(stamp) => stamp_of(&stamp),
+            Err(error) => {
+                tracing::error!(%file, %error, "cannot look at a file that somebody reads");
+                event.deny(EIO);
+                return self.forget_idle(&file);
+            }
+        };
+        match why_not_restorable(&state, &stamp) {
+            None => {
+                let archive_id = u32::try_from(state.hsm.archive_id).unwrap_or(0);
+                let path = std::fs::read_link(fd_path(&event)).map(|p| p.to_string_lossy().into_owned());
+                self.block(&file, event);
+                self.restore_for_readers(&file, archive_id, path.unwrap_or_else(|_| file.to_string()), 0);
+            }
+            Some(NotRestorable::Emptied) => {
+                let opened = event.file.try_clone().map(|fd| Opened {
+                    handle: file.clone(),
+                    fd: Arc::new(fd),
+                    state,
+                    before: stamp,
+                });
+                match opened.map_err(|e| e.to_string()).and_then(|o| emptied(&o).map_err(|e| e.to_string())) {
+                    Ok(()) => event.allow(),
+                    Err(error) => {
+                        tracing::error!(%file, error, "cannot mark a truncated file changed");
+                        event.deny(EIO);
+                    }
+                }
+                self.forget_idle(&file);
+            }
+            Some(NotRestorable::Because(why)) => {
+                tracing::error!(%file, why, "access refused");
+                event.deny(EIO);
+                self.forget_idle(&file);
+            }
+        }
+    }
+
+    fn restore_for_readers(&mut self, file: &FileHandle, archive_id: u32, path: String, attempts: u32) {
+        let key = self.ephemeral_key();
+        let now_ms = self.shared.now_ms();
+        let action = Self::ephemeral_action(file, Class::Reader, Command::Restore, archive_id, path, now_ms);
+        self.inodes.entry(file.clone()).or_default().holder = Some(Holder::Job(key));
+        let job = Job::new(Purpose::Reader, action, attempts);
+        if self.serves(archive_id) {
+            self.run_job(key, job);
+        } else {
+            self.jobs.insert(key, job);
+            let why =
+                format!("no mover serves archive {archive_id}: check enabled_plugins and the plugin's configuration");
+            self.failed(key, Failure::temporary(107, why));
+        }
+    }
+
+    /// A restore ended: everybody who waits for the file is answered, or it is tried again.
+    pub(super) fn readers_go_on(&mut self, job: &Job, result: Result<(), Failure>) {
+        let Some(file) = &job.action.file else { return };
+        match result {
+            Ok(()) => self.answer_all(file, None),
+            Err(failure) if failure.kind == ErrorKind::Temporary => {
+                let attempts = job.attempts.saturating_add(1);
+                let backoff = model::Backoff { max_attempts: 0, ..self.config.backoff };
+                let delay = Duration::from_millis(backoff.delay_ms(attempts).unwrap_or(1000).min(10_000));
+                tracing::warn!(path = job.action.path, %failure, ?delay, "restore for a blocked reader failed; trying again");
+                let at = Instant::now() + delay;
+                if let Some(inode) = self.inodes.get_mut(file) {
+                    inode.retry = Some((at, attempts));
+                }
+                self.due(at);
+            }
+            Err(failure) => {
+                tracing::error!(path = job.action.path, %failure, "restore for a blocked reader failed");
+                self.answer_all(file, Some(failure.errno));
+            }
+        }
+    }
+
+    fn answer_all(&mut self, file: &FileHandle, errno: Option<i32>) {
+        let blocked = self.inodes.get_mut(file).map(|inode| std::mem::take(&mut inode.blocked)).unwrap_or_default();
+        self.count_blocked(-i64::try_from(blocked.len()).unwrap_or(0));
+        for waiting in blocked {
+            match errno {
+                None => waiting.event.allow(),
+                Some(errno) => waiting.event.deny(errno),
+            }
+        }
+    }
+
+    /// After any holder of the inode is gone: those who wait for content may have it, or need a restore of their own.
+    pub(super) fn reconsider_blocked(&mut self, file: &FileHandle) {
+        let waits = |inode: &Inode| inode.holder.is_none() && inode.retry.is_none() && !inode.blocked.is_empty();
+        if !self.inodes.get(file).is_some_and(waits) {
+            return;
+        }
+        let blocked = self.inodes.get_mut(file).map(|inode| std::mem::take(&mut inode.blocked)).unwrap_or_default();
+        self.count_blocked(-i64::try_from(blocked.len()).unwrap_or(0));
+        for waiting in blocked {
+            self.event(waiting.event, file.clone());
+        }
+    }
+
+    /// Restores to try again, and readers who have waited long enough.
+    pub(super) fn readers_tick(&mut self) {
+        let now = Instant::now();
+        let mut again = Vec::new();
+        let mut expired = Vec::new();
+        let mut next: Option<Instant> = None;
+        let mut wake = |at: Instant| next = Some(next.map_or(at, |n: Instant| n.min(at)));
+        for (file, inode) in &mut self.inodes {
+            if let Some((at, attempts)) = inode.retry {
+                if at <= now {
+                    inode.retry = None;
+                    again.push((file.clone(), attempts));
+                } else {
+                    wake(at);
+                }
+            }
+            let (over, rest): (Vec<_>, Vec<_>) =
+                std::mem::take(&mut inode.blocked).into_iter().partition(|b| b.deadline.is_some_and(|d| d <= now));
+            rest.iter().filter_map(|b| b.deadline).for_each(&mut wake);
+            inode.blocked = rest;
+            expired.extend(over);
+        }
+        if let Some(at) = next {
+            self.due(at);
+        }
+        self.count_blocked(-i64::try_from(expired.len()).unwrap_or(0));
+        for waiting in expired {
+            tracing::error!(pid = waiting.event.pid, "a blocked reader waited too long and gets EIO");
+            waiting.event.deny(EIO);
+        }
+        for (file, attempts) in again {
+            self.try_again(&file, attempts);
+        }
+    }
+
+    fn try_again(&mut self, file: &FileHandle, attempts: u32) {
+        let Some(first) = self.inodes.get(file).and_then(|inode| inode.blocked.first()) else {
+            return self.unpark(file);
+        };
+        let state = FileState::read(&first.event.file);
+        let path = std::fs::read_link(fd_path(&first.event)).map(|p| p.to_string_lossy().into_owned());
+        match state {
+            Ok(state) if state.hsm.is_released() => {
+                let archive_id = u32::try_from(state.hsm.archive_id).unwrap_or(0);
+                self.restore_for_readers(file, archive_id, path.unwrap_or_else(|_| file.to_string()), attempts);
+            }
+            _ => self.reconsider_blocked(file),
+        }
+    }
+
+    pub(super) fn forget_idle(&mut self, file: &FileHandle) {
+        if self.inodes.get(file).is_some_and(Inode::is_idle) {
+            self.inodes.remove(file);
+        }
+    }
+}
+
+fn fd_path(event: &PendingEvent) -> String {
+    use std::os::fd::AsRawFd;
+    format!("/proc/self/fd/{}", event.file.as_raw_fd())
+}
+
+/// Whether the open cannot be misled by holes where data was: it truncates, or cannot read. Later accesses ask again; this
+/// only saves restoring what is thrown away or not looked at. When in doubt: no.
+fn opens_without_reading(pid: i32) -> bool {
+    // The opener may not have gone to sleep yet, and then its registers cannot be read.
+    for _ in 0..3 {
+        if let Some(flags) = sys::process::open_flags_of_blocked_open(pid) {
+            return flags & O_TRUNC != 0 || flags & O_ACCMODE == O_WRONLY;
+        }
+        std::thread::yield_now();
+    }
+    false
+}

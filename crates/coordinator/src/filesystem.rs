@@ -1,0 +1,69 @@
+//! The filesystem that is managed, seen through the agent's private mount.
+
+use model::{FileHandle, Stamp, Timestamp};
+use std::fs::File;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
+use sys::OFlags;
+use sys::handle::RawHandle;
+
+/// Opens files by handle. Paths are never used: they may name another file by the time they are.
+#[derive(Debug)]
+pub struct Filesystem {
+    root: OwnedFd,
+    /// As `statfs` gives it; files of other filesystems are refused by it.
+    pub fsid: [u8; 8],
+    /// Device number.
+    pub device: u64,
+    /// ext4, xfs, btrfs.
+    pub kind: String,
+}
+
+impl Filesystem {
+    /// `mount` is a directory on the filesystem; best the private mount's root, so that nobody can unmount it meanwhile.
+    pub fn at(mount: &Path) -> io::Result<Self> {
+        let info = sys::mounts::filesystem_of(mount)?;
+        let root = File::open(mount)?.into();
+        Ok(Self { root, fsid: info.fsid, device: info.dev, kind: info.kind })
+    }
+
+    /// The root directory.
+    #[must_use]
+    pub fn root(&self) -> impl AsFd + '_ {
+        self.root.as_fd()
+    }
+
+    /// Opens a file. ESTALE when it is gone; EINVAL when it is no regular file.
+    pub fn open(&self, handle: &FileHandle, flags: OFlags) -> io::Result<OwnedFd> {
+        let raw = RawHandle { kind: handle.kind, bytes: handle.bytes.to_vec() };
+        // Without O_NONBLOCK a lease of somebody else's would be waited for; without NOCTTY and NOFOLLOW surprises of file types.
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
+        let fd = sys::handle::open_by_handle(&self.root, &raw, flags)?;
+        if !sys::file::stamp(&fd)?.is_regular {
+            return Err(io::Error::from_raw_os_error(22));
+        }
+        Ok(fd)
+    }
+
+    /// Makes everything written to the filesystem so far durable.
+    pub fn sync(&self) -> io::Result<()> {
+        sys::file::sync_fs(&self.root)
+    }
+}
+
+/// The handle of an open file.
+pub fn handle_of(fd: impl AsFd) -> io::Result<FileHandle> {
+    let raw = sys::handle::name_to_handle(fd)?;
+    Ok(FileHandle { kind: raw.kind, bytes: raw.bytes.into_iter().collect() })
+}
+
+/// The kernel's times and size as the model has them.
+#[must_use]
+pub fn stamp_of(stamp: &sys::file::FileStamp) -> Stamp {
+    Stamp { size: stamp.size, mtime: timestamp(stamp.mtime), ctime: timestamp(stamp.ctime) }
+}
+
+fn timestamp((seconds, nanos): (i64, u32)) -> Timestamp {
+    Timestamp { seconds, nanos }
+}

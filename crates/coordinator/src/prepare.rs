@@ -1,0 +1,198 @@
+//! The first step of an action: open the file, see whether there is anything to do, and say what a mover needs.
+//!
+//! Blocking; runs on the engine's pool, with the inode locked by the engine.
+
+use crate::filesystem::{Filesystem, stamp_of};
+use crate::state::{FileState, StateError, write_hsm};
+use model::{Command, Failure, FileHandle, HsmFlags, Identity, Stamp};
+use queue::NewAction;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::Arc;
+use sys::OFlags;
+
+pub(crate) const ENOENT: i32 = 2;
+pub(crate) const EIO: i32 = 5;
+pub(crate) const EPERM: i32 = 1;
+pub(crate) const ESTALE: i32 = 116;
+
+/// A file that is open for one action.
+#[derive(Clone, Debug)]
+pub(crate) struct Opened {
+    pub(crate) handle: FileHandle,
+    pub(crate) fd: Arc<OwnedFd>,
+    pub(crate) state: FileState,
+    /// Of the content the mover is about to see.
+    pub(crate) before: Stamp,
+}
+
+impl Opened {
+    /// The name by which any process of ours and any plugin can open the same inode, whatever is renamed.
+    pub(crate) fn path(&self) -> String {
+        format!("/proc/{}/fd/{}", std::process::id(), self.fd.as_raw_fd())
+    }
+}
+
+/// What comes of looking.
+#[derive(Debug)]
+pub(crate) enum Prepared {
+    /// A mover has to do it: with the file (if there is one) and the object's identity.
+    Run(Option<Opened>, Identity),
+    /// The identity has to be taken off the file first, then a mover removes the object.
+    Detach(Opened),
+    /// It is as it was asked for already.
+    Done,
+    /// It cannot be done.
+    Failed(Failure),
+}
+
+/// Looks at an action's file.
+pub(crate) fn prepare(fs: &Filesystem, action: &NewAction) -> Prepared {
+    let Some(handle) = &action.file else {
+        return if action.identity.uuid.is_empty() && action.identity.url.is_empty() {
+            Prepared::Failed(Failure::permanent(22, format!("{} names neither a file nor an object", action.command)))
+        } else {
+            Prepared::Run(None, action.identity.clone())
+        };
+    };
+    let looked = match action.command {
+        Command::Archive => archive(fs, handle, action),
+        Command::Restore => restore(fs, handle, action),
+        Command::Remove => remove(fs, handle, action),
+        Command::Verify => open(fs, handle, OFlags::RDONLY).map(|file| {
+            let identity = file.state.identity.clone();
+            Prepared::Run(Some(file), identity)
+        }),
+    };
+    looked.unwrap_or_else(|failure| Prepared::Failed(describe(failure, action)))
+}
+
+fn describe(failure: Failure, action: &NewAction) -> Failure {
+    Failure { message: format!("cannot {} {}: {}", action.command, action.path, failure.message), ..failure }
+}
+
+pub(crate) fn system(what: &str, error: &io::Error) -> Failure {
+    match error.raw_os_error() {
+        Some(ESTALE | ENOENT) => Failure::permanent(ENOENT, "the file does not exist any more"),
+        Some(errno) => Failure { kind: model::errno_kind(errno), errno, message: format!("{what} failed: {error}") },
+        None => Failure::temporary(EIO, format!("{what} failed: {error}")),
+    }
+}
+
+pub(crate) fn attribute(error: &StateError) -> Failure {
+    let errno = error.errno();
+    let kind = match error {
+        StateError::Io { .. } => model::errno_kind(errno),
+        StateError::Damaged { .. } => model::ErrorKind::Permanent,
+    };
+    Failure { kind, errno, message: error.to_string() }
+}
+
+/// Opens the file and reads its state; content that a mapping still holds dirty is written out first, so that a change
+/// after the stamp shows in the stamp.
+fn open(fs: &Filesystem, handle: &FileHandle, flags: OFlags) -> Result<Opened, Failure> {
+    let fd = fs.open(handle, flags).map_err(|e| system("opening it by its handle", &e))?;
+    let state = FileState::read(&fd).map_err(|e| attribute(&e))?;
+    if !flags.contains(OFlags::RDWR) && sys::lease::has_writers(&fd).unwrap_or(true) {
+        sys::file::sync_data(&fd).map_err(|e| system("writing out its data", &e))?;
+    }
+    let stamp = sys::file::stamp(&fd).map_err(|e| system("looking at it", &e))?;
+    Ok(Opened { handle: handle.clone(), fd: Arc::new(fd), state, before: stamp_of(&stamp) })
+}
+
+fn archive(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<Prepared, Failure> {
+    let mut file = open(fs, handle, OFlags::RDONLY | OFlags::NOATIME)?;
+    if !file.state.belongs_to(handle) {
+        // Attributes copied from another file: that file's object is not ours to replace.
+        file.state = FileState::default();
+    }
+    let hsm = &file.state.hsm;
+    if hsm.is_released() {
+        return Ok(Prepared::Done);
+    }
+    if hsm.flags.contains(HsmFlags::NOARCHIVE) {
+        return Err(Failure::permanent(
+            EPERM,
+            "it is marked noarchive; clear the mark with `sifaka set --clear noarchive`",
+        ));
+    }
+    if is_archived_as_it_is(&file.state, &file.before) && hsm.archive_id == u64::from(action.archive_id) {
+        return Ok(Prepared::Done);
+    }
+    Ok(Prepared::Run(Some(file), action.identity.clone()))
+}
+
+/// Whether the archive holds this content, as far as size and mtime can tell.
+pub(crate) fn is_archived_as_it_is(state: &FileState, stamp: &Stamp) -> bool {
+    let same = |r: &model::ArchiveRecord| r.size == stamp.size && r.mtime == stamp.mtime;
+    state.hsm.is_clean_copy() && state.record.as_ref().is_some_and(same)
+}
+
+fn restore(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<Prepared, Failure> {
+    let file = open(fs, handle, OFlags::RDWR)?;
+    if !file.state.hsm.is_released() {
+        return Ok(Prepared::Done);
+    }
+    match why_not_restorable(&file.state, &file.before) {
+        Some(NotRestorable::Emptied) => {
+            emptied(&file).map_err(|e| attribute(&e))?;
+            Ok(Prepared::Done)
+        }
+        Some(NotRestorable::Because(why)) => Err(Failure::permanent(EIO, why)),
+        None => {
+            let own = &file.state.identity;
+            let named = &action.identity;
+            // A policy engine may name the object; what the file's hash says of another object is nothing.
+            let identity = if named.uuid.is_empty() || named.uuid == own.uuid { own.clone() } else { named.clone() };
+            Ok(Prepared::Run(Some(file), identity))
+        }
+    }
+}
+
+/// Why a released file is not simply restored.
+pub(crate) enum NotRestorable {
+    /// It was truncated to nothing by an open with `O_TRUNC`: nothing has to come back.
+    Emptied,
+    /// Something is wrong.
+    Because(String),
+}
+
+pub(crate) fn why_not_restorable(state: &FileState, stamp: &Stamp) -> Option<NotRestorable> {
+    if let Some(record) = &state.record {
+        if stamp.size == 0 && record.size > 0 {
+            return Some(NotRestorable::Emptied);
+        }
+        if stamp.size != record.size {
+            let (now, then) = (stamp.size, record.size);
+            return Some(NotRestorable::Because(format!(
+                "it is released and {now} bytes long, but {then} were archived: its size was changed while no guard watched"
+            )));
+        }
+    }
+    if state.identity.uuid.is_empty() && state.identity.url.is_empty() {
+        return Some(NotRestorable::Because("it is released but names no archived object".into()));
+    }
+    None
+}
+
+/// A released file whose content was thrown away by its user is an ordinary, changed file.
+pub(crate) fn emptied(file: &Opened) -> Result<(), StateError> {
+    let mut hsm = file.state.hsm;
+    hsm.flags = hsm.flags.without(HsmFlags::RELEASED).with(HsmFlags::DIRTY);
+    write_hsm(&*file.fd, &hsm)
+}
+
+fn remove(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<Prepared, Failure> {
+    let file = open(fs, handle, OFlags::RDONLY)?;
+    if file.state.hsm.is_released() {
+        return Err(Failure::permanent(EPERM, "it is released: its archive copy is the only one. Restore it first"));
+    }
+    if file.state.identity.uuid.is_empty() && file.state.identity.url.is_empty() {
+        // Taken off by an attempt before this one, which owes a check that will remove the object.
+        return Ok(Prepared::Done);
+    }
+    if !action.identity.uuid.is_empty() && action.identity.uuid != file.state.identity.uuid {
+        return Ok(Prepared::Run(None, action.identity.clone()));
+    }
+    Ok(Prepared::Detach(file))
+}

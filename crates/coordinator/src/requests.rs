@@ -1,0 +1,145 @@
+//! Requests of users and policies: which of the files they name need an action, and which cannot have it.
+
+use crate::engine::{Engine, Refusal, Target};
+use crate::filesystem::{handle_of, stamp_of};
+use crate::prepare::{attribute, is_archived_as_it_is, system};
+use crate::state::{FileState, write_hsm};
+use model::{ActionData, ActionId, Class, Command, Failure, HsmFlags, HsmState, Identity};
+use queue::{NewAction, RequestId};
+use std::sync::Arc;
+use sys::OFlags;
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// Archive, restore or remove.
+    pub command: Command,
+    /// `None`: the default archive for archiving, the file's own otherwise.
+    pub archive_id: Option<u32>,
+    /// As Lemur's policy engines pass it; see [`ActionData`].
+    pub data: Vec<u8>,
+    /// A request to add to; `None` for a new one.
+    pub request: Option<u64>,
+    /// Archive also what is archived as it is.
+    pub force: bool,
+    /// Whom for.
+    pub files: Vec<Target>,
+}
+
+/// What was accepted.
+#[derive(Debug, Clone, Default)]
+pub struct Accepted {
+    /// The request's number.
+    pub request: u64,
+    /// The actions, in the order of the files that needed one.
+    pub actions: Vec<ActionId>,
+    /// Files that were as asked for already.
+    pub already: u64,
+    /// Files that cannot have it.
+    pub refused: Vec<Refusal>,
+}
+
+/// What a look at one file gives.
+enum Look {
+    Needs(Box<NewAction>),
+    Already,
+    Refused(Failure),
+}
+
+impl Engine {
+    /// Accepts a request. What it says it accepted is durable.
+    pub async fn request(self: &Arc<Self>, request: Request) -> Result<Accepted, Failure> {
+        let number = request.request.unwrap_or_else(|| self.new_request());
+        let engine = Arc::clone(self);
+        let looked = tokio::task::spawn_blocking(move || {
+            let look = |target: &Target| engine.look(&request, target, number);
+            let looks: Vec<Look> = request.files.iter().map(look).collect();
+            (request.files, looks)
+        });
+        let (files, looks) =
+            looked.await.map_err(|e| Failure::temporary(5, format!("the request was cut short: {e}")))?;
+        let mut accepted = Accepted { request: number, ..Accepted::default() };
+        let mut actions = Vec::new();
+        for (target, look) in files.into_iter().zip(looks) {
+            match look {
+                Look::Needs(action) => actions.push(*action),
+                Look::Already => accepted.already += 1,
+                Look::Refused(failure) => accepted.refused.push(Refusal { path: target.path, failure }),
+            }
+        }
+        if !actions.is_empty() {
+            accepted.actions = self.accept(actions).await?;
+        }
+        Ok(accepted)
+    }
+
+    fn look(&self, request: &Request, target: &Target, number: u64) -> Look {
+        self.try_look(request, target, number).unwrap_or_else(Look::Refused)
+    }
+
+    fn try_look(&self, request: &Request, target: &Target, number: u64) -> Result<Look, Failure> {
+        let fd = self.shared.fs.open(&target.handle, OFlags::RDONLY | OFlags::NOATIME);
+        let fd = fd.map_err(|e| match e.raw_os_error() {
+            Some(22) => Failure::permanent(22, "it is no regular file"),
+            _ => system("opening it by its handle", &e),
+        })?;
+        let stat = sys::file::stamp(&fd).map_err(|e| system("looking at it", &e))?;
+        let mut state = FileState::read(&fd).map_err(|e| attribute(&e))?;
+        if !handle_of(&fd).is_ok_and(|own| state.belongs_to(&own)) && !state.hsm.is_released() {
+            state = FileState::default();
+        }
+        let data = ActionData::parse(&request.data);
+        let named =
+            String::from_utf8(data.file_id).map_err(|_| Failure::permanent(22, "the request's file_id is no text"))?;
+        let hsm = state.hsm;
+        let own_archive = u32::try_from(hsm.archive_id).ok().filter(|id| *id != 0);
+        let (archive_id, identity) = match request.command {
+            Command::Archive => {
+                let archive_id = request.archive_id.unwrap_or(self.config.default_archive);
+                let same_archive = own_archive == Some(archive_id);
+                let fresh = is_archived_as_it_is(&state, &stamp_of(&stat)) && same_archive;
+                if hsm.is_released() || (fresh && !request.force) {
+                    return Ok(Look::Already);
+                }
+                if hsm.flags.contains(HsmFlags::NOARCHIVE) {
+                    return Err(Failure::permanent(
+                        1,
+                        "it is marked noarchive; clear the mark with `sifaka set --clear noarchive`",
+                    ));
+                }
+                if fresh {
+                    // Said on the file, so that the action is not taken for done after a crash either.
+                    let dirty = HsmState { flags: hsm.flags.with(HsmFlags::DIRTY), ..hsm };
+                    write_hsm(&fd, &dirty).map_err(|e| attribute(&e))?;
+                }
+                (archive_id, Identity { uuid: uuid::Uuid::new_v4().to_string(), ..Identity::default() })
+            }
+            Command::Restore if !hsm.is_released() => return Ok(Look::Already),
+            Command::Remove if hsm.is_released() => {
+                return Err(Failure::permanent(
+                    1,
+                    "it is released: its archive copy is the only one. Restore it first",
+                ));
+            }
+            Command::Remove if state.identity.uuid.is_empty() && named.is_empty() => return Ok(Look::Already),
+            Command::Restore | Command::Remove | Command::Verify => {
+                let archive_id = request.archive_id.or(own_archive).unwrap_or(self.config.default_archive);
+                (archive_id, Identity { uuid: named, ..Identity::default() })
+            }
+        };
+        let now_ms = self.shared.now_ms();
+        Ok(Look::Needs(Box::new(NewAction {
+            request: RequestId(number),
+            class: Class::of(request.command),
+            command: request.command,
+            archive_id,
+            owner: stat.uid,
+            file: Some(target.handle.clone()),
+            path: target.path.clone(),
+            identity,
+            data: data.mover_data,
+            not_before_ms: now_ms,
+            created_ms: now_ms,
+        })))
+    }
+}
