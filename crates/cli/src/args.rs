@@ -1,6 +1,9 @@
 //! The command line: its tree, and the options all commands share. Each command's own options stand with the command.
 
-use crate::commands::{actions, agent, archive, cancel, completions, config_check, doctor, guard, man, mover, release, remove, restore, set, status};
+use crate::commands::{
+    actions, agent, archive, cancel, completions, config_check, doctor, guard, man, mover, release, remove, restore,
+    set, status,
+};
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
 use std::path::PathBuf;
@@ -19,7 +22,13 @@ pub(crate) struct Cli {
 #[derive(Args, Debug, Clone)]
 pub(crate) struct Global {
     /// The agent's admin socket
-    #[arg(long, global = true, env = "SIFAKA_SOCKET", value_name = "PATH", default_value = "/var/run/lhsmd/admin.sock")]
+    #[arg(
+        long,
+        global = true,
+        env = "SIFAKA_SOCKET",
+        value_name = "PATH",
+        default_value = "/var/run/lhsmd/admin.sock"
+    )]
     pub(crate) socket: PathBuf,
     /// The agent's configuration [default: /etc/lhsmd/agent, else /etc/sifaka/agent]
     #[arg(long, global = true, value_name = "FILE")]
@@ -99,7 +108,8 @@ mod tests {
         let documented: BTreeSet<&str> =
             text.lines().filter_map(|line| line.strip_prefix("## `sifaka ")?.split([' ', '`']).next()).collect();
         let command = Cli::command();
-        let shown: BTreeSet<&str> = command.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name).collect();
+        let shown: BTreeSet<&str> =
+            command.get_subcommands().filter(|c| !c.is_hide_set()).map(clap::Command::get_name).collect();
         assert_eq!(documented, shown);
         for line in exit::HELP.lines().skip(1) {
             let (code, meaning) = line.trim().split_once(' ').unwrap();

@@ -42,7 +42,10 @@ impl Client {
     }
 
     /// As [`Self::get`] without a query; when the agent refuses, with its code.
-    pub(crate) async fn try_get<T: DeserializeOwned>(&mut self, address: &str) -> Result<T, (Option<ErrorCode>, CliError)> {
+    pub(crate) async fn try_get<T: DeserializeOwned>(
+        &mut self,
+        address: &str,
+    ) -> Result<T, (Option<ErrorCode>, CliError)> {
         self.call(Method::GET, address, Bytes::new()).await.map_err(|failed| match failed {
             Failed::Refused(refused) => (Some(refused.code), refused_error(refused)),
             Failed::Other(error) => (None, error),
@@ -108,7 +111,9 @@ impl Client {
         let socket = self.socket.display();
         CliError::new(
             Exit::Unreachable,
-            format!("what answers at {socket} does not speak as an agent does ({address}: {why}): is it of another version?"),
+            format!(
+                "what answers at {socket} does not speak as an agent does ({address}: {why}): is it of another version?"
+            ),
         )
     }
 }
@@ -152,12 +157,14 @@ fn exit_for(code: ErrorCode) -> Exit {
 fn unreachable(socket: &Path, why: &io::Error) -> CliError {
     let at = socket.display();
     let (exit, what) = match why.kind() {
-        io::ErrorKind::NotFound => {
-            (Exit::Unreachable, "there is no such socket: start `sifaka agent`, or name the socket of yours with --socket".into())
-        }
-        io::ErrorKind::ConnectionRefused => {
-            (Exit::Unreachable, "nobody listens there any more: start `sifaka agent`, and see its log for why it ended".into())
-        }
+        io::ErrorKind::NotFound => (
+            Exit::Unreachable,
+            "there is no such socket: start `sifaka agent`, or name the socket of yours with --socket".into(),
+        ),
+        io::ErrorKind::ConnectionRefused => (
+            Exit::Unreachable,
+            "nobody listens there any more: start `sifaka agent`, and see its log for why it ended".into(),
+        ),
         io::ErrorKind::PermissionDenied => {
             (Exit::NotHere, "permission denied: run as root, or as a member of the group that admin.group names".into())
         }

@@ -56,7 +56,8 @@ pub(crate) fn tell_refused(refused: Vec<Refused>, kept: &mut Vec<Refused>) {
 
 /// Prints what would be done, one name a line, and asks no agent.
 pub(crate) async fn dry_run(what: &str, files: FilesArgs, json: bool) -> Result<Exit, CliError> {
-    let mut found = walk(files).map_err(|why| CliError::new(Exit::SomeFailed, format!("cannot start a thread: {why}")))?;
+    let mut found =
+        walk(files).map_err(|why| CliError::new(Exit::SomeFailed, format!("cannot start a thread: {why}")))?;
     let mut output = crate::output::Output::new();
     let mut exit = Exit::Ok;
     while let Some(next) = found.recv().await {

@@ -17,9 +17,10 @@ pub(crate) fn translate(given: Vec<OsString>) -> Result<Vec<OsString>, CliError>
         Some("lhsm") => client(rest),
         Some("lhsm-plugin-posix") => Ok(ours(&["mover", "posix"])),
         Some("lhsm-plugin-noop") => Ok(ours(&["mover", "noop"])),
-        Some(name @ ("lhsm-plugin-s3" | "lhsm-plugin-az" | "lhsm-plugin-gcs")) => {
-            Err(CliError::new(Exit::NotHere, format!("{name}: object stores are not built in yet; take it out of enabled_plugins")))
-        }
+        Some(name @ ("lhsm-plugin-s3" | "lhsm-plugin-az" | "lhsm-plugin-gcs")) => Err(CliError::new(
+            Exit::NotHere,
+            format!("{name}: object stores are not built in yet; take it out of enabled_plugins"),
+        )),
         _ => Ok(given),
     }
 }
@@ -46,7 +47,12 @@ fn agent(given: &[OsString]) -> Result<Vec<OsString>, CliError> {
                 }
             }
             Some(("h" | "help", None)) => out.push("--help".into()),
-            _ => return Err(usage(format!("lhsmd: unknown argument {}; it takes -config FILE and -debug", word.display()))),
+            _ => {
+                return Err(usage(format!(
+                    "lhsmd: unknown argument {}; it takes -config FILE and -debug",
+                    word.display()
+                )));
+            }
         }
     }
     Ok(out)
@@ -141,7 +147,10 @@ mod tests {
             ("lhsm -l /tmp/log release -null", "sifaka release --quiet --null --"),
             ("lhsm restore -0", "sifaka restore --quiet -0 --"),
             ("lhsm status -a -hide-path -l /fs/a -p", "sifaka status -a --hide-path -l -- /fs/a -p"),
-            ("lhsm set -flag norelease --clear dirty -i 3 /fs/a", "sifaka set --quiet --flag norelease --clear dirty -i 3 -- /fs/a"),
+            (
+                "lhsm set -flag norelease --clear dirty -i 3 /fs/a",
+                "sifaka set --quiet --flag norelease --clear dirty -i 3 -- /fs/a",
+            ),
             ("lhsm set -f norelease -F lost /fs/a", "sifaka set --quiet -f norelease -F lost -- /fs/a"),
             ("lhsm", "sifaka --help"),
             ("./lhsm-plugin-posix", "sifaka mover posix"),

@@ -125,7 +125,9 @@ impl Walk {
         match self.identify(&path) {
             Ok(Kind::Regular(file)) => self.add(path, file),
             Ok(Kind::Directory { dev }) => self.tree(path, dev),
-            Ok(Kind::Other(what)) => self.problem(&path, format!("is {what}, and only regular files have content to move")),
+            Ok(Kind::Other(what)) => {
+                self.problem(&path, format!("is {what}, and only regular files have content to move"))
+            }
             Err(error) => self.problem(&path, error.to_string()),
         }
     }

@@ -9,7 +9,9 @@ use crate::output::{Output, complain, escaped};
 use crate::render;
 use crate::render::submitted::Totals;
 use agent::admin::ErrorCode;
-use agent::admin::api::{ActionReport, FinishedView, MAX_LIMIT, RequestCommand, RequestStatus, SubmitRequest, Submitted};
+use agent::admin::api::{
+    ActionReport, FinishedView, MAX_LIMIT, RequestCommand, RequestStatus, SubmitRequest, Submitted,
+};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::cell::RefCell;
@@ -204,7 +206,12 @@ impl Shown {
                 bar.set_position(status.ended());
                 bar.set_message(render::submitted::progress(status));
             }
-            None => complain(&format!("{} of {} files, {}", status.ended(), status.total, render::submitted::progress(status))),
+            None => complain(&format!(
+                "{} of {} files, {}",
+                status.ended(),
+                status.total,
+                render::submitted::progress(status)
+            )),
         }
     }
 

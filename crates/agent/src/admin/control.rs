@@ -1,8 +1,8 @@
 //! What the agent must be able to do for the admin API.
 
 use super::api::{
-    ActionReport, ActionView, ActionsQuery, CancelRequest, Cancelled, FileStatus, FilesRequest, FilesSet, FinishedQuery, FinishedView,
-    Released, RequestStatus, SetRequest, StatusReport, SubmitRequest, Submitted,
+    ActionReport, ActionView, ActionsQuery, CancelRequest, Cancelled, FileStatus, FilesRequest, FilesSet,
+    FinishedQuery, FinishedView, Released, RequestStatus, SetRequest, StatusReport, SubmitRequest, Submitted,
 };
 use futures_util::future::BoxFuture;
 use model::ActionId;

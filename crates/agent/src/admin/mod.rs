@@ -12,3 +12,6 @@ mod socket;
 pub use control::{Control, ControlError, ErrorCode};
 pub use server::serve;
 pub use socket::{AdminSocket, SocketError};
+
+#[cfg(test)]
+mod tests;

@@ -47,8 +47,9 @@ impl<T: DeserializeOwned + Validate, S: Send + Sync> FromRequest<S> for Body<T> 
     async fn from_request(request: Request, state: &S) -> Result<Self, ControlError> {
         let bytes = Bytes::from_request(request, state).await.map_err(|why| body_refused(&why))?;
         // serde_json's errors end in "at line L column C".
-        let value: T = serde_json::from_slice(&bytes)
-            .map_err(|why| ControlError::new(ErrorCode::Invalid, format!("the body is not what this request takes: {why}")))?;
+        let value: T = serde_json::from_slice(&bytes).map_err(|why| {
+            ControlError::new(ErrorCode::Invalid, format!("the body is not what this request takes: {why}"))
+        })?;
         value.validate().map_err(|why| ControlError::new(ErrorCode::Invalid, why))?;
         Ok(Self(value))
     }
@@ -57,7 +58,10 @@ impl<T: DeserializeOwned + Validate, S: Send + Sync> FromRequest<S> for Body<T> 
 fn body_refused(why: &BytesRejection) -> ControlError {
     if why.status() == StatusCode::PAYLOAD_TOO_LARGE {
         let limit = super::api::MAX_BODY_BYTES;
-        ControlError::new(ErrorCode::TooLarge, format!("the body is larger than {limit} bytes: name fewer files in one call"))
+        ControlError::new(
+            ErrorCode::TooLarge,
+            format!("the body is larger than {limit} bytes: name fewer files in one call"),
+        )
     } else {
         ControlError::new(ErrorCode::Invalid, format!("the body cannot be read: {}", why.body_text()))
     }

@@ -1,8 +1,8 @@
 //! HTTP requests to calls of [`Control`]. Async; nothing here blocks.
 
 use super::api::{
-    ActionsQuery, CancelRequest, DEFAULT_LIMIT, FilesRequest, FinishedQuery, MAX_BODY_BYTES, MAX_LIMIT, MAX_WAIT_MS, SetRequest,
-    SubmitRequest, WaitQuery,
+    ActionsQuery, CancelRequest, DEFAULT_LIMIT, FilesRequest, FinishedQuery, MAX_BODY_BYTES, MAX_LIMIT, MAX_WAIT_MS,
+    SetRequest, SubmitRequest, WaitQuery,
 };
 use super::control::{Control, ControlError, ErrorCode, Reply};
 use super::reply::{Asked, Body};
@@ -83,7 +83,11 @@ async fn submit(State(server): State<Server>, Body(body): Body<SubmitRequest>) -
     answer(server.control.submit(body)).await
 }
 
-async fn request(State(mut server): State<Server>, id: Id, Asked(query): Asked<WaitQuery>) -> Answer<impl serde::Serialize> {
+async fn request(
+    State(mut server): State<Server>,
+    id: Id,
+    Asked(query): Asked<WaitQuery>,
+) -> Answer<impl serde::Serialize> {
     let wait_ms = query.wait_ms.unwrap_or(0);
     if wait_ms > MAX_WAIT_MS {
         return Err(invalid(format!("wait_ms: at most {MAX_WAIT_MS}")));
@@ -98,7 +102,11 @@ async fn request(State(mut server): State<Server>, id: Id, Asked(query): Asked<W
     }
 }
 
-async fn failures(State(server): State<Server>, id: Id, Asked(query): Asked<FinishedQuery>) -> Answer<impl serde::Serialize> {
+async fn failures(
+    State(server): State<Server>,
+    id: Id,
+    Asked(query): Asked<FinishedQuery>,
+) -> Answer<impl serde::Serialize> {
     let query = FinishedQuery { limit: Some(limit(query.limit)?), ..query };
     answer(server.control.failures(number(id)?, query)).await
 }
@@ -195,13 +203,19 @@ impl Connected<IncomingStream<'_, PeerListener>> for Peer {
 }
 
 /// The mode of the socket's file already keeps others out; this holds when the mode was changed by hand.
-async fn check_peer(State(shared): State<bool>, ConnectInfo(peer): ConnectInfo<Peer>, request: Request, next: Next) -> Response {
+async fn check_peer(
+    State(shared): State<bool>,
+    ConnectInfo(peer): ConnectInfo<Peer>,
+    request: Request,
+    next: Next,
+) -> Response {
     use axum::response::IntoResponse;
     let allowed = peer.uid.is_some_and(|uid| shared || uid == 0 || uid == peer.own_uid);
     if allowed {
         return next.run(request).await;
     }
     let who = peer.uid.map_or_else(|| "an unknown user".to_owned(), |uid| format!("user {uid}"));
-    let message = format!("{who} may not use the admin socket: run as root, or set admin.group in the agent's configuration");
+    let message =
+        format!("{who} may not use the admin socket: run as root, or set admin.group in the agent's configuration");
     ControlError::new(ErrorCode::Forbidden, message).into_response()
 }

@@ -42,7 +42,9 @@ pub(crate) async fn run(socket: &Path, args: CancelArgs) -> Outcome {
     let direct = match args.request {
         Some(request) => Some(CancelRequest::Request(request)),
         None if args.all => Some(CancelRequest::All(true)),
-        None if !args.actions.is_empty() => Some(CancelRequest::Actions(args.actions.into_iter().map(ActionId).collect())),
+        None if !args.actions.is_empty() => {
+            Some(CancelRequest::Actions(args.actions.into_iter().map(ActionId).collect()))
+        }
         None => None,
     };
     let (total, problems) = match direct {

@@ -14,7 +14,8 @@ pub(crate) struct ManArgs {
 }
 
 pub(crate) fn run(args: ManArgs) -> Outcome {
-    let failed = |what: String| move |why: std::io::Error| CliError::new(Exit::SomeFailed, format!("cannot {what}: {why}"));
+    let failed =
+        |what: String| move |why: std::io::Error| CliError::new(Exit::SomeFailed, format!("cannot {what}: {why}"));
     if let Some(dir) = args.dir {
         let shown = dir.display();
         std::fs::create_dir_all(&dir).map_err(failed(format!("make {shown}")))?;

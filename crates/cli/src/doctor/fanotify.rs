@@ -60,12 +60,17 @@ fn judge(seen: &Seen) -> Vec<Check> {
     let pre_content = if seen.covers(READ_AT) {
         Check::ok("pre-content events", "a read is announced, with its range")
     } else {
-        Check::fail("pre-content events", format!("a read at {READ_AT} was not announced ({:?})", seen.ranges), NO_RELEASE)
+        Check::fail(
+            "pre-content events",
+            format!("a read at {READ_AT} was not announced ({:?})", seen.ranges),
+            NO_RELEASE,
+        )
     };
     let open = if seen.opened {
         Check::ok("open events", "an open is announced")
     } else {
-        let consequence = "programs that look for holes first would copy released files as zeros: files cannot be released here";
+        let consequence =
+            "programs that look for holes first would copy released files as zeros: files cannot be released here";
         Check::fail("open events", "an open was not announced", consequence)
     };
     let mmap = if seen.begins_at(MAP_AT) {
@@ -73,7 +78,10 @@ fn judge(seen: &Seen) -> Vec<Check> {
     } else {
         Check::warn(
             "mmap offset",
-            format!("a mapping at {MAP_AT} was announced as {:?}: the kernel lacks the fix of October 2025", seen.ranges),
+            format!(
+                "a mapping at {MAP_AT} was announced as {:?}: the kernel lacks the fix of October 2025",
+                seen.ranges
+            ),
             "a mapped file is restored whole, whatever part is mapped",
         )
     };

@@ -42,7 +42,8 @@ pub(super) fn checks(probe: &mut ProbeFile) -> Vec<Check> {
 
 fn handles(probe: &ProbeFile) -> Check {
     let opened = sys::handle::name_to_handle(&probe.file).and_then(|handle| {
-        let directory = File::open(probe.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
+        let directory =
+            File::open(probe.path.parent().filter(|p| !p.as_os_str().is_empty()).unwrap_or(Path::new(".")))?;
         let again = File::from(sys::handle::open_by_handle(&directory, &handle, OFlags::RDONLY)?);
         Ok(again.metadata()?.ino() == probe.file.metadata()?.ino())
     });
@@ -84,7 +85,9 @@ fn lease(probe: &mut ProbeFile) -> Check {
     let consequence = "it cannot be proven that nobody uses a file: files cannot be released here";
     match taken {
         Ok(true) => Check::ok("leases", "a write lease can be taken"),
-        Ok(false) => Check::fail("leases", "a write lease on a file that nobody else has open was refused", consequence),
+        Ok(false) => {
+            Check::fail("leases", "a write lease on a file that nobody else has open was refused", consequence)
+        }
         Err(error) => Check::fail("leases", error.to_string(), consequence),
     }
 }

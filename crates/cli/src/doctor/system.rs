@@ -17,7 +17,9 @@ pub(super) fn kernel() -> Check {
     match version(release) {
         Some(found) if found >= PRE_CONTENT => Check::ok("kernel", release),
         Some(_) => Check::fail("kernel", format!("{release}, and pre-content events came with 6.14"), NO_RELEASE),
-        None => Check::warn("kernel", format!("version {release:?} is not understood"), "the other checks tell what works"),
+        None => {
+            Check::warn("kernel", format!("version {release:?} is not understood"), "the other checks tell what works")
+        }
     }
 }
 
@@ -71,7 +73,9 @@ pub(super) fn open_files() -> Check {
             _ => Check::warn(
                 "open files",
                 format!("hard limit {text}"),
-                format!("more blocked readers than that wait for each other: set LimitNOFILE={NOFILE_WANTED} or more (the agent raises it itself if it may)"),
+                format!(
+                    "more blocked readers than that wait for each other: set LimitNOFILE={NOFILE_WANTED} or more (the agent raises it itself if it may)"
+                ),
             ),
         },
         None => Check::warn("open files", "/proc/self/limits does not tell", "the limit may be too low"),
@@ -81,13 +85,20 @@ pub(super) fn open_files() -> Check {
 pub(super) fn filesystem(path: &Path) -> Check {
     match sys::mounts::filesystem_of(path) {
         Ok(found) => {
-            let detail = format!("{} ({}) mounted at {}", found.kind, found.source.display(), found.mount_point.display());
+            let detail =
+                format!("{} ({}) mounted at {}", found.kind, found.source.display(), found.mount_point.display());
             match found.kind.as_str() {
                 "ext4" | "xfs" | "btrfs" => Check::ok("filesystem", detail),
-                _ => Check::fail("filesystem", detail, format!("pre-content events work on ext4, XFS and btrfs: {NO_RELEASE}")),
+                _ => Check::fail(
+                    "filesystem",
+                    detail,
+                    format!("pre-content events work on ext4, XFS and btrfs: {NO_RELEASE}"),
+                ),
             }
         }
-        Err(error) => Check::fail("filesystem", format!("{}: {error}", path.display()), "name a directory that is there"),
+        Err(error) => {
+            Check::fail("filesystem", format!("{}: {error}", path.display()), "name a directory that is there")
+        }
     }
 }
 
@@ -95,9 +106,11 @@ pub(super) fn private_mount(path: &Path) -> Check {
     // Detached, and gone when the descriptor closes.
     match sys::mounts::open_mount(path).and_then(sys::mounts::clone_private) {
         Ok(_) => Check::ok("private mount", "can be made"),
-        Err(error) => {
-            Check::fail("private mount", error.to_string(), "agent and movers cannot have mounts of their own: run as root")
-        }
+        Err(error) => Check::fail(
+            "private mount",
+            error.to_string(),
+            "agent and movers cannot have mounts of their own: run as root",
+        ),
     }
 }
 

@@ -89,16 +89,24 @@ mod tests {
 
     #[test]
     fn the_queue() {
-        let running = ActionView { mover: Some("lhsm-plugin-posix".into()), bytes_done: 3 << 20, ..action(7, ActionState::Running) };
+        let running = ActionView {
+            mover: Some("lhsm-plugin-posix".into()),
+            bytes_done: 3 << 20,
+            ..action(7, ActionState::Running)
+        };
         let failure = Failure::temporary(28, "no space in the archive");
-        let retrying =
-            ActionView { attempts: 2, not_before_ms: 63_000, last_error: Some(failure), ..action(11, ActionState::Retrying) };
+        let retrying = ActionView {
+            attempts: 2,
+            not_before_ms: 63_000,
+            last_error: Some(failure),
+            ..action(11, ActionState::Retrying)
+        };
         let actions = [running, action(10, ActionState::Queued), retrying];
         insta::assert_snapshot!(live(&actions, 61_000), @r"
-        ID  COMMAND  ARCHIVE  STATE          MOVER              DONE             AGE    PATH
-        7   archive  1        running        lhsm-plugin-posix  3.0 MiB/10 MiB   1m00s  /fs/file 7\u{1b}[31m
-        10  archive  1        queued         -                  -                1m00s  /fs/file 10\u{1b}[31m
-        11  archive  1        retry 2 in 2s  -                  -                1m00s  /fs/file 11\u{1b}[31m (no space in the archive)
+        ID  COMMAND  ARCHIVE  STATE          MOVER              DONE            AGE    PATH
+        7   archive  1        running        lhsm-plugin-posix  3.0 MiB/10 MiB  1m00s  /fs/file 7\u{1b}[31m
+        10  archive  1        queued         -                  -               1m00s  /fs/file 10\u{1b}[31m
+        11  archive  1        retry 2 in 2s  -                  -               1m00s  /fs/file 11\u{1b}[31m (no space in the archive)
         ");
     }
 
@@ -115,8 +123,11 @@ mod tests {
             created_ms: 0,
             finished_ms: 250,
         };
-        let all =
-            [ended(3, Some(Failure::permanent(5, "the object is damaged"))), ended(2, Some(Failure::cancelled())), ended(1, None)];
+        let all = [
+            ended(3, Some(Failure::permanent(5, "the object is damaged"))),
+            ended(2, Some(Failure::cancelled())),
+            ended(1, None),
+        ];
         insta::assert_snapshot!(finished(&all, 10_250), @r"
         ID  COMMAND  ARCHIVE  RESULT     BYTES    TOOK   AGO  PATH
         3   restore  1        failed     4.0 KiB  250ms  10s  /fs/f (the object is damaged)

@@ -37,7 +37,8 @@ fn source(out: &mut String, source: &SourceStatus) {
         None => out.push_str("guard: none (released files are not restored on access)\n"),
     }
     let waiting: u64 = source.queue.iter().map(|entry| entry.count).sum();
-    let _ = writeln!(out, "queue: {waiting} wait or run; {} succeeded, {} failed so far", source.succeeded, source.failed);
+    let _ =
+        writeln!(out, "queue: {waiting} wait or run; {} succeeded, {} failed so far", source.succeeded, source.failed);
     if !source.queue.is_empty() {
         let row = |entry: &agent::admin::api::QueueCount| {
             let class = format!("{:?}", entry.class).to_lowercase();

@@ -31,7 +31,12 @@ mod tests {
     fn what_follows_stands_below() {
         let checks = [
             Check { name: "kernel", state: State::Ok, detail: "6.18.0".into(), consequence: String::new() },
-            Check { name: "filesystem", state: State::Fail, detail: "tmpfs".into(), consequence: "no release here".into() },
+            Check {
+                name: "filesystem",
+                state: State::Fail,
+                detail: "tmpfs".into(),
+                consequence: "no release here".into(),
+            },
         ];
         insta::assert_snapshot!(human(&checks), @r"
         ok    kernel      6.18.0

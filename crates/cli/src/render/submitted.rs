@@ -67,7 +67,14 @@ mod tests {
 
     fn totals() -> Totals {
         let refused = Refused { path: "/fs/a\nb".into(), errno: 18, message: "another filesystem".into() };
-        Totals { request: Some(12), accepted: 340, already: 12, refused_count: 1, refused: vec![refused], ..Totals::default() }
+        Totals {
+            request: Some(12),
+            accepted: 340,
+            already: 12,
+            refused_count: 1,
+            refused: vec![refused],
+            ..Totals::default()
+        }
     }
 
     #[test]
@@ -95,8 +102,15 @@ mod tests {
 
     #[test]
     fn waited_for() {
-        let status = RequestStatus { total: 340, succeeded: 338, failed: 1, cancelled: 1, bytes: 5 << 30, in_flight_bytes: 0 };
-        let totals = Totals { request: Some(12), accepted: 340, joined: vec![ActionId(7)], status: Some(status), ..Totals::default() };
+        let status =
+            RequestStatus { total: 340, succeeded: 338, failed: 1, cancelled: 1, bytes: 5 << 30, in_flight_bytes: 0 };
+        let totals = Totals {
+            request: Some(12),
+            accepted: 340,
+            joined: vec![ActionId(7)],
+            status: Some(status),
+            ..Totals::default()
+        };
         insta::assert_snapshot!(human("restore", &totals), @r"
         request 12: restore of 340 files accepted, 1 were being done already
         done: 338 succeeded, 1 failed, 1 cancelled, 5.0 GiB moved
