@@ -3,10 +3,11 @@
 //!
 //! File bytes never pass through here; what a file's state is and when it changes is the source's business.
 
-pub mod admin;
 mod action;
+pub mod admin;
 mod endpoint;
 mod endpoints;
+pub mod local;
 mod results;
 mod slots;
 pub mod source;
