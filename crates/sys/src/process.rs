@@ -1,7 +1,8 @@
 //! Other processes: handles on them, what children inherit from us, and what one that waits is doing.
 
 use std::io::{self, Read, Write};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::net::Shutdown;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
@@ -63,6 +64,16 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
     unsafe { command.pre_exec(hook) }
 }
 
+/// A socket that both sides find ended when this is dropped, whoever else holds it.
+struct ShutOnDrop(UnixStream);
+
+impl Drop for ShutOnDrop {
+    fn drop(&mut self) {
+        // Fails only when the other side did it.
+        let _ = self.0.shutdown(Shutdown::Both);
+    }
+}
+
 /// Spawns `command` with the child held before its program starts: `held` is called with the child's pid, and only when it
 /// returned `Ok` does the program run. When it fails, so does this, and no program has run.
 ///
@@ -70,7 +81,9 @@ pub fn die_with_parent(command: &mut Command) -> &mut Command {
 /// were added to `command` before (such as [`die_with_parent`], which sees to it that a child is not held for ever when this process
 /// dies) take effect before the child is held. Descriptors need care: the child is a copy of this process until it is released.
 pub fn spawn_held(mut command: Command, held: impl FnOnce(i32) -> io::Result<()> + Send) -> io::Result<Child> {
-    let (mut here, there) = UnixStream::pair()?;
+    let (here, there) = UnixStream::pair()?;
+    // Closing would not end the other side's wait: forked processes hold copies of both ends until they run their programs.
+    let (mut here, in_child) = (ShutOnDrop(here), ShutOnDrop(there.try_clone()?));
     let hook = move || {
         // SAFETY: getpid has no preconditions.
         let pid = unsafe { libc::getpid() }.to_ne_bytes();
@@ -85,13 +98,13 @@ pub fn spawn_held(mut command: Command, held: impl FnOnce(i32) -> io::Result<()>
     std::thread::scope(|scope| {
         let holder = scope.spawn(move || {
             let mut pid = [0; 4];
-            // Ends early when the child never came so far: its end of the pair is closed with `command` below.
-            here.read_exact(&mut pid)?;
+            // Ends early when the child never came so far.
+            here.0.read_exact(&mut pid)?;
             held(i32::from_ne_bytes(pid))?;
-            here.write_all(&[1])
+            here.0.write_all(&[1])
         });
         let child = command.spawn();
-        drop(command);
+        drop(in_child);
         let held = holder.join().unwrap_or_else(|_| Err(io::Error::other("the callback of a held child panicked")));
         match (child, held) {
             (Ok(child), Ok(())) => Ok(child),
@@ -117,6 +130,20 @@ pub fn inherit_fd(command: &mut Command, fd: OwnedFd) -> RawFd {
     // table is its own, so the flag changes there only.
     unsafe { command.pre_exec(hook) };
     number
+}
+
+/// Takes over a descriptor that the parent left open under this number (see [`inherit_fd`]); close-on-exec from now on.
+///
+/// Refuses numbers below 3 and numbers that are not open. Call it once a number, at the start of the program, before anything
+/// else opens files: that is what makes the number ours.
+pub fn adopt_fd(number: RawFd) -> io::Result<OwnedFd> {
+    if number < 3 {
+        return Err(Errno::BADF.into());
+    }
+    // SAFETY: F_SETFD touches no memory; on a number that is not open it fails.
+    check(unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) })?;
+    // SAFETY: the number is open, and by the contract above nobody in this process owns it.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }
 
 /// Raises the limit of open files as far as we may, and says what it is now. Never lowers it, never fails.
