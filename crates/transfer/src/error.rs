@@ -135,7 +135,7 @@ impl TransferError {
             Self::Cancelled => Failure::cancelled(),
             error => {
                 let advice = match error.errno() {
-                    28 | 122 => "; free space in the archive or raise its quota",
+                    28 | 122 => "; free space on that filesystem or raise the quota",
                     _ => "",
                 };
                 Failure { kind: error.kind(), errno: error.errno(), message: format!("{context}: {error}{advice}") }

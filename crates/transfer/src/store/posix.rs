@@ -4,9 +4,9 @@ use super::group::{GroupSync, Item};
 use super::root::{OBJECTS, Root};
 use super::session::{Session, Swept, TempFile, sweep};
 use super::{Compression, Done, Expected, Head, PutOptions, Restored, Store, Stored};
-use crate::copy::sink::{Discard, Encoded, NewFile, Overwrite, Sink};
+use crate::copy::sink::{Discard, Encoded, Overwrite, Sink};
 use crate::copy::source::{DecodedSource, FileSource, Source};
-use crate::copy::{Copied, run};
+use crate::copy::{Copied, copy_file, run};
 use crate::{DigestKind, Durability, Encoding, Monitor, OpenFile, TransferError, shrinks};
 use model::ObjectId;
 use parking_lot::Mutex;
@@ -185,13 +185,10 @@ impl Store for PosixStore {
         };
         let id = with_encoding(id, encoding)?;
         let temp = self.create(&id)?;
-        let mut content = FileSource::new(source)?;
         let copied = if encoding == Encoding::Raw {
-            let mut sink = NewFile::new(temp.file());
-            let copied = run(&mut content, &mut sink, options.digest, monitor)?;
-            sink.finish()?;
-            copied
+            copy_file(source, temp.file(), options.digest, monitor)?
         } else {
+            let mut content = FileSource::new(source)?;
             let mut sink = Encoded::new(temp.file(), encoding, content.size())?;
             let copied = run(&mut content, &mut sink, options.digest, monitor)?;
             sink.finish()?;
@@ -275,13 +272,11 @@ fn with_encoding(id: &ObjectId, encoding: Encoding) -> Result<ObjectId, Transfer
 
 /// An earlier attempt of the same archive may have chosen another encoding.
 fn remove_other_encodings(root: &Root, id: &ObjectId) {
-    for encoding in Encoding::ALL {
-        let Ok(other) = with_encoding(id, encoding) else { continue };
-        if other != *id
-            && let Err(e) = root.unlink_object(&other)
-        {
-            tracing::warn!(object = %root.object_path(&other).display(), error = %e, "cannot remove an older form of an object");
-        }
+    let others = Encoding::ALL.into_iter().filter_map(|encoding| with_encoding(id, encoding).ok());
+    let others: Vec<ObjectId> = others.filter(|other| other != id).collect();
+    if let Err(e) = root.unlink_beside(id, &others) {
+        let object = root.object_path(id);
+        tracing::warn!(object = %object.display(), error = %e, "cannot remove older forms of an object");
     }
 }
 

@@ -117,6 +117,12 @@ impl Root {
         unlink(&dir, id.as_str())
     }
 
+    /// Unlinks those of the names that are in the object's directory.
+    pub(super) fn unlink_beside(&self, id: &ObjectId, others: &[ObjectId]) -> io::Result<()> {
+        let Some(dir) = none_if_missing(self.open_dir(&Self::fan_out(id)))? else { return Ok(()) };
+        others.iter().try_for_each(|other| unlink(&dir, other.as_str()).map(drop))
+    }
+
     /// Moves a file to an object's place and says whether it replaced one.
     pub(super) fn place(&self, from: &File, name: &str, id: &ObjectId) -> io::Result<bool> {
         let dir = self.ensure_dir(&Self::fan_out(id))?;

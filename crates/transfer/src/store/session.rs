@@ -62,8 +62,14 @@ impl Session {
                 Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
                 Err(e) => return Err(e),
             };
-            if sys::file::try_lock_exclusive(&dir)? && is_still(&parent, &name, &dir) {
-                return Ok((dir, name));
+            match sys::file::try_lock_exclusive(&dir) {
+                Ok(true) if is_still(&parent, &name, &dir) => return Ok((dir, name)),
+                Ok(_) => {}
+                // Lustre without the mount option `flock`, say. Sweeps cannot lock either, and so remove nothing there.
+                Err(error) => {
+                    tracing::warn!(root = %root.path().display(), %error, "no file locks: what a crash leaves will stay");
+                    return Ok((dir, name));
+                }
             }
         }
         Err(Errno::EXIST.into())

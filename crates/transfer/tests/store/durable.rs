@@ -169,7 +169,7 @@ fn p7_a_full_archive_is_a_temporary_error_and_leaves_nothing() {
     let error = archive.put(&id("abcdef"), &source, BLAKE3).unwrap_err();
     assert_eq!((error.kind(), error.errno()), (ErrorKind::Temporary, 28), "{error}");
     let failure = error.into_failure("cannot archive f");
-    assert!(failure.message.contains("free space in the archive"), "{failure}");
+    assert!(failure.message.contains("free space on that filesystem"), "{failure}");
     assert!(archive.files().is_empty(), "{:?}", archive.files());
     drop(ballast);
     archive.put(&id("abcdef"), &source, BLAKE3).unwrap();
