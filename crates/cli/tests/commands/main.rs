@@ -1,0 +1,8 @@
+//! The program, as a process, in front of the real admin server. Behind the server stands a `Control` that accepts everything
+//! and notes it: what the agent does with actions is not the matter here.
+
+mod agent_double;
+mod doctor;
+mod files;
+mod names;
+mod unreachable;
