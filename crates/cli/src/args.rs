@@ -65,8 +65,7 @@ pub(crate) enum Command {
     Actions(actions::ActionsArgs),
     /// Run the agent
     Agent(agent::AgentArgs),
-    /// Run the guard (started by the agent)
-    #[command(hide = true)]
+    /// End the guard that keeps readers of released files waiting
     Guard(guard::GuardArgs),
     /// Run a mover (started by the agent)
     Mover(mover::MoverArgs),

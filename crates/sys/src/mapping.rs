@@ -14,5 +14,6 @@ pub fn map_and_unmap(fd: impl AsFd, offset: u64, length: usize) -> io::Result<()
     let start =
         unsafe { rustix::mm::mmap(std::ptr::null_mut(), length, ProtFlags::READ, MapFlags::PRIVATE, fd, offset)? };
     // SAFETY: exactly what was mapped above, and nobody else knows the address.
-    Ok(unsafe { rustix::mm::munmap(start, length)? })
+    unsafe { rustix::mm::munmap(start, length)? };
+    Ok(())
 }

@@ -33,7 +33,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Set(args) => block_on(set::run(socket, args)),
         Command::Actions(args) => block_on(actions::run(socket, args)),
         Command::Agent(args) => agent::run(&global.config_file(), &args),
-        Command::Guard(args) => guard::run(&global.config_file(), &args),
+        Command::Guard(args) => guard::run(&global.config_file(), args),
         Command::Mover(args) => mover::run(&args),
         Command::Config(ConfigCommand::Check(args)) => config_check::run(&global.config_file(), args),
         Command::Doctor(args) => doctor::run(args),

@@ -28,38 +28,34 @@ fn version(release: &str) -> Option<(u32, u32)> {
     Some((numbers.next()??, numbers.next()??))
 }
 
-/// Number in linux/capability.h, name, and whether nothing works without it.
-const CAPABILITIES: [(u32, &str, bool); 8] = [
-    (21, "CAP_SYS_ADMIN", true),
-    (2, "CAP_DAC_READ_SEARCH", true),
-    (1, "CAP_DAC_OVERRIDE", true),
-    (3, "CAP_FOWNER", true),
-    (28, "CAP_LEASE", true),
-    (5, "CAP_KILL", true),
-    (19, "CAP_SYS_PTRACE", false),
-    (24, "CAP_SYS_RESOURCE", false),
+/// Number in linux/capability.h, and name: nothing works without these.
+const NEEDED: [(u32, &str); 6] = [
+    (21, "CAP_SYS_ADMIN"),
+    (2, "CAP_DAC_READ_SEARCH"),
+    (1, "CAP_DAC_OVERRIDE"),
+    (3, "CAP_FOWNER"),
+    (28, "CAP_LEASE"),
+    (5, "CAP_KILL"),
 ];
+const CAP_SYS_PTRACE: u32 = 19;
 
 pub(super) fn privileges() -> Check {
+    const NAME: &str = "privileges";
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
     let Some(effective) = effective.and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok()) else {
-        return Check::warn("privileges", "/proc/self/status does not tell", "the other checks tell what works");
+        return Check::warn(NAME, "/proc/self/status does not tell", "the other checks tell what works");
     };
-    let missing = |needed: bool| {
-        let lacks = |(number, _, need): &&(u32, &str, bool)| *need == needed && effective >> number & 1 == 0;
-        CAPABILITIES.iter().filter(lacks).map(|(_, name, _)| *name).collect::<Vec<_>>().join(", ")
-    };
-    match (missing(true), missing(false)) {
-        (needed, _) if !needed.is_empty() => {
-            Check::fail("privileges", format!("missing: {needed}"), "the agent cannot run like this: run it as root")
-        }
-        (_, wanted) if !wanted.is_empty() => Check::warn(
-            "privileges",
-            format!("missing: {wanted}"),
-            "opens that truncate are not told from others (files are restored more often than needed), limits cannot be raised",
-        ),
-        _ => Check::ok("privileges", "all that are needed"),
+    let has = |number: u32| effective >> number & 1 == 1;
+    let missing: Vec<_> = NEEDED.iter().filter(|(number, _)| !has(*number)).map(|(_, name)| *name).collect();
+    if !missing.is_empty() {
+        let detail = format!("missing: {}", missing.join(", "));
+        Check::fail(NAME, detail, "the agent cannot run like this: run it as root")
+    } else if !has(CAP_SYS_PTRACE) {
+        let consequence = "an open that truncates cannot be told from others: files are restored that need not be";
+        Check::warn(NAME, "missing: CAP_SYS_PTRACE", consequence)
+    } else {
+        Check::ok(NAME, "all that are needed")
     }
 }
 

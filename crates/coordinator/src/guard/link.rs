@@ -469,13 +469,19 @@ fn hail(path: &Path, setup: &GuardSetup) -> Result<Connected, LinkError> {
     let talk = |what| move |source| LinkError::Talk { what, socket: path.to_path_buf(), source };
     let socket = sys::seqpacket::connect(path).map_err(talk("connect to"))?;
     let hello = ToGuard::Hello { version: VERSION, command_line: setup.agent_command.clone() };
-    sys::seqpacket::send(&socket, &hello.encode(), &[]).map_err(talk("greet"))?;
+    // A guard that is busy says so and closes, maybe before this is sent: its word is what counts.
+    let _ = sys::seqpacket::send(&socket, &hello.encode(), &[]);
     let mut poll = [PollFd::new(&socket, PollFlags::IN)];
     // A guard that still waits for the last agent's movers to end answers only after that.
     let patience = Timespec { tv_sec: START_TIMEOUT.as_secs().cast_signed(), tv_nsec: 0 };
     rustix::event::poll(&mut poll, Some(&patience)).map_err(|e| talk("wait for")(e.into()))?;
     let mut buffer = vec![0; MAX_BYTES];
-    let received = sys::seqpacket::recv(&socket, &mut buffer).map_err(talk("hear"))?;
+    let received = match sys::seqpacket::recv(&socket, &mut buffer) {
+        // Told once when the other end closed without reading; what it said before can still be read.
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => sys::seqpacket::recv(&socket, &mut buffer),
+        received => received,
+    };
+    let received = received.map_err(talk("hear"))?;
     let (n, mut fds) = received.ok_or_else(|| talk("hear")(io::ErrorKind::UnexpectedEof.into()))?;
     match (ToAgent::decode(buffer.get(..n).unwrap_or_default()), fds.pop()) {
         (Some(ToAgent::Welcome { pid, floor, agent_restarts, .. }), Some(group)) => {
