@@ -162,7 +162,8 @@ impl Action {
         }
         for text in [primary_path, write_path, file_path, &identity.uuid, &identity.url] {
             if text.len() > MAX_WIRE_TEXT_BYTES || text.contains('\0') {
-                let message = format!("{self}: a path or name is longer than {MAX_WIRE_TEXT_BYTES} bytes or holds a NUL");
+                let message =
+                    format!("{self}: a path or name is longer than {MAX_WIRE_TEXT_BYTES} bytes or holds a NUL");
                 return Err(Failure::permanent(EINVAL, message));
             }
         }

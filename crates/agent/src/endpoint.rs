@@ -62,6 +62,8 @@ enum Phase {
     Registered,
     /// Its stream is open.
     Serving,
+    /// It closed its stream and goes on reporting about what it has.
+    Draining,
     /// It is gone, or is to go.
     Closed,
 }
@@ -207,7 +209,7 @@ impl Endpoint {
     /// Queues actions for the mover's stream. Gives them back when the mover is gone.
     pub fn send(&self, actions: Vec<Action>) -> Result<(), Vec<Action>> {
         let mut state = self.state.lock();
-        if state.phase == Phase::Closed {
+        if state.phase != Phase::Serving {
             return Err(actions);
         }
         if state.actions.is_empty() {
@@ -227,7 +229,7 @@ impl Endpoint {
         let mut state = self.state.lock();
         match state.phase {
             Phase::Registered => state.phase = Phase::Serving,
-            Phase::Serving => return Err(OpenError::AlreadyOpen(self.handle)),
+            Phase::Serving | Phase::Draining => return Err(OpenError::AlreadyOpen(self.handle)),
             Phase::Closed => return Err(OpenError::Unknown(self.handle)),
         }
         Ok(())
@@ -316,6 +318,22 @@ impl Endpoint {
     pub(crate) fn is_hung(&self, limit: Duration, now: Instant) -> bool {
         let state = self.state.lock();
         !state.actions.is_empty() && now.saturating_duration_since(state.quiet_since) >= limit
+    }
+
+    /// Its stream is gone; gives what was not sent. What was is waited for.
+    pub(crate) fn drain(&self) -> Vec<Action> {
+        let mut state = self.state.lock();
+        state.phase = Phase::Draining;
+        state.outgoing.clear();
+        let queued = state.actions.extract_if(|_, held| !held.sent);
+        let mut queued: Vec<Action> = queued.map(|(_, held)| held.action).collect();
+        queued.sort_unstable_by_key(Action::id);
+        queued
+    }
+
+    /// Whether its stream is gone.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.state.lock().phase == Phase::Draining
     }
 
     /// Ends the stream and takes everything back.

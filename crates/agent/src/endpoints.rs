@@ -3,6 +3,8 @@
 mod departure;
 mod placement;
 
+pub(crate) use departure::Reporting;
+
 use crate::action::{Action, Addressed, Stop};
 use crate::endpoint::{ActionStream, Endpoint, EndpointStatus, OpenError, Registration, Remains, Reported};
 use crate::results::Results;
@@ -54,6 +56,8 @@ struct Inner {
     /// Those whose streams are open.
     serving: BTreeMap<u32, Vec<Arc<Endpoint>>>,
     waiting: BTreeMap<u32, VecDeque<Action>>,
+    /// Streams of reports that are open, by connection.
+    reporting: BTreeMap<u64, usize>,
     /// Of movers whose processes are being waited for.
     departing: BTreeMap<u64, Remains>,
 }
@@ -222,14 +226,6 @@ impl Endpoints {
     pub fn remove(self: &Arc<Self>, archive_id: u32) {
         let endpoints = self.inner.lock().by_handle.values().cloned().collect::<Vec<_>>();
         for endpoint in endpoints.iter().filter(|e| e.registration().archive_id == archive_id) {
-            self.remove_handle(endpoint.handle());
-        }
-    }
-
-    /// Removes every mover that came by a connection which is closed.
-    pub(crate) fn remove_connection(self: &Arc<Self>, connection: u64) {
-        let endpoints = self.inner.lock().by_handle.values().cloned().collect::<Vec<_>>();
-        for endpoint in endpoints.iter().filter(|e| e.registration().connection == connection) {
             self.remove_handle(endpoint.handle());
         }
     }

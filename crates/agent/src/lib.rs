@@ -4,9 +4,13 @@
 //! File bytes never pass through here; what a file's state is and when it changes is the source's business.
 
 mod action;
+mod agent;
+mod dispatch;
 pub mod admin;
 mod endpoint;
 mod endpoints;
+pub mod monitor;
+pub mod mounts;
 pub mod local;
 mod results;
 mod slots;
@@ -15,8 +19,11 @@ pub mod stats;
 pub mod transport;
 
 pub use action::{Action, ActionIds, Finished, Stop, Update};
+pub use agent::{AgentError, AgentStatus, HsmAgent, Services};
 pub use endpoint::{ActionStream, Endpoint, EndpointStatus, OpenError, Registration};
 pub use endpoints::{Endpoints, MoverProcesses};
+pub use monitor::{Patience, PluginConfig, PluginMonitor, PluginState, PluginStatus, RestartDelays, SpawnHooks};
+pub use mounts::{ClientMounts, MountError, UNMOUNT_TIMEOUT, cleanup_mounts, configure_mounts};
 pub use results::Results;
 pub use slots::{Slot, Slots};
 pub use source::{ActionSource, MemorySource, SourceError, Work};

@@ -22,7 +22,7 @@ impl Slots {
         Self { semaphore: Arc::new(Semaphore::new(total)), total }
     }
 
-    /// Waits for at least one free place and takes all that are free, `max` at the most. `None` after [`Self::close`].
+    /// Waits for at least one free place and takes all that are free, `max` at the most. Always `Some`: nothing closes it.
     pub async fn acquire(&self, max: usize) -> Option<Slot> {
         let mut first = Arc::clone(&self.semaphore).acquire_owned().await.ok()?;
         let more = self.semaphore.available_permits().min(max.saturating_sub(1));
@@ -32,9 +32,11 @@ impl Slots {
         Some(Slot(first))
     }
 
-    /// Nobody gets a place any more.
-    pub fn close(&self) {
-        self.semaphore.close();
+    /// Waits until no place is taken.
+    pub async fn all_free(&self) {
+        let all = u32::try_from(self.total).unwrap_or(u32::MAX);
+        // The semaphore is never closed.
+        drop(self.semaphore.acquire_many(all).await);
     }
 
     /// How many places are taken.
@@ -85,7 +87,6 @@ mod tests {
         one.merge(rest);
         drop(one);
         assert_eq!(slots.in_use(), 0);
-        slots.close();
-        assert!(slots.acquire(1).await.is_none());
+        slots.all_free().await;
     }
 }

@@ -185,6 +185,24 @@ impl ActionStats {
         self.start_actions(action.archive_id(), 1);
     }
 
+    /// Actions were accepted.
+    pub fn start_batch<'a>(&self, actions: impl Iterator<Item = &'a Action>) {
+        let mut run: Option<(u32, u64)> = None;
+        for action in actions {
+            match &mut run {
+                Some((archive_id, count)) if *archive_id == action.archive_id() => *count += 1,
+                _ => {
+                    if let Some((archive_id, count)) = run.replace((action.archive_id(), 1)) {
+                        self.start_actions(archive_id, count);
+                    }
+                }
+            }
+        }
+        if let Some((archive_id, count)) = run {
+            self.start_actions(archive_id, count);
+        }
+    }
+
     /// An action ended.
     pub fn complete_action(&self, finished: &Finished, now: Instant) {
         self.complete_actions(std::slice::from_ref(finished), now);

@@ -9,8 +9,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-/// Everything queued for one endpoint, as messages. Ends when the endpoint is closed; when it is dropped (the mover went
-/// away, or closed the call), the endpoint is removed and its actions go elsewhere.
+/// Everything queued for one endpoint, as messages. Ends when the endpoint is closed. When it is dropped (the mover went
+/// away, or closed the call), the mover gets nothing more, and what it has not reported when its reports end goes elsewhere.
 pub struct ActionStream {
     endpoints: Arc<Endpoints>,
     endpoint: Arc<Endpoint>,
@@ -37,6 +37,6 @@ impl Stream for ActionStream {
 
 impl Drop for ActionStream {
     fn drop(&mut self) {
-        self.endpoints.remove_handle(self.endpoint.handle());
+        self.endpoints.leave(self.endpoint.handle());
     }
 }

@@ -72,7 +72,13 @@ impl Candidates {
 
 impl Endpoints {
     /// Shares actions out by free credit; what finds none waits. `lost` is the mover they were with before.
-    pub(super) fn place(&self, inner: &mut Inner, mut actions: Vec<Action>, ended: &mut Vec<Finished>, lost: Option<&Endpoint>) {
+    pub(super) fn place(
+        &self,
+        inner: &mut Inner,
+        mut actions: Vec<Action>,
+        ended: &mut Vec<Finished>,
+        lost: Option<&Endpoint>,
+    ) {
         // Stable: within an archive the order stays.
         actions.sort_by_key(Action::archive_id);
         let mut actions = actions.into_iter().peekable();
@@ -139,8 +145,12 @@ pub(super) fn no_mover(action: Action, lost: Option<&Endpoint>) -> Finished {
     }
     let archive = action.archive_id();
     let message = match lost {
-        Some(mover) => format!("{action}: mover {mover} ended before the action did, and no other mover serves archive {archive}"),
-        None => format!("{action}: no mover serves archive {archive}: check enabled_plugins and the plugins' configurations"),
+        Some(mover) => {
+            format!("{action}: mover {mover} ended before the action did, and no other mover serves archive {archive}")
+        }
+        None => format!(
+            "{action}: no mover serves archive {archive}: check enabled_plugins and the plugins' configurations"
+        ),
     };
     action.fail(Failure::temporary(ENOTCONN, message))
 }

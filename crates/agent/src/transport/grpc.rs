@@ -83,7 +83,9 @@ impl Transport for GrpcTransport {
 
     fn shutdown(&mut self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
-            let Some(Running { listeners, mut accepting, connections, stop, mut server }) = self.running.take() else { return };
+            let Some(Running { listeners, mut accepting, connections, stop, mut server }) = self.running.take() else {
+                return;
+            };
             accepting.shutdown().await;
             drop(listeners);
             let _ = stop.send(());

@@ -2,6 +2,7 @@
 
 use super::socket::Peer;
 use crate::Endpoints;
+use crate::endpoints::Reporting;
 use crate::endpoint::{ActionStream, OpenError, Registration};
 use futures_util::StreamExt;
 use model::limits::MAX_WIRE_TEXT_BYTES;
@@ -69,26 +70,41 @@ impl pdm::data_mover_server::DataMover for Movers {
         request: Request<Streaming<pdm::ActionStatus>>,
     ) -> Result<Response<pdm::Empty>, Status> {
         let peer = peer(&request)?;
-        let mut reports = request.into_inner().ready_chunks(BATCH);
-        while let Some(chunk) = reports.next().await {
-            if !self.endpoints.knows(peer.id) {
-                return Err(Status::failed_precondition("reports of a mover that is not registered: register first"));
-            }
-            let count = chunk.len();
-            let mut batch = Vec::with_capacity(count);
-            let mut broken = None;
-            for report in chunk {
-                match report {
-                    Ok(report) => batch.push(report),
-                    Err(status) => broken = Some(status),
-                }
-            }
-            self.endpoints.report(batch, peer.id);
-            if let Some(status) = broken {
-                tracing::debug!(connection = peer.id, %status, "a mover's stream of reports broke");
-                return Err(status);
+        let reading = self.endpoints.reporting(peer.id);
+        // A task of its own: when the connection breaks, this call is dropped, and what had arrived must still be read.
+        let reader = tokio::spawn(read_reports(self.endpoints.clone(), peer.id, request.into_inner(), reading));
+        match reader.await {
+            Ok(result) => result.map(|()| Response::new(pdm::Empty {})),
+            Err(_) => Err(Status::internal("reading the reports ended early")),
+        }
+    }
+}
+
+async fn read_reports(
+    endpoints: Arc<Endpoints>,
+    connection: u64,
+    reports: Streaming<pdm::ActionStatus>,
+    reading: Reporting,
+) -> Result<(), Status> {
+    let mut reports = reports.ready_chunks(BATCH);
+    while let Some(chunk) = reports.next().await {
+        if !endpoints.knows(connection) {
+            return Err(Status::failed_precondition("reports of a mover that is not registered: register first"));
+        }
+        let mut batch = Vec::with_capacity(chunk.len());
+        let mut broken = None;
+        for report in chunk {
+            match report {
+                Ok(report) => batch.push(report),
+                Err(status) => broken = Some(status),
             }
         }
-        Ok(Response::new(pdm::Empty {}))
+        endpoints.report(batch, connection);
+        if let Some(status) = broken {
+            tracing::debug!(connection, %status, "a mover's stream of reports broke");
+            return Err(status);
+        }
     }
+    drop(reading);
+    Ok(())
 }

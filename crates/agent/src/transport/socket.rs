@@ -88,7 +88,9 @@ fn remove_stale(directory: &Path) {
     for entry in entries.flatten() {
         let name = entry.file_name();
         let pid = name.to_str().and_then(|name| name.strip_prefix("lhsmd-"));
-        if pid.is_none_or(|rest| !rest.split('-').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))) {
+        if pid.is_none_or(|rest| {
+            !rest.split('-').all(|part| !part.is_empty() && part.bytes().all(|b| b.is_ascii_digit()))
+        }) {
             continue;
         }
         // Not the process but the socket is asked: process numbers come again.
@@ -101,9 +103,8 @@ fn remove_stale(directory: &Path) {
 }
 
 fn bind_both(path: &Path, name: &str) -> Result<[UnixListener; 2], (String, io::Error)> {
-    let abstract_name = || -> io::Result<UnixListener> {
-        listen(StdListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?)
-    };
+    let abstract_name =
+        || -> io::Result<UnixListener> { listen(StdListener::bind_addr(&SocketAddr::from_abstract_name(name)?)?) };
     // The abstract one first: it leaves nothing behind when the other fails.
     let by_name = abstract_name().map_err(|cause| (format!("@{name}"), cause))?;
     let with_path = || -> io::Result<UnixListener> {
@@ -142,13 +143,18 @@ pub(super) async fn accept(
             Ok(peer) if peer.uid() == 0 || Some(peer.uid()) == own_uid => {
                 let id = connections.add(&stream);
                 let peer = Peer { id, pid: peer.pid().filter(|pid| *pid > 0) };
-                let stream = PeerStream { stream, peer, endpoints: endpoints.clone(), connections: connections.clone() };
+                let stream =
+                    PeerStream { stream, peer, endpoints: endpoints.clone(), connections: connections.clone() };
                 if accepted.send(stream).await.is_err() {
                     return;
                 }
             }
             Ok(peer) => {
-                tracing::warn!(uid = peer.uid(), pid = peer.pid(), "refused a connection: only root and the agent's user may connect");
+                tracing::warn!(
+                    uid = peer.uid(),
+                    pid = peer.pid(),
+                    "refused a connection: only root and the agent's user may connect"
+                );
             }
             Err(error) => tracing::warn!(%error, "refused a connection: the kernel does not say whose it is"),
         }
@@ -197,7 +203,7 @@ pub(super) struct Peer {
     pub(super) pid: Option<i32>,
 }
 
-/// A connection. When it ends, the movers that registered by it are removed, whether they had asked for actions or not.
+/// A connection. When it ends, the movers that registered by it leave, whether they had asked for actions or not.
 pub(super) struct PeerStream {
     stream: UnixStream,
     peer: Peer,
@@ -208,7 +214,7 @@ pub(super) struct PeerStream {
 impl Drop for PeerStream {
     fn drop(&mut self) {
         self.connections.open.lock().remove(&self.peer.id);
-        self.endpoints.remove_connection(self.peer.id);
+        self.endpoints.leave_connection(self.peer.id);
     }
 }
 
