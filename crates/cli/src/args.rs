@@ -10,7 +10,7 @@ use std::path::PathBuf;
 
 /// Parallel data mover and HSM for Linux filesystems.
 #[derive(Parser, Debug)]
-#[command(name = "sifaka", version, after_help = exit::HELP, infer_subcommands = false)]
+#[command(name = "sifaka", version, after_help = exit::HELP)]
 pub(crate) struct Cli {
     #[command(flatten)]
     pub(crate) global: Global,

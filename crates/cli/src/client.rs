@@ -1,6 +1,7 @@
 //! The agent's admin API from the client's side: one connection, kept alive, one call at a time.
 
 use crate::exit::{CliError, Exit};
+use crate::output::escaped;
 use agent::admin::{ControlError, ErrorCode};
 use http::{Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
@@ -142,7 +143,7 @@ impl From<Failed> for CliError {
 }
 
 fn refused_error(refused: ControlError) -> CliError {
-    CliError::new(exit_for(refused.code), refused.message)
+    CliError::new(exit_for(refused.code), escaped(&refused.message))
 }
 
 fn exit_for(code: ErrorCode) -> Exit {

@@ -99,7 +99,9 @@ fn client(given: &[OsString]) -> Result<Vec<OsString>, CliError> {
         }
     }
     out.push("--".into());
-    out.extend(words.filter(|word| *word != "--").cloned());
+    // Go's end of flags is ours, written above.
+    let ends_flags = words.as_slice().first().is_some_and(|word| word == "--");
+    out.extend(words.skip(usize::from(ends_flags)).cloned());
     Ok(out)
 }
 
@@ -146,6 +148,7 @@ mod tests {
             ("lhsm -debug archive -id=2 /fs/a", "sifaka archive --quiet --id 2 -- /fs/a"),
             ("lhsm -l /tmp/log release -null", "sifaka release --quiet --null --"),
             ("lhsm restore -0", "sifaka restore --quiet -0 --"),
+            ("lhsm restore -- -0 --", "sifaka restore --quiet -- -0 --"),
             ("lhsm status -a -hide-path -l /fs/a -p", "sifaka status -a --hide-path -l -- /fs/a -p"),
             (
                 "lhsm set -flag norelease --clear dirty -i 3 /fs/a",

@@ -35,7 +35,11 @@ fn a_tree_is_sent_once_in_batches_of_one_request() {
     let files = &requests[&1];
     let handles: BTreeSet<_> = files.iter().map(|file| &file.handle).collect();
     assert_eq!((files.len(), handles.len()), (2500, 2500));
-    assert!(files.iter().all(|file| file.fsid == files[0].fsid && Path::new(&file.path).starts_with(tree.path())));
+    let fsid = agent::admin::api::fsid_text(sys::mounts::filesystem_of(tree.path()).unwrap().fsid);
+    for file in files {
+        let named = sys::handle::name_to_handle(File::open(&file.path).unwrap()).unwrap();
+        assert_eq!((file.handle.kind, &file.handle.bytes[..], &file.fsid), (named.kind, &named.bytes[..], &fsid));
+    }
     let batches = served.control.batches.lock().unwrap();
     assert!(batches.len() == 3 && batches.iter().all(|size| *size <= 1000), "{batches:?}");
     let calls = served.control.calls.lock().unwrap();

@@ -1,6 +1,8 @@
 //! The program, as a process, in front of the real admin server. Behind the server stands a `Control` that accepts everything
 //! and notes it: what the agent does with actions is not the matter here.
 
+#![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
+
 mod agent_double;
 mod doctor;
 mod files;

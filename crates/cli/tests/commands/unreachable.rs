@@ -58,7 +58,7 @@ fn what_is_no_agent_is_told() {
     let stranger = std::thread::spawn(move || {
         use std::io::Write;
         let (mut stream, _) = listener.accept().unwrap();
-        stream.read(&mut [0; 4096]).unwrap();
+        assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello").unwrap();
     });
     let output = sifaka("sifaka").arg("--socket").arg(&socket).arg("status").output().unwrap();
