@@ -15,8 +15,8 @@ const BATCH: usize = 256;
 
 type Items = Pin<Box<dyn Stream<Item = Result<pdm::ActionItem, Status>> + Send>>;
 
-/// Ends when the first of the streams ends, with the reason: the agent is gone. Dropping it closes the streams; what
-/// was not read yet stays with the agent.
+/// Ends when the first of the streams ends, with the reason: the agent is gone. Dropping it closes the streams, which
+/// tells the agent that the mover is gone; what was not read yet stays with the agent.
 pub(crate) struct Intake {
     lanes: Vec<(Arc<Lane>, Items)>,
 }

@@ -6,7 +6,7 @@ use crate::reply::{Reply, Running, Stop};
 use model::{ActionId, Failure};
 use parking_lot::Mutex;
 use proto::{Instruction, Report, ReportBody, WireError, pdm};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use tokio::sync::Notify;
@@ -19,14 +19,24 @@ pub(crate) struct Lane {
     handle: u64,
     handler: Arc<dyn Handler>,
     outbox: Arc<Outbox>,
-    running: Mutex<HashMap<ActionId, Arc<Running>>>,
+    state: Mutex<State>,
     /// Told each time the last action ends while somebody waits for that.
     idle: Notify,
 }
 
+#[derive(Default)]
+struct State {
+    running: HashMap<ActionId, Arc<Running>>,
+    /// Nothing begins any more.
+    draining: bool,
+    /// What came while draining, or was handed back: the agent's again when the streams close. Known only so that a
+    /// cancel of one is answered at once.
+    unbegun: HashSet<ActionId>,
+}
+
 impl Lane {
     pub(crate) fn new(handle: u64, handler: Arc<dyn Handler>, outbox: Arc<Outbox>) -> Arc<Self> {
-        Arc::new(Self { handle, handler, outbox, running: Mutex::default(), idle: Notify::new() })
+        Arc::new(Self { handle, handler, outbox, state: Mutex::default(), idle: Notify::new() })
     }
 
     pub(crate) fn handle(&self) -> u64 {
@@ -55,13 +65,17 @@ impl Lane {
         let id = task.id;
         let running = Arc::new(Running::new(self.clone(), id));
         {
-            let mut all = self.running.lock();
-            if all.contains_key(&id) {
+            let mut state = self.state.lock();
+            if state.running.contains_key(&id) {
                 // Two writers in one file would be worse; the first one's result answers both.
                 tracing::warn!(%id, "the agent sent an action that is still running; ignored");
                 return;
             }
-            all.insert(id, running.clone());
+            if state.draining {
+                state.unbegun.insert(id);
+                return;
+            }
+            state.running.insert(id, running.clone());
         }
         let reply = Reply::new(running);
         // The reply was moved into the call: when that unwinds, dropping it has reported the failure.
@@ -70,9 +84,16 @@ impl Lane {
         }
     }
 
-    /// An action that is not running has ended, and its result is on the way: nothing to do.
+    /// An action that is neither running nor unbegun has ended, and its result is on the way: nothing to do.
     fn cancel(&self, id: ActionId) {
-        let running = self.running.lock().get(&id).cloned();
+        let running = {
+            let mut state = self.state.lock();
+            if state.unbegun.remove(&id) {
+                self.report(id, ReportBody::Failed(Failure::cancelled()));
+                return;
+            }
+            state.running.get(&id).cloned()
+        };
         if let Some(running) = running {
             running.stop(Stop::Cancelled);
             self.handler.cancel(id);
@@ -81,23 +102,24 @@ impl Lane {
 
     /// Stops everything, because the process has to end.
     pub(crate) fn stop_all(&self) {
-        let all: Vec<_> = self.running.lock().values().cloned().collect();
+        let all: Vec<_> = self.state.lock().running.values().cloned().collect();
         for running in all {
             running.stop(Stop::Ending);
             self.handler.cancel(running.id());
         }
     }
 
-    /// Hands back what the handler has not begun.
+    /// From now on obeys cancels only: hands back what the handler has not begun, and begins nothing that still comes.
     pub(crate) fn drain(&self) {
+        self.state.lock().draining = true;
         self.handler.drain();
     }
 
-    /// Waits until nothing runs. Only after the intake ended: it starts no action itself, and stops none.
+    /// Waits until nothing runs, which lasts only after [`Lane::drain`]. Stops nothing.
     pub(crate) async fn idle(&self) {
         loop {
             let idle = self.idle.notified();
-            if self.running.lock().is_empty() {
+            if self.state.lock().running.is_empty() {
                 return;
             }
             idle.await;
@@ -114,12 +136,15 @@ impl Lane {
     /// Under one lock, so that neither can a retry with the same id arrive while the old entry is still there, nor can
     /// [`Lane::idle`] return before the report is in the outbox.
     pub(crate) fn end(&self, id: ActionId, body: Option<ReportBody>) {
-        let mut all = self.running.lock();
-        all.remove(&id);
-        if let Some(body) = body {
-            self.report(id, body);
+        let mut state = self.state.lock();
+        state.running.remove(&id);
+        match body {
+            Some(body) => self.report(id, body),
+            None => {
+                state.unbegun.insert(id);
+            }
         }
-        if all.is_empty() {
+        if state.running.is_empty() {
             self.idle.notify_waiters();
         }
     }

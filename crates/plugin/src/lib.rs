@@ -10,12 +10,18 @@
 //! - Control is asynchronous and runs on the thread that calls [`Plugin::run`]; a handler's `accept` is called there
 //!   and must not block.
 //!
-//! Needs nothing of the agent beyond Lemur's protocol: every extension is optional. One thing is asked of an agent so that
-//! a mover can drain: a mover that closed `GetActions` goes on working, and reporting, until it closes `StatusStream`;
-//! what it had and did not report by then was not done. (No cancel reaches it in between.)
+//! Needs nothing of the agent beyond Lemur's protocol: every extension is optional.
 //!
-//! Not for: moving bytes, reading a
-//! mover's configuration, reconnecting (a mover whose agent is gone ends, and the next agent starts its own).
+//! # Draining
+//!
+//! A mover that is asked to end (SIGTERM, SIGINT) keeps `GetActions` open, because an agent takes its end for the end of
+//! the mover, and because cancels come by it. Of what comes it obeys only cancels. Actions that it has not begun it
+//! neither begins nor reports, unless they are cancelled. Running ones end, or are stopped when the drain takes too long.
+//! After the last report it half-closes `StatusStream`, waits a few seconds at most for the agent's answer, which says
+//! that all was read, and closes `GetActions`. What it had and did not report by then is for another mover.
+//!
+//! Not for: moving bytes, reading a mover's configuration, reconnecting (a mover whose agent is gone ends, and the next
+//! agent starts its own).
 
 mod connection;
 mod environment;

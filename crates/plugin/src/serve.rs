@@ -18,7 +18,7 @@ use tonic::transport::Channel;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long actions have to notice that they were stopped: a chunk or a second, and some.
 const STOP_TIMEOUT: Duration = Duration::from_secs(3);
-/// How long the agent has to read the last reports.
+/// How long the agent has to read the last reports and to say so.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What does the work of an archive.
@@ -84,11 +84,12 @@ impl Plugin {
         runtime.block_on(self.serve(archives))
     }
 
-    /// Serves until SIGTERM or SIGINT, then drains: takes no more actions (unread and unbegun ones stay with the
-    /// agent), lets running ones end, stops those that take too long, sends the last reports.
+    /// Serves until SIGTERM or SIGINT, then drains: begins no more actions (what still comes, and what was not begun,
+    /// is left to the agent), lets running ones end, stops those that are cancelled or take too long, sends the last
+    /// reports and waits, not for long, until the agent has read them. Only then it closes the streams of actions.
     ///
     /// # Errors
-    /// The agent cannot be reached, refuses an archive, or is gone. In the last case every action has been told to stop,
+    /// The agent cannot be reached, refuses an archive, or is gone, be it during the drain. In the last case every action has been told to stop,
     /// and the caller has to end the process at once, with exit code 1: nobody may write into files without an agent.
     pub async fn serve(self, archives: Vec<Archive>) -> Result<(), PluginError> {
         let asked = asked_to_end().map_err(|source| PluginError::System { doing: "handle signals", source })?;
@@ -121,10 +122,7 @@ impl Plugin {
         let gone = tokio::select! {
             why = &mut intake => why,
             end = &mut statuses => status_stream_end(end),
-            () = asked_to_end => {
-                drop(intake);
-                return self.drain(&lanes, statuses).await;
-            }
+            () = asked_to_end => return self.drain(&lanes, intake, statuses).await,
         };
         Err(agent_gone(&lanes, gone))
     }
@@ -143,8 +141,11 @@ impl Plugin {
         }
     }
 
-    /// Ends with everything reported that could be. A status stream that ends early is an agent that is gone.
-    async fn drain<F>(&self, lanes: &[Arc<Lane>], mut statuses: F) -> Result<(), PluginError>
+    /// Ends with everything reported that could be. A stream that ends early is an agent that is gone.
+    ///
+    /// The agent takes the end of the intake for the end of the mover: it is read to the end of the last action, for
+    /// cancels, and dropped after the last report.
+    async fn drain<F>(&self, lanes: &[Arc<Lane>], mut intake: Intake, mut statuses: F) -> Result<(), PluginError>
     where
         F: Future<Output = StatusStreamEnd> + Unpin,
     {
@@ -154,6 +155,7 @@ impl Plugin {
         }
         for timeout in [self.drain_timeout, STOP_TIMEOUT] {
             tokio::select! {
+                why = &mut intake => return Err(agent_gone(lanes, why)),
                 end = &mut statuses => return Err(agent_gone(lanes, status_stream_end(end))),
                 idle = tokio::time::timeout(timeout, all_idle(lanes)) => if idle.is_ok() { break },
             }
@@ -166,10 +168,12 @@ impl Plugin {
             lane.outbox().close();
         }
         match tokio::time::timeout(FLUSH_TIMEOUT, statuses).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(end) => Err(agent_gone(lanes, status_stream_end(end))),
-            Err(_) => Err(agent_gone(lanes, "it does not read the last reports".to_owned())),
+            Ok(Ok(_)) => {}
+            Ok(end) => return Err(agent_gone(lanes, status_stream_end(end))),
+            Err(_) => tracing::warn!("the agent did not say that it read the last reports; not waiting any longer"),
         }
+        drop(intake);
+        Ok(())
     }
 }
 

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failed unwrap is a failed test, in its helpers too")]
 
-use proto::pdm::{self, ActionItem};
+use proto::pdm::{self, ActionItem, ActionStatus};
 use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -60,11 +60,22 @@ impl Running {
         self.mover.wait_for_line(&format!("begun {id}"), PATIENCE);
     }
 
-    fn wait_until_closed(&mut self) {
-        let handle = self.handle;
-        self.agent.wait_for("the end of GetActions", |event| {
-            matches!(event, Event::ActionsClosed(closed) if *closed == handle).then_some(())
-        });
+    /// Waits until both streams have ended, the reports first, so that no agent misses one. The reports not asked for.
+    fn last_statuses(&mut self) -> Vec<ActionStatus> {
+        let (mut statuses, mut ends) = (Vec::new(), Vec::new());
+        while ends.len() < 2 {
+            ends.extend(self.agent.wait_for("the end of a stream", |event| match event {
+                Event::Status(status) => {
+                    statuses.push((**status).clone());
+                    Some(None)
+                }
+                Event::StatusesEnded(end) => Some(Some(format!("reports, {}", end.is_ok()))),
+                Event::ActionsClosed(handle) => Some(Some(format!("actions of {handle}"))),
+                _ => None,
+            }));
+        }
+        assert_eq!(ends, ["reports, true".to_owned(), format!("actions of {}", self.handle)]);
+        statuses
     }
 }
 
@@ -77,12 +88,7 @@ fn sigterm_drains_what_runs_and_leaves_the_rest_to_the_agent() {
     running.wait_until_accepted();
     running.wait_until_begun(1);
     running.mover.signal(Signal::TERM);
-    running.wait_until_closed();
-    let item = ActionItem { id: 4, op: pdm::Command::Restore.into(), ..ActionItem::default() };
-    assert!(!running.agent.offer(running.handle, item), "the mover closed its stream of actions");
-    let (statuses, end) = running.agent.last_statuses();
-    end.unwrap();
-    let ended: Vec<_> = statuses.iter().map(|s| (s.id, s.completed, s.error)).collect();
+    let ended: Vec<_> = running.last_statuses().iter().map(|s| (s.id, s.completed, s.error)).collect();
     assert_eq!(ended, [(1, true, 0)]);
     assert_eq!(running.mover.wait(PATIENCE).code(), Some(0));
 }
@@ -95,9 +101,7 @@ fn what_runs_too_long_after_sigint_is_stopped_as_temporary_or_left_behind() {
     [1, 2].into_iter().for_each(|id| running.wait_until_begun(id));
     let asked = Instant::now();
     running.mover.signal(Signal::INT);
-    let (statuses, end) = running.agent.last_statuses();
-    end.unwrap();
-    let ended: Vec<_> = statuses.iter().map(|s| (s.id, s.completed, s.error, s.error_kind)).collect();
+    let ended: Vec<_> = running.last_statuses().iter().map(|s| (s.id, s.completed, s.error, s.error_kind)).collect();
     assert_eq!(ended, [(1, true, EINTR, pdm::ErrorKind::Temporary.into())]);
     assert_eq!(running.mover.wait(PATIENCE).code(), Some(0));
     assert!(asked.elapsed() < Duration::from_secs(10), "{:?}", asked.elapsed());

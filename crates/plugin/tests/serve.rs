@@ -32,7 +32,7 @@ struct Service {
     agent: PdmAgent,
     handle: u64,
     mover: JoinHandle<Result<(), PluginError>>,
-    stop: tokio::sync::oneshot::Sender<()>,
+    stop: Option<tokio::sync::oneshot::Sender<()>>,
     _dir: tempfile::TempDir,
 }
 
@@ -44,7 +44,7 @@ impl Service {
         let (stop, stopped) = tokio::sync::oneshot::channel();
         let mover = serve(environment(&address), vec![archive(1, handler)], stopped);
         let (_, handle) = agent.registration();
-        Self { agent, handle, mover, stop, _dir: dir }
+        Self { agent, handle, mover, stop: Some(stop), _dir: dir }
     }
 
     fn send(&self, id: u64, op: pdm::Command) {
@@ -56,9 +56,18 @@ impl Service {
         self.agent.send(self.handle, ActionItem { op, cancel_target: id, ..ActionItem::default() });
     }
 
-    /// Drains; every report that came since, and how serving ended.
-    fn stop(mut self) -> (Vec<ActionStatus>, Result<(), PluginError>) {
-        self.stop.send(()).unwrap();
+    fn ask_to_end(&mut self) {
+        self.stop.take().unwrap().send(()).unwrap();
+    }
+
+    /// Sends something that is answered on the receive path: all before it were read.
+    fn wait_until_read(&mut self) {
+        self.agent.send(self.handle, ActionItem { id: 999, op: 99, ..ActionItem::default() });
+        assert_eq!(self.agent.status().id, 999);
+    }
+
+    /// Waits until it is drained; every report that was not asked for, and how serving ended.
+    fn ended(mut self) -> (Vec<ActionStatus>, Result<(), PluginError>) {
         let (statuses, end) = self.agent.last_statuses();
         end.unwrap();
         (statuses, self.mover.join().unwrap())
@@ -78,8 +87,7 @@ fn serve(
                 std::future::pending::<()>().await;
             }
         };
-        let plugin = Plugin::new(environment, "test mover").drain_timeout(Duration::from_millis(300));
-        runtime.block_on(plugin.serve_until(archives, stopped))
+        runtime.block_on(Plugin::new(environment, "test mover").serve_until(archives, stopped))
     })
 }
 
@@ -138,6 +146,24 @@ fn led() -> (Workers, Receiver<ActionId>, Sender<Order>) {
     (Workers::start("led", NonZeroUsize::MIN, led).unwrap(), was_begun, order)
 }
 
+/// Tells the test when the handler inside was told to drain.
+struct Telling<H>(H, Sender<()>);
+
+impl<H: Handler> Handler for Telling<H> {
+    fn accept(&self, task: Task, reply: Reply) {
+        self.0.accept(task, reply);
+    }
+
+    fn cancel(&self, id: ActionId) {
+        self.0.cancel(id);
+    }
+
+    fn drain(&self) {
+        self.0.drain();
+        self.1.send(()).unwrap();
+    }
+}
+
 #[test]
 fn each_archive_is_registered_over_an_abstract_socket() {
     let address = format!("@sifaka-plugin-test-{}", std::process::id());
@@ -180,7 +206,8 @@ fn an_action_is_run_and_answered() {
     let status = service.agent.status();
     assert_eq!((status.id, status.completed, status.error), (8, true, 28));
     assert_eq!(status.error_text, "archive full");
-    let (rest, end) = service.stop();
+    service.ask_to_end();
+    let (rest, end) = service.ended();
     assert_eq!(rest, []);
     end.unwrap();
 }
@@ -266,9 +293,7 @@ fn restores_are_begun_before_others() {
     service.send(2, pdm::Command::Archive);
     service.send(3, pdm::Command::Remove);
     service.send(4, pdm::Command::Restore);
-    // Unreadable, so answered on the receive path: proof that all before it are queued.
-    service.agent.send(service.handle, ActionItem { id: 5, op: 99, ..ActionItem::default() });
-    assert_eq!(service.agent.status().id, 5);
+    service.wait_until_read();
     (0..4).for_each(|_| order.send(Order::Finish).unwrap());
     let order: Vec<_> = (0..3).map(|_| begun.recv_timeout(PATIENCE).unwrap().0).collect();
     assert_eq!(order, [4, 2, 3]);
@@ -302,6 +327,69 @@ fn a_panicking_mover_fails_its_action_and_goes_on() {
     assert_eq!((status.id, status.error), (2, 0));
 }
 
+#[test]
+fn a_drain_obeys_cancels_and_begins_nothing() {
+    let (handler, tasks) = given();
+    let (drain, drained) = mpsc::channel();
+    let mut service = Service::start(Telling(handler, drain));
+    service.send(1, pdm::Command::Archive);
+    service.send(2, pdm::Command::Restore);
+    let [first, second] = [(); 2].map(|()| tasks.recv_timeout(PATIENCE).unwrap().1);
+    service.ask_to_end();
+    drained.recv_timeout(PATIENCE).unwrap();
+    service.send(3, pdm::Command::Restore);
+    service.send(4, pdm::Command::Restore);
+    service.cancel(1);
+    service.wait_until_read();
+    assert!(first.is_cancelled());
+    assert!(!second.is_cancelled());
+    assert!(tasks.try_recv().is_err(), "an action began while the mover drained");
+    service.cancel(4);
+    let status = service.agent.status();
+    assert_eq!((status.id, status.completed, status.error), (4, true, ECANCELED));
+    first.fail(Failure::temporary(5, "interrupted copy"));
+    let status = service.agent.status();
+    assert_eq!((status.id, status.completed, status.error), (1, true, ECANCELED));
+    second.done(Identity::default());
+    let (rest, end) = service.ended();
+    end.unwrap();
+    assert_eq!(rest.iter().map(|s| (s.id, s.completed, s.error)).collect::<Vec<_>>(), [(2, true, 0)]);
+}
+
+#[test]
+fn a_queued_action_that_was_handed_back_is_reported_only_when_cancelled() {
+    let (workers, begun, order) = led();
+    let (drain, drained) = mpsc::channel();
+    let mut service = Service::start(Telling(workers, drain));
+    (1..=3).for_each(|id| service.send(id, pdm::Command::Archive));
+    service.wait_until_read();
+    assert_eq!(begun.recv_timeout(PATIENCE), Ok(ActionId(1)));
+    service.ask_to_end();
+    drained.recv_timeout(PATIENCE).unwrap();
+    service.cancel(2);
+    let status = service.agent.status();
+    assert_eq!((status.id, status.completed, status.error), (2, true, ECANCELED));
+    order.send(Order::Finish).unwrap();
+    let (rest, end) = service.ended();
+    end.unwrap();
+    assert_eq!(rest.iter().map(|s| (s.id, s.error)).collect::<Vec<_>>(), [(1, 0)]);
+}
+
+#[test]
+fn an_agent_that_is_gone_during_the_drain_ends_it_at_once() {
+    let (handler, tasks) = given();
+    let (drain, drained) = mpsc::channel();
+    let mut service = Service::start(Telling(handler, drain));
+    service.send(1, pdm::Command::Restore);
+    let (_, reply) = tasks.recv_timeout(PATIENCE).unwrap();
+    service.ask_to_end();
+    drained.recv_timeout(PATIENCE).unwrap();
+    drop(service.agent);
+    let end = service.mover.join().unwrap();
+    assert!(matches!(end, Err(PluginError::AgentGone(_))), "{end:?}");
+    assert!(reply.is_cancelled());
+}
+
 struct PanicsOnce(AtomicBool);
 
 impl Handler for PanicsOnce {
@@ -326,7 +414,7 @@ fn a_handler_that_panics_on_the_receive_path_is_survived() {
 #[test]
 fn an_action_sent_twice_while_it_runs_is_run_and_answered_once() {
     let (handler, tasks) = given();
-    let service = Service::start(handler);
+    let mut service = Service::start(handler);
     service.send(1, pdm::Command::Restore);
     service.send(1, pdm::Command::Restore);
     service.send(2, pdm::Command::Restore);
@@ -335,7 +423,8 @@ fn an_action_sent_twice_while_it_runs_is_run_and_answered_once() {
     assert_eq!(task.id, ActionId(2));
     first.done(Identity::default());
     second.done(Identity::default());
-    let (statuses, end) = service.stop();
+    service.ask_to_end();
+    let (statuses, end) = service.ended();
     end.unwrap();
     assert_eq!(statuses.iter().map(|s| s.id).collect::<Vec<_>>(), [1, 2]);
 }

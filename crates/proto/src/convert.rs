@@ -64,6 +64,7 @@ pub struct Task {
 
 /// What the agent tells a mover.
 #[derive(Clone, PartialEq, Eq, Debug)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are tasks, and a box would cost an allocation an action")]
 pub enum Instruction {
     /// Do this.
     Run(Task),
@@ -125,6 +126,14 @@ pub enum WireError {
 
 fn limited(field: &'static str, bytes: usize, limit: usize) -> Result<(), WireError> {
     if bytes > limit { Err(WireError::TooLong { field, bytes, limit }) } else { Ok(()) }
+}
+
+/// Leaves at most `limit` bytes, and no part of a character.
+fn cut(text: &mut String, limit: usize) {
+    if text.len() > limit {
+        let end = (0..=limit).rev().find(|&at| text.is_char_boundary(at));
+        text.truncate(end.unwrap_or_default());
+    }
 }
 
 fn identity(uuid: String, hash: &[u8], url: String) -> Result<Identity, WireError> {
@@ -242,8 +251,7 @@ impl TryFrom<pdm::ActionStatus> for Report {
             if message.is_empty() {
                 message = format!("the mover reported error {}", status.error);
             }
-            let end = message.floor_char_boundary(MAX_WIRE_TEXT_BYTES);
-            message.truncate(end);
+            cut(&mut message, MAX_WIRE_TEXT_BYTES);
             ReportBody::Failed(Failure { kind, errno, message })
         } else if status.completed {
             ReportBody::Done { identity: identity(status.uuid, &status.hash, status.url)? }

@@ -91,3 +91,19 @@ fn nonsense_is_named() {
     assert!(matches!(done.clone().outcome(Command::Archive), Some(Err(WireError::Missing(..)))));
     assert!(matches!(done.outcome(Command::Verify), Some(Err(WireError::Missing(..)))));
 }
+
+#[test]
+fn a_long_error_text_is_cut_between_characters() {
+    for (text, kept) in [
+        ("x".repeat(MAX_WIRE_TEXT_BYTES), MAX_WIRE_TEXT_BYTES),
+        ("x".repeat(MAX_WIRE_TEXT_BYTES + 1), MAX_WIRE_TEXT_BYTES),
+        ("x".repeat(MAX_WIRE_TEXT_BYTES - 1) + "€", MAX_WIRE_TEXT_BYTES - 1),
+        ("x".repeat(MAX_WIRE_TEXT_BYTES - 3) + "€€", MAX_WIRE_TEXT_BYTES),
+    ] {
+        let status = pdm::ActionStatus { completed: true, error: 5, error_text: text.clone(), ..Default::default() };
+        let Report { body: ReportBody::Failed(failure), .. } = Report::try_from(status).unwrap() else {
+            panic!("an error is a failure")
+        };
+        assert_eq!(failure.message, text[..kept]);
+    }
+}
