@@ -213,7 +213,6 @@ impl Control for LocalControl {
                 accepted: accepted.actions.len() as u64,
                 already: accepted.already,
                 refused: refusals,
-                ..Submitted::default()
             })
         })
     }

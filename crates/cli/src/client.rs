@@ -39,18 +39,7 @@ impl Client {
         // Values are numbers and names of commands: nothing in them needs escaping.
         let pairs: Vec<_> = query.iter().filter_map(|(k, v)| v.as_ref().map(|v| format!("{k}={v}"))).collect();
         let address = if pairs.is_empty() { address.to_owned() } else { format!("{address}?{}", pairs.join("&")) };
-        Ok(self.call(Method::GET, &address, Bytes::new()).await?)
-    }
-
-    /// As [`Self::get`] without a query; when the agent refuses, with its code.
-    pub(crate) async fn try_get<T: DeserializeOwned>(
-        &mut self,
-        address: &str,
-    ) -> Result<T, (Option<ErrorCode>, CliError)> {
-        self.call(Method::GET, address, Bytes::new()).await.map_err(|failed| match failed {
-            Failed::Refused(refused) => (Some(refused.code), refused_error(refused)),
-            Failed::Other(error) => (None, error),
-        })
+        self.call(Method::GET, &address, Bytes::new()).await
     }
 
     /// `POST address` with a JSON body.
@@ -61,10 +50,10 @@ impl Client {
     ) -> Result<T, CliError> {
         let body = serde_json::to_vec(body)
             .map_err(|why| CliError::new(Exit::SomeFailed, format!("cannot write the request as JSON: {why}")))?;
-        Ok(self.call(Method::POST, address, body.into()).await?)
+        self.call(Method::POST, address, body.into()).await
     }
 
-    async fn call<T: DeserializeOwned>(&mut self, method: Method, address: &str, body: Bytes) -> Result<T, Failed> {
+    async fn call<T: DeserializeOwned>(&mut self, method: Method, address: &str, body: Bytes) -> Result<T, CliError> {
         let request = Request::builder()
             .method(method)
             .uri(address)
@@ -78,10 +67,10 @@ impl Client {
         let body = reply.into_body().collect().await.map_err(|why| self.lost(address, &why))?.to_bytes();
         self.connection = Some(connection);
         if status == StatusCode::OK {
-            return Ok(serde_json::from_slice(&body).map_err(|why| self.strange(address, &why))?);
+            return serde_json::from_slice(&body).map_err(|why| self.strange(address, &why));
         }
         let refused: ErrorBody = serde_json::from_slice(&body).map_err(|why| self.strange(address, &why))?;
-        Err(Failed::Refused(refused.error))
+        Err(CliError::new(exit_for(refused.error.code), escaped(&refused.error.message)))
     }
 
     async fn connected(&mut self) -> Result<SendRequest<Full<Bytes>>, CliError> {
@@ -117,33 +106,6 @@ impl Client {
             ),
         )
     }
-}
-
-/// Why a call gave nothing.
-enum Failed {
-    /// The agent's answer.
-    Refused(ControlError),
-    /// There was none.
-    Other(CliError),
-}
-
-impl From<CliError> for Failed {
-    fn from(error: CliError) -> Self {
-        Self::Other(error)
-    }
-}
-
-impl From<Failed> for CliError {
-    fn from(failed: Failed) -> Self {
-        match failed {
-            Failed::Refused(refused) => refused_error(refused),
-            Failed::Other(error) => error,
-        }
-    }
-}
-
-fn refused_error(refused: ControlError) -> CliError {
-    CliError::new(exit_for(refused.code), escaped(&refused.message))
 }
 
 fn exit_for(code: ErrorCode) -> Exit {

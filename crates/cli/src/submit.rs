@@ -8,10 +8,7 @@ use crate::names::{FilesArgs, NamedFile};
 use crate::output::{Output, complain, escaped};
 use crate::render;
 use crate::render::submitted::Totals;
-use agent::admin::ErrorCode;
-use agent::admin::api::{
-    ActionReport, FinishedView, MAX_LIMIT, RequestCommand, RequestStatus, SubmitRequest, Submitted,
-};
+use agent::admin::api::{FinishedView, MAX_LIMIT, RequestCommand, RequestStatus, SubmitRequest, Submitted};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::cell::RefCell;
@@ -117,7 +114,6 @@ impl Submit {
         totals.request = Some(submitted.request);
         totals.accepted += submitted.accepted;
         totals.already += submitted.already;
-        totals.joined.extend(submitted.joined);
         totals.refused_count += submitted.refused.len() as u64;
         feed::tell_refused(submitted.refused, &mut totals.refused);
     }
@@ -144,27 +140,7 @@ async fn wait(socket: &Path, totals: &mut Totals) -> Result<(), CliError> {
         totals.failures = client.get(&address, &[("limit", limit)]).await?;
         tell_failures(&totals.failures, status.failed);
     }
-    for id in &totals.joined {
-        let ended = wait_for_action(&mut client, &id.to_string()).await?;
-        if let Some(failure) = ended.filter(|ended| ended.error.is_some()) {
-            tell_failures(std::slice::from_ref(&failure), 1);
-            totals.failures.push(failure);
-        }
-    }
     Ok(())
-}
-
-/// Waits for an action of somebody else's request. `None`: it ended, and its result is no longer kept.
-async fn wait_for_action(client: &mut Client, id: &str) -> Result<Option<FinishedView>, CliError> {
-    loop {
-        match client.try_get::<ActionReport>(&format!("/v1/actions/{id}")).await {
-            Ok(ActionReport::Finished(ended)) => return Ok(Some(ended)),
-            // The API has no long poll for single actions: few are joined.
-            Ok(ActionReport::Live(_)) => tokio::time::sleep(BAR_INTERVAL).await,
-            Err((Some(ErrorCode::NotFound), _)) => return Ok(None),
-            Err((_, error)) => return Err(error),
-        }
-    }
 }
 
 fn tell_failures(failures: &[FinishedView], count: u64) {

@@ -89,9 +89,6 @@ pub struct Submitted {
     pub accepted: u64,
     /// Files for which there is nothing to do: archived and clean, resident, or without an archive copy.
     pub already: u64,
-    /// Actions of other requests that were there already and do the same to a file; who waits, waits for these too.
-    #[serde(default)]
-    pub joined: Vec<ActionId>,
     /// Files that were refused.
     pub refused: Vec<Refused>,
 }

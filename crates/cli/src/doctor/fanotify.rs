@@ -21,6 +21,7 @@ const MAP_BYTES: usize = 64 << 10;
 /// A probe takes milliseconds. If it does not end, the group is closed, and everybody goes on.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+const NAME: &str = "pre-content events";
 const NO_RELEASE: &str = "nobody would be stopped from reading a released file's holes: files cannot be released here";
 
 /// What was asked of us about the probe file.
@@ -43,22 +44,17 @@ impl Seen {
 pub(super) fn checks(probe: &ProbeFile) -> Vec<Check> {
     match observe(&probe.path) {
         Ok(seen) => judge(&seen),
-        Err(error) => {
-            let detail = match Errno::from_io_error(&error) {
-                Some(Errno::PERM) => "not permitted: it needs CAP_SYS_ADMIN".to_owned(),
-                Some(Errno::INVAL) => "the kernel does not know them".to_owned(),
-                Some(Errno::OPNOTSUPP) => "this filesystem does not have them".to_owned(),
-                Some(Errno::XDEV) => "a btrfs subvolume: name the filesystem's mounted root".to_owned(),
-                _ => error.to_string(),
-            };
-            vec![Check::fail("pre-content events", detail, NO_RELEASE)]
-        }
+        Err(error) => vec![match Errno::from_io_error(&error) {
+            Some(Errno::INVAL) => Check::fail(NAME, "the kernel does not know them", NO_RELEASE),
+            Some(Errno::OPNOTSUPP) => Check::fail(NAME, "this filesystem does not have them", NO_RELEASE),
+            _ => Check::error(NAME, &error, NO_RELEASE),
+        }],
     }
 }
 
 fn judge(seen: &Seen) -> Vec<Check> {
     let pre_content = if seen.covers(READ_AT) {
-        Check::ok("pre-content events", "a read is announced, with its range")
+        Check::ok(NAME, "a read is announced, with its range")
     } else {
         Check::fail(
             "pre-content events",

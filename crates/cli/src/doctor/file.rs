@@ -51,7 +51,7 @@ fn handles(probe: &ProbeFile) -> Check {
     match opened {
         Ok(true) => Check::ok("file handles", "name and open the same file"),
         Ok(false) => Check::fail("file handles", "a handle opened another file", consequence),
-        Err(error) => Check::fail("file handles", error.to_string(), consequence),
+        Err(error) => Check::error("file handles", &error, consequence),
     }
 }
 
@@ -67,7 +67,7 @@ fn attributes(probe: &ProbeFile) -> Check {
     match kept {
         Ok(true) => Check::ok("attributes", "trusted.* can be set and read"),
         Ok(false) => Check::fail("attributes", "trusted.* is not kept", consequence),
-        Err(error) => Check::fail("attributes", format!("trusted.*: {error}"), consequence),
+        Err(error) => Check::error("attributes", &error, consequence),
     }
 }
 
@@ -88,7 +88,7 @@ fn lease(probe: &mut ProbeFile) -> Check {
         Ok(false) => {
             Check::fail("leases", "a write lease on a file that nobody else has open was refused", consequence)
         }
-        Err(error) => Check::fail("leases", error.to_string(), consequence),
+        Err(error) => Check::error("leases", &error, consequence),
     }
 }
 
@@ -108,6 +108,6 @@ fn punch(probe: &ProbeFile) -> Check {
         Ok((before, after, _)) => {
             Check::fail("punching holes", format!("frees no blocks ({before} before, {after} after)"), consequence)
         }
-        Err(error) => Check::fail("punching holes", error.to_string(), consequence),
+        Err(error) => Check::error("punching holes", &error, consequence),
     }
 }

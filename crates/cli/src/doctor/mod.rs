@@ -8,6 +8,7 @@ mod file;
 mod system;
 
 use serde::Serialize;
+use std::io;
 use std::path::Path;
 
 /// How a check went.
@@ -44,6 +45,12 @@ impl Check {
 
     fn fail(name: &'static str, detail: impl Into<String>, consequence: impl Into<String>) -> Self {
         Self { name, state: State::Fail, detail: detail.into(), consequence: consequence.into() }
+    }
+
+    /// What the system refused. That we may not says nothing about the system.
+    fn error(name: &'static str, error: &io::Error, consequence: &str) -> Self {
+        let may_not = error.kind() == io::ErrorKind::PermissionDenied;
+        Self::fail(name, error.to_string(), if may_not { "nothing is known: run this as root" } else { consequence })
     }
 }
 

@@ -70,7 +70,7 @@ pub(super) fn open_files() -> Check {
                 "open files",
                 format!("hard limit {text}"),
                 format!(
-                    "more blocked readers than that wait for each other: set LimitNOFILE={NOFILE_WANTED} or more (the agent raises it itself if it may)"
+                    "so many readers can be blocked at once, the next ones get errors: set LimitNOFILE={NOFILE_WANTED}"
                 ),
             ),
         },
@@ -102,11 +102,7 @@ pub(super) fn private_mount(path: &Path) -> Check {
     // Detached, and gone when the descriptor closes.
     match sys::mounts::open_mount(path).and_then(sys::mounts::clone_private) {
         Ok(_) => Check::ok("private mount", "can be made"),
-        Err(error) => Check::fail(
-            "private mount",
-            error.to_string(),
-            "agent and movers cannot have mounts of their own: run as root",
-        ),
+        Err(error) => Check::error("private mount", &error, "agent and movers cannot have mounts of their own here"),
     }
 }
 

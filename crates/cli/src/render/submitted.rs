@@ -2,7 +2,6 @@
 
 use super::units::bytes;
 use agent::admin::api::{FinishedView, Refused, RequestStatus};
-use model::ActionId;
 use serde::Serialize;
 use std::fmt::Write as _;
 
@@ -13,7 +12,6 @@ pub(crate) struct Totals {
     pub(crate) request: Option<u64>,
     pub(crate) accepted: u64,
     pub(crate) already: u64,
-    pub(crate) joined: Vec<ActionId>,
     /// Refused by the agent or before.
     pub(crate) refused_count: u64,
     /// The first of them.
@@ -42,7 +40,6 @@ pub(crate) fn human(command: &str, totals: &Totals) -> String {
         }
     };
     count(totals.already, "had nothing to do");
-    count(totals.joined.len() as u64, "were being done already");
     count(totals.refused_count, "refused");
     out.push('\n');
     if let Some(status) = totals.status {
@@ -85,7 +82,6 @@ mod tests {
           "request": 12,
           "accepted": 340,
           "already": 12,
-          "joined": [],
           "refused_count": 1,
           "refused": [
             {
@@ -104,15 +100,9 @@ mod tests {
     fn waited_for() {
         let status =
             RequestStatus { total: 340, succeeded: 338, failed: 1, cancelled: 1, bytes: 5 << 30, in_flight_bytes: 0 };
-        let totals = Totals {
-            request: Some(12),
-            accepted: 340,
-            joined: vec![ActionId(7)],
-            status: Some(status),
-            ..Totals::default()
-        };
+        let totals = Totals { request: Some(12), accepted: 340, status: Some(status), ..Totals::default() };
         insta::assert_snapshot!(human("restore", &totals), @r"
-        request 12: restore of 340 files accepted, 1 were being done already
+        request 12: restore of 340 files accepted
         done: 338 succeeded, 1 failed, 1 cancelled, 5.0 GiB moved
         ");
         assert_eq!(progress(&status), "5.0 GiB moved, 1 failed");
