@@ -88,7 +88,7 @@ pub struct Report {
 pub enum ReportBody {
     /// These bytes were just moved.
     Progress(Extent),
-    /// The end. Which outcome success means depends on the command: [`Report::outcome`].
+    /// The end. Which outcome success means depends on the command: [`ReportBody::outcome`].
     Done {
         /// What the mover said of the object.
         identity: Identity,
