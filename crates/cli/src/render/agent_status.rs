@@ -1,9 +1,10 @@
 //! How the agent is, for people.
 
 use super::table::table;
-use super::units::span;
+use super::units::{bytes, span};
 use crate::output::escaped;
 use agent::admin::api::{SourceStatus, StatusReport};
+use serde::Deserialize;
 use serde_json::Value;
 use std::fmt::Write as _;
 
@@ -12,8 +13,7 @@ pub(crate) fn human(report: &StatusReport, now_ms: u64) -> String {
     let up = span(now_ms.saturating_sub(report.started_ms));
     let mut out = format!("agent {} (pid {}), running for {up}\n", escaped(&report.version), report.pid);
     source(&mut out, &report.source);
-    out.push('\n');
-    outline(&mut out, &report.agent, 0);
+    agent_part(&mut out, &report.agent);
     out
 }
 
@@ -49,50 +49,98 @@ fn source(out: &mut String, source: &SourceStatus) {
     }
 }
 
-/// The agent's own part is shown as it comes: names and values, indented, so that nothing it learns to tell is left out.
-fn outline(out: &mut String, value: &Value, depth: usize) {
-    let indent = "  ".repeat(depth);
-    match value {
-        Value::Object(fields) => {
-            for (name, field) in fields {
-                match plain(field) {
-                    Some(text) => {
-                        let _ = writeln!(out, "{indent}{}: {text}", escaped(name));
-                    }
-                    None => {
-                        let _ = writeln!(out, "{indent}{}:", escaped(name));
-                        outline(out, field, depth + 1);
-                    }
-                }
-            }
-        }
-        Value::Array(items) => {
-            for item in items {
-                let mut text = String::new();
-                outline(&mut text, item, depth + 1);
-                // The first line of an item takes a dash in place of its indentation.
-                let _ = writeln!(out, "{indent}- {}", text.trim());
-            }
-        }
-        other => {
-            let _ = writeln!(out, "{indent}{}", plain(other).unwrap_or_default());
-        }
-    }
+/// The agent's own part, as far as people want it at a glance; `--json` has all of it.
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct AgentPart {
+    in_flight: u64,
+    in_flight_limit: u64,
+    plugins: Vec<Plugin>,
+    movers: Vec<Mover>,
+    archives: Vec<Archive>,
 }
 
-/// A value that fits behind its name.
-fn plain(value: &Value) -> Option<String> {
-    match value {
-        Value::Null => Some("-".to_owned()),
-        Value::Bool(yes) => Some(if *yes { "yes" } else { "no" }.to_owned()),
-        Value::Number(number) => Some(number.to_string()),
-        Value::String(text) => Some(escaped(text).into_owned()),
-        Value::Array(items) if items.is_empty() => Some("none".to_owned()),
-        Value::Array(items) if items.iter().all(|item| !item.is_array() && !item.is_object()) => {
-            Some(items.iter().filter_map(plain).collect::<Vec<_>>().join(", "))
+#[derive(Deserialize)]
+struct Plugin {
+    name: String,
+    state: String,
+    #[serde(default)]
+    slow: bool,
+    pid: Option<i32>,
+    restarts: u64,
+    #[serde(default)]
+    last_exit: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Mover {
+    archive_id: u32,
+    name: String,
+    pid: Option<i32>,
+    in_flight: u64,
+    credits: u64,
+}
+
+#[derive(Deserialize)]
+struct Archive {
+    archive_id: u32,
+    queue_length: u64,
+    succeeded: u64,
+    failed: u64,
+    cancelled: u64,
+    bytes: u64,
+    latency: Latency,
+    rates_per_s: Vec<f64>,
+}
+
+#[derive(Deserialize)]
+struct Latency {
+    p50_us: u64,
+    p99_us: u64,
+}
+
+fn agent_part(out: &mut String, value: &Value) {
+    let part = match AgentPart::deserialize(value) {
+        Ok(part) => part,
+        Err(why) => {
+            let _ = writeln!(
+                out,
+                "the agent is of another version ({}); --json shows what it says",
+                escaped(&why.to_string())
+            );
+            return;
         }
-        Value::Object(fields) if fields.is_empty() => Some("none".to_owned()),
-        Value::Array(_) | Value::Object(_) => None,
+    };
+    let _ = writeln!(out, "movers: {} of at most {} actions in flight", part.in_flight, part.in_flight_limit);
+    let pid = |pid: Option<i32>| pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string());
+    let plugin = |p: Plugin| {
+        let state = if p.slow { format!("{} (slow)", p.state) } else { p.state };
+        [p.name, state, pid(p.pid), p.restarts.to_string(), p.last_exit.unwrap_or_else(|| "-".to_owned())]
+    };
+    section(out, ["PLUGIN", "STATE", "PID", "RESTARTS", "LAST EXIT"], part.plugins.into_iter().map(plugin));
+    let mover = |m: Mover| [m.name, m.archive_id.to_string(), pid(m.pid), format!("{}/{}", m.in_flight, m.credits)];
+    section(out, ["MOVER", "ARCHIVE", "PID", "IN FLIGHT"], part.movers.into_iter().map(mover));
+    let archive = |a: Archive| {
+        let rates: Vec<_> = a.rates_per_s.iter().map(|rate| format!("{rate:.1}")).collect();
+        [
+            a.archive_id.to_string(),
+            a.queue_length.to_string(),
+            a.succeeded.to_string(),
+            a.failed.to_string(),
+            a.cancelled.to_string(),
+            bytes(a.bytes),
+            format!("{}/{}", span(a.latency.p50_us / 1000), span(a.latency.p99_us / 1000)),
+            rates.join(" "),
+        ]
+    };
+    let header = ["ARCHIVE", "QUEUED", "DONE", "FAILED", "CANCELLED", "BYTES", "P50/P99", "ACTIONS/S (1, 5, 15 MIN)"];
+    section(out, header, part.archives.into_iter().map(archive));
+}
+
+fn section<const N: usize>(out: &mut String, header: [&str; N], rows: impl Iterator<Item = [String; N]>) {
+    let rows: Vec<_> = rows.collect();
+    if !rows.is_empty() {
+        out.push_str(&indented(&table(header, &rows), 1));
     }
 }
 
@@ -122,8 +170,20 @@ mod tests {
             blocked_readers: 2,
         };
         let agent = serde_json::json!({
-            "movers": [{ "name": "posix", "state": "running", "archives": [1, 12] }, { "name": "tape", "state": "hangs", "archives": [] }],
-            "in_flight": 20,
+            "uptime_s": 3720, "in_flight": 20, "in_flight_limit": 40,
+            "plugins": [
+                { "name": "posix", "state": "running", "pid": 43, "restarts": 0, "last_exit": null },
+                { "name": "tape", "state": "starting", "slow": true, "pid": 44, "restarts": 2, "last_exit": "signal: 9 (SIGKILL)" },
+            ],
+            "movers": [
+                { "handle": 1, "archive_id": 1, "name": "sifaka posix 0.1.0", "pid": 43, "in_flight": 20, "credits": 1024,
+                  "cancel": true, "verify": true },
+            ],
+            "archives": [
+                { "archive_id": 1, "queue_length": 20, "started": 120, "succeeded": 99, "failed": 1, "cancelled": 0,
+                  "bytes": 5 << 20, "latency": { "p50_us": 1500, "p90_us": 3000, "p99_us": 2_100_000, "max_us": 2_200_000 },
+                  "rates_per_s": [12.5, 3.0, 1.04] },
+            ],
         });
         let report = StatusReport { version: "0.1.0".into(), pid: 42, started_ms: 0, agent, source };
         insta::assert_snapshot!(human(&report, 3_720_000), @r"
@@ -134,15 +194,14 @@ mod tests {
           CLASS    COMMAND  ARCHIVE  ACTIONS
           reader   restore  1        2
           archive  archive  12       30000
-
-        in_flight: 20
-        movers:
-          - archives: 1, 12
-            name: posix
-            state: running
-          - archives: none
-            name: tape
-            state: hangs
+        movers: 20 of at most 40 actions in flight
+          PLUGIN  STATE            PID  RESTARTS  LAST EXIT
+          posix   running          43   0         -
+          tape    starting (slow)  44   2         signal: 9 (SIGKILL)
+          MOVER               ARCHIVE  PID  IN FLIGHT
+          sifaka posix 0.1.0  1        43   20/1024
+          ARCHIVE  QUEUED  DONE  FAILED  CANCELLED  BYTES    P50/P99  ACTIONS/S (1, 5, 15 MIN)
+          1        20      99    1       0          5.0 MiB  1ms/2s   12.5 3.0 1.0
         ");
     }
 }

@@ -143,7 +143,8 @@ impl Control for NotingControl {
     }
     fn status(&self) -> Reply<'_, StatusReport> {
         let source = SourceStatus { filesystem: "/data".into(), kind: "ext4".into(), ..SourceStatus::default() };
-        let agent = serde_json::json!({ "movers": [{ "name": "posix", "state": "running" }] });
+        let agent =
+            serde_json::json!({ "plugins": [{ "name": "posix", "state": "running", "pid": 8, "restarts": 0 }] });
         async { Ok(StatusReport { version: "9.9".into(), pid: 7, started_ms: 0, agent, source }) }.boxed()
     }
 }

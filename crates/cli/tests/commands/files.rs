@@ -208,5 +208,5 @@ fn the_agent_s_status_is_shown() {
     let served = Served::start(End::Well);
     let output = served.command(&["status"]).output().unwrap();
     let text = stdout(&output);
-    assert!(text.starts_with("agent 9.9 (pid 7)") && text.contains("name: posix"), "{text}");
+    assert!(text.starts_with("agent 9.9 (pid 7)") && text.contains("posix   running  8"), "{text}");
 }
