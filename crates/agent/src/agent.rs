@@ -13,7 +13,7 @@ use crate::stats::{ActionStats, ArchiveStatus};
 use crate::transport::{Transport, TransportError, TransportRegistry};
 use config::AgentConfig;
 use config::agent::TransportKind;
-use model::limits::{AUDIT_INTERVAL_S, IN_FLIGHT_PER_HANDLER};
+use model::limits::AUDIT_INTERVAL_S;
 use parking_lot::Mutex;
 use serde::Serialize;
 use std::io;
@@ -140,7 +140,7 @@ impl HsmAgent {
         let monitor = PluginMonitor::start(Arc::clone(&services.hooks), services.patience.clone());
         let monitor = Arc::new(monitor.map_err(AgentError::Monitor)?);
         let endpoints = Endpoints::new(results.clone(), monitor.clone());
-        let slots = Slots::new(config.handler_count.saturating_mul(IN_FLIGHT_PER_HANDLER));
+        let slots = Slots::new(config.in_flight_limit());
         let dispatcher =
             Dispatcher { source, endpoints: Arc::clone(&endpoints), results, stats, slots, ids: ActionIds::default() };
         Ok(Self {

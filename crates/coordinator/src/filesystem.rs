@@ -1,7 +1,6 @@
 //! The filesystem that is managed, seen through the agent's private mount.
 
 use model::{FileHandle, Stamp, Timestamp};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
@@ -21,10 +20,14 @@ pub struct Filesystem {
 }
 
 impl Filesystem {
-    /// `mount` is a directory on the filesystem; best the private mount's root, so that nobody can unmount it meanwhile.
+    /// `mount` is where the filesystem is mounted. What is used is a mount of its own, attached nowhere: it makes no other
+    /// mount busy, and nobody can unmount it.
     pub fn at(mount: &Path) -> io::Result<Self> {
         let info = sys::mounts::filesystem_of(mount)?;
-        let root = File::open(mount)?.into();
+        let detached = sys::mounts::clone_private(sys::mounts::open_mount(mount)?)?;
+        // Handles are opened relative to a directory that is really open, not only named.
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::openat(detached, ".", flags, sys::Mode::empty())?;
         Ok(Self { root, fsid: info.fsid, device: info.dev, kind: info.kind })
     }
 

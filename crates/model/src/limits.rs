@@ -10,8 +10,6 @@ pub const MAX_CREDITS: u32 = 65_536;
 pub const MAX_ACTION_DATA_BYTES: usize = 64 << 10;
 /// The longest text (path, uuid, url, error message) taken from the wire, in bytes.
 pub const MAX_WIRE_TEXT_BYTES: usize = 16 << 10;
-/// Actions in flight for each of the agent's handlers (Lemur's number).
-pub const IN_FLIGHT_PER_HANDLER: usize = 10;
 /// Seconds between two progress reports of one action.
 pub const PROGRESS_INTERVAL_S: u64 = 2;
 /// Seconds between two audit lines of the agent, when something changed.

@@ -203,6 +203,15 @@ impl AgentConfig {
         Ok((config, warnings))
     }
 
+    /// Actions that movers may have at one time, all together: ten for each handler where the file says how many handlers
+    /// there are (Lemur's rule), else so many that small files can share their syncs. A place costs a descriptor and no thread.
+    #[must_use]
+    pub fn in_flight_limit(&self) -> usize {
+        const PER_HANDLER: usize = 10;
+        const USUAL: usize = 2048;
+        if self.given.contains("handler_count") { self.handler_count.saturating_mul(PER_HANDLER) } else { USUAL }
+    }
+
     /// This configuration with what `other`'s file set explicitly laid over it. Mount options add up; every other
     /// key, and the `influxdb` block as a whole, is replaced.
     #[must_use]

@@ -22,6 +22,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 const EBUSY: i32 = 16;
+/// How long the end waits for what is being committed. What is not is done again in the next life.
+const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
 pub(super) struct Brain {
     pub(super) shared: Arc<Shared>,
@@ -47,6 +49,8 @@ pub(super) struct Brain {
     next_due: Option<Instant>,
     /// The queue was asked when its next entry is due, and nothing has come since.
     looked_ahead: bool,
+    /// No new actions any more; until when commits are waited for.
+    stopping: Option<Instant>,
 }
 
 impl Brain {
@@ -83,6 +87,7 @@ impl Brain {
             next_ticket: 1,
             next_due: None,
             looked_ahead: false,
+            stopping: None,
         }
     }
 
@@ -98,11 +103,11 @@ impl Brain {
             let idle = first.is_none();
             let mut next = first;
             while let Some(message) = next {
-                if matches!(message, Msg::Stop) {
-                    return;
-                }
                 self.hear(message);
                 next = incoming.try_recv().ok();
+            }
+            if self.stopping.is_some_and(|deadline| self.is_quiet() || deadline <= Instant::now()) {
+                return;
             }
             if idle || self.next_due.is_some_and(|due| due <= Instant::now()) {
                 self.tick();
@@ -111,10 +116,16 @@ impl Brain {
         }
     }
 
+    /// Whether all that is left are works that nobody fetched.
+    fn is_quiet(&self) -> bool {
+        self.jobs.len() <= self.shared.outbox.len()
+    }
+
     fn hear(&mut self, message: Msg) {
         match message {
             Msg::Event(event, handle) => self.event(event, handle),
-            Msg::Refill | Msg::Stop => {}
+            Msg::Refill => {}
+            Msg::Stop => self.stopping = Some(Instant::now() + STOP_PATIENCE),
             Msg::Submitted { class, owner, not_before_ms } => {
                 self.lanes.rewind(class, owner, not_before_ms);
                 self.looked_ahead = false;
@@ -156,7 +167,7 @@ impl Brain {
 
     fn start_entries(&mut self) {
         // Before any mover is there, everything would come back at once.
-        if self.served.is_empty() || self.journal.is_stuck() {
+        if self.served.is_empty() || self.journal.is_stuck() || self.stopping.is_some() {
             return;
         }
         let mut room = self.shared.outbox.room().saturating_sub(self.preparing());

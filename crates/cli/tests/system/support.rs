@@ -1,0 +1,225 @@
+//! A filesystem with its agent, and what tests do with them.
+
+use model::{HsmState, xattr};
+use serde_json::Value;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output, Stdio};
+use std::time::{Duration, Instant};
+use testkit::{Daemon, FsKind, LoopFs, Site, wait_until};
+
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+
+pub(crate) struct Hsm {
+    pub(crate) agent: Option<Daemon>,
+    pub(crate) site: Site,
+    pub(crate) fs: LoopFs,
+}
+
+impl Hsm {
+    pub(crate) fn start(kind: FsKind) -> Self {
+        Self::start_with(kind, 512, |_| {})
+    }
+
+    /// With a filesystem of so many MiB and a changed configuration.
+    pub(crate) fn start_with(kind: FsKind, size_mib: u64, configure: impl FnOnce(&mut Site)) -> Self {
+        let fs = LoopFs::new(kind, size_mib);
+        let mut site = Site::local(&fs);
+        site.add_agent_setting("retry { max_delay_s = 1 }");
+        configure(&mut site);
+        let agent = Some(site.start_agent());
+        let hsm = Self { agent, site, fs };
+        hsm.wait_for_movers();
+        hsm
+    }
+
+    pub(crate) fn wait_for_movers(&self) {
+        wait_until(LONG, "a mover is registered", || {
+            let status = self.status();
+            status.is_some_and(|s| {
+                s["agent"]["plugins"]
+                    .as_array()
+                    .is_some_and(|m| m.iter().any(|m| m["state"].as_str() == Some("running")))
+            })
+        });
+    }
+
+    /// `sifaka status --json`, if the agent answers.
+    pub(crate) fn status(&self) -> Option<Value> {
+        let out = self.site.sifaka(&["status", "--json"]);
+        out.status.success().then(|| serde_json::from_slice(&out.stdout).expect("status is JSON"))
+    }
+
+    pub(crate) fn agent_pid(&self) -> i32 {
+        number(&self.status().expect("the agent answers")["pid"])
+    }
+
+    pub(crate) fn guard_pid(&self) -> i32 {
+        number(&self.status().expect("the agent answers")["source"]["guard"]["pid"])
+    }
+
+    pub(crate) fn mover_pids(&self) -> Vec<i32> {
+        let status = self.status().expect("the agent answers");
+        status["agent"]["plugins"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .filter(|m| m["pid"].is_number())
+            .map(|m| number(&m["pid"]))
+            .collect()
+    }
+
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.fs.path().join(name)
+    }
+
+    pub(crate) fn file(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.path(name);
+        fs::write(&path, content).unwrap();
+        path
+    }
+
+    /// Files of different sizes around what matters to the copying, with random content.
+    pub(crate) fn files(&self, count: usize) -> Vec<(PathBuf, Vec<u8>)> {
+        let sizes = [1, 4095, 4096, 4097, 70_000, 1 << 20, (1 << 20) + 1, 3 << 20];
+        (0..count)
+            .map(|i| {
+                let content = noise(i as u64, sizes[i % sizes.len()]);
+                (self.file(&format!("file{i}"), &content), content)
+            })
+            .collect()
+    }
+
+    pub(crate) fn ok(&self, args: &[&str], paths: &[&Path]) -> String {
+        let out = self.run(args, paths);
+        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert!(out.status.success(), "sifaka {args:?} {paths:?}: {}\n{text}", out.status);
+        text
+    }
+
+    pub(crate) fn run(&self, args: &[&str], paths: &[&Path]) -> Output {
+        self.site.command().args(args).args(paths).stdin(Stdio::null()).output().unwrap()
+    }
+
+    pub(crate) fn archive(&self, paths: &[&Path]) {
+        self.ok(&["archive", "--wait"], paths);
+    }
+
+    pub(crate) fn release(&self, paths: &[&Path]) {
+        self.ok(&["release"], paths);
+        for path in paths.iter().filter(|p| p.is_file()) {
+            assert!(is_released(path), "{} is released", path.display());
+        }
+    }
+
+    pub(crate) fn archived_and_released(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.file(name, content);
+        self.archive(&[&path]);
+        self.release(&[&path]);
+        path
+    }
+
+    /// Waits until nothing is queued or running.
+    pub(crate) fn settle(&self) {
+        wait_until(LONG, "the queue is empty", || self.status().is_some_and(|s| queued(&s) == 0));
+    }
+
+    /// Objects in the archive, and nothing else there: no temporary files.
+    pub(crate) fn objects(&self) -> usize {
+        self.site.archive_files().len()
+    }
+
+    pub(crate) fn temporary_files(&self) -> usize {
+        fs::read_dir(self.site.archive_root().join(".sifaka-tmp")).map_or(0, Iterator::count)
+    }
+
+    pub(crate) fn stop_agent(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.terminate(LONG);
+        }
+    }
+}
+
+impl Drop for Hsm {
+    fn drop(&mut self) {
+        // A guard may have started the agent anew: that one is no child of ours.
+        if let Some(pid) = self.status().map(|s| number(&s["pid"])) {
+            let process = sys::process::PidFd::open(pid);
+            if let Ok(process) = process {
+                let _ = process.kill(15);
+                let gone = || !Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid);
+                let deadline = Instant::now() + LONG;
+                while !gone() && Instant::now() < deadline {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            }
+        }
+        self.agent = None;
+        let _ = self.site.sifaka(&["--config", self.site.agent_config().to_str().unwrap(), "guard", "stop", "--force"]);
+    }
+}
+
+fn is_zombie(pid: i32) -> bool {
+    fs::read_to_string(format!("/proc/{pid}/stat"))
+        .is_ok_and(|s| s.rsplit(')').next().is_some_and(|r| r.starts_with(" Z")))
+}
+
+pub(crate) fn number(value: &Value) -> i32 {
+    i32::try_from(value.as_i64().unwrap_or_else(|| panic!("{value} is a number"))).unwrap()
+}
+
+pub(crate) fn queued(status: &Value) -> u64 {
+    status["source"]["queue"].as_array().map_or(0, |q| q.iter().filter_map(|c| c["count"].as_u64()).sum())
+}
+
+pub(crate) fn hsm_state(path: &Path) -> HsmState {
+    // Through a path descriptor: looking raises no event.
+    let fd = rustix::fs::open(path, sys::OFlags::PATH, sys::Mode::empty()).unwrap();
+    let bytes = sys::xattr::get(&fd, xattr::HSM).unwrap();
+    bytes.map_or_else(HsmState::default, |b| HsmState::decode(&b).unwrap())
+}
+
+pub(crate) fn is_released(path: &Path) -> bool {
+    hsm_state(path).is_released()
+}
+
+pub(crate) fn uuid_of(path: &Path) -> String {
+    let fd = rustix::fs::open(path, sys::OFlags::PATH, sys::Mode::empty()).unwrap();
+    String::from_utf8(sys::xattr::get(&fd, xattr::UUID).unwrap().unwrap_or_default()).unwrap()
+}
+
+/// Blocks of 512 bytes.
+pub(crate) fn blocks(path: &Path) -> u64 {
+    use std::os::unix::fs::MetadataExt;
+    fs::metadata(path).unwrap().blocks()
+}
+
+/// Bytes that repeat nowhere, no zeros in a row, different for each seed.
+pub(crate) fn noise(seed: u64, length: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut out = Vec::with_capacity(length + 8);
+    while out.len() < length {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        out.extend_from_slice(&(state | 0x0101_0101_0101_0101).to_le_bytes());
+    }
+    out.truncate(length);
+    out
+}
+
+pub(crate) fn kill(pid: i32) {
+    // It may have died by itself meanwhile: then the round proves less, and tests count what they hit.
+    if let Ok(process) = sys::process::PidFd::open(pid) {
+        let _ = process.kill(9);
+    }
+}
+
+/// A reader as a process of its own.
+pub(crate) fn cat(path: &Path) -> std::process::Child {
+    Command::new("cat").arg(path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+pub(crate) fn open(path: &Path) -> File {
+    File::open(path).unwrap()
+}
