@@ -65,8 +65,8 @@ fn check(file: &Path) -> Vec<Finding> {
             findings.push(finding("error", &file.to_string_lossy(), Problem::of_file(what)));
         }
         if builtin == "posix" {
-            let named = directory.join(name);
-            let file = if named.exists() { named } else { directory.join("lhsm-plugin-posix") };
+            // What the mover reads, under whichever name it is enabled.
+            let file = directory.join("lhsm-plugin-posix");
             keep(PosixConfig::load(&file), &mut findings);
         }
     }
