@@ -51,7 +51,11 @@ pub trait Store: Send + Sync {
     /// Reads an object through as [`Store::get`] does, writing nothing.
     fn verify(&self, id: &ObjectId, expected: Expected, monitor: &dyn Monitor) -> Result<Restored, TransferError>;
 
-    /// Removes the object of exactly this id. `done` is called once that is durable; an object that is not there counts as removed.
+    /// Removes an object. `done` is called once that is durable; an object that is not there counts as removed.
+    ///
+    /// An id with an encoding's suffix names that object only. One without names it in every encoding: an agent that proposed
+    /// an id and never heard what became of it can still remove what is there. So an id must not be proposed a second time
+    /// for other content.
     fn remove(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>);
 
     /// What is known of an object without reading it; `None` when there is none.

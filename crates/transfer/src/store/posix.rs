@@ -236,13 +236,16 @@ impl Store for PosixStore {
     }
 
     fn remove(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
-        let removed = self
-            .root
-            .check_objects()
-            .and_then(|()| self.root.unlink_object(id).map_err(TransferError::io("remove", self.root.object_path(id))));
+        let mut names = vec![id.clone()];
+        if Encoding::split(id.as_str()).1 == Encoding::Raw {
+            names.extend(other_encodings(id));
+        }
+        let removed = self.root.check_objects().and_then(|()| {
+            self.root.unlink_beside(id, &names).map_err(TransferError::io("remove", self.root.object_path(id)))
+        });
         match removed {
             // Also when there was none: an earlier removal may have been cut short before its sync.
-            Ok(_) => self.group.submit(Item::Settle { id: id.clone(), done }),
+            Ok(()) => self.group.submit(Item::Settle { id: id.clone(), done }),
             Err(e) => done(Err(e)),
         }
     }
@@ -272,12 +275,17 @@ fn with_encoding(id: &ObjectId, encoding: Encoding) -> Result<ObjectId, Transfer
 
 /// An earlier attempt of the same archive may have chosen another encoding.
 fn remove_other_encodings(root: &Root, id: &ObjectId) {
-    let others = Encoding::ALL.into_iter().filter_map(|encoding| with_encoding(id, encoding).ok());
-    let others: Vec<ObjectId> = others.filter(|other| other != id).collect();
+    let others: Vec<ObjectId> = other_encodings(id).collect();
     if let Err(e) = root.unlink_beside(id, &others) {
         let object = root.object_path(id);
         tracing::warn!(object = %object.display(), error = %e, "cannot remove older forms of an object");
     }
+}
+
+/// What the same content would be called if stored otherwise.
+fn other_encodings(id: &ObjectId) -> impl Iterator<Item = ObjectId> {
+    let all = Encoding::ALL.into_iter().filter_map(|encoding| with_encoding(id, encoding).ok());
+    all.filter(move |other| other != id)
 }
 
 /// The names in a directory that are text, without `.` and `..`.

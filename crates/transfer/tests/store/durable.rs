@@ -25,9 +25,10 @@ struct Watched {
 }
 
 impl Watched {
-    fn hold(&self, hold: bool) {
-        *self.held.lock() = hold;
-        self.released.notify_all();
+    /// Every sync waits until what is returned is dropped; also by a panic, or the test would hang instead of failing.
+    fn hold(&self) -> Hold<'_> {
+        *self.held.lock() = true;
+        Hold(self)
     }
 
     fn sync(&self, real: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
@@ -43,6 +44,15 @@ impl Watched {
         real()?;
         self.finished.fetch_add(1, Ordering::SeqCst);
         Ok(())
+    }
+}
+
+struct Hold<'a>(&'a Watched);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        *self.0.held.lock() = false;
+        self.0.released.notify_all();
     }
 }
 
@@ -98,7 +108,7 @@ fn p1_nothing_is_acknowledged_while_the_sync_hangs() {
     let watched = Arc::new(Watched::default());
     let archive = Archive::with_durability(watched.clone());
     let source = archive.file("source", b"x");
-    watched.hold(true);
+    let hold = watched.hold();
     let (tell, told) = channel();
     for name in names(50) {
         let staged = archive.store.stage(&name, &source, BLAKE3, &Unwatched).unwrap();
@@ -109,7 +119,7 @@ fn p1_nothing_is_acknowledged_while_the_sync_hangs() {
     assert!(early.is_err(), "acknowledged before any sync has returned");
     let named = archive.files().iter().filter(|f| f.starts_with(archive.store.root().join("objects"))).count();
     assert_eq!(named, 0, "named before the data is durable");
-    watched.hold(false);
+    drop(hold);
     for _ in 0..50 {
         told.recv().unwrap().unwrap();
     }

@@ -118,6 +118,21 @@ fn an_object_replaces_its_older_forms() {
 }
 
 #[test]
+fn a_proposed_id_removes_what_was_stored_under_it_and_a_full_one_only_itself() {
+    let archive = Archive::new();
+    let source = archive.file("source", &[b'x'; 10_000]);
+    for encoding in Encoding::ALL {
+        let stored = archive.put(&id("abcdef"), &source, options(encoding, None)).unwrap();
+        for other in ["abcdef.gz", "abcdef.zst"].into_iter().filter(|other| *other != stored.id.as_str()) {
+            archive.remove(&id(other)).unwrap();
+        }
+        assert_eq!(archive.files(), [archive.object(&stored.id)]);
+        archive.remove(&id("abcdef")).unwrap();
+        assert!(archive.files().is_empty(), "{encoding:?}");
+    }
+}
+
+#[test]
 fn a_source_that_shrinks_is_not_archived() {
     struct Truncating<'a>(&'a std::path::Path);
     impl transfer::Monitor for Truncating<'_> {
