@@ -152,7 +152,63 @@ fn indented(text: &str, depth: usize) -> String {
 mod tests {
     use super::*;
     use agent::admin::api::{GuardStatus, QueueCount};
+    use agent::{AgentStatus, ArchiveStatus, EndpointStatus, PluginState, PluginStatus};
     use model::{Class, Command};
+
+    /// The agent's types, so that a change of theirs is noticed here.
+    fn agent_s_own() -> AgentStatus {
+        let plugin = |name: &str, state, pid, restarts, last_exit: Option<&str>| PluginStatus {
+            name: name.into(),
+            state,
+            pid: Some(pid),
+            restarts,
+            last_exit: last_exit.map(str::to_owned),
+        };
+        let mover = EndpointStatus {
+            handle: 1,
+            archive_id: 1,
+            name: "sifaka posix 0.1.0".into(),
+            pid: Some(43),
+            in_flight: 20,
+            credits: 1024,
+            cancel: true,
+            verify: true,
+        };
+        let archive = ArchiveStatus {
+            archive_id: 1,
+            queue_length: 20,
+            started: 120,
+            succeeded: 99,
+            failed: 1,
+            cancelled: 0,
+            bytes: 5 << 20,
+            latency: agent::Latency { p50_us: 1500, p90_us: 3000, p99_us: 2_100_000, max_us: 2_200_000 },
+            rates_per_s: [12.5, 3.0, 1.04],
+        };
+        AgentStatus {
+            uptime_s: 3720,
+            in_flight: 20,
+            in_flight_limit: 40,
+            plugins: vec![
+                plugin("posix", PluginState::Running, 43, 0, None),
+                plugin("tape", PluginState::Starting { slow: true }, 44, 2, Some("signal: 9 (SIGKILL)")),
+            ],
+            movers: vec![mover],
+            archives: vec![archive],
+        }
+    }
+
+    #[test]
+    fn another_agent_s_status_is_no_failure() {
+        let report = StatusReport {
+            version: "9.0".into(),
+            pid: 1,
+            started_ms: 0,
+            agent: serde_json::json!({ "movers": "many" }),
+            source: SourceStatus::default(),
+        };
+        assert!(human(&report, 0).contains("the agent is of another version"));
+    }
 
     #[test]
     fn everything_is_told() {
@@ -169,22 +225,7 @@ mod tests {
             failed: 1,
             blocked_readers: 2,
         };
-        let agent = serde_json::json!({
-            "uptime_s": 3720, "in_flight": 20, "in_flight_limit": 40,
-            "plugins": [
-                { "name": "posix", "state": "running", "pid": 43, "restarts": 0, "last_exit": null },
-                { "name": "tape", "state": "starting", "slow": true, "pid": 44, "restarts": 2, "last_exit": "signal: 9 (SIGKILL)" },
-            ],
-            "movers": [
-                { "handle": 1, "archive_id": 1, "name": "sifaka posix 0.1.0", "pid": 43, "in_flight": 20, "credits": 1024,
-                  "cancel": true, "verify": true },
-            ],
-            "archives": [
-                { "archive_id": 1, "queue_length": 20, "started": 120, "succeeded": 99, "failed": 1, "cancelled": 0,
-                  "bytes": 5 << 20, "latency": { "p50_us": 1500, "p90_us": 3000, "p99_us": 2_100_000, "max_us": 2_200_000 },
-                  "rates_per_s": [12.5, 3.0, 1.04] },
-            ],
-        });
+        let agent = serde_json::to_value(agent_s_own()).unwrap();
         let report = StatusReport { version: "0.1.0".into(), pid: 42, started_ms: 0, agent, source };
         insta::assert_snapshot!(human(&report, 3_720_000), @r"
         agent 0.1.0 (pid 42), running for 1h02m
