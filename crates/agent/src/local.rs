@@ -223,6 +223,10 @@ impl Control for LocalControl {
             loop {
                 let found = self.with_queue(move |q| q.request(RequestId(id))).await?;
                 let Some(status) = found else {
+                    if self.engine.is_recent_request(id) {
+                        // None of its files needed an action.
+                        return Ok(RequestStatus::default());
+                    }
                     return Err(ControlError::new(
                         ErrorCode::NotFound,
                         format!("request {id} is not known (any more)"),

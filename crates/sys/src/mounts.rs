@@ -26,6 +26,9 @@ pub struct FsInfo {
     pub dev: u64,
     /// As `statfs(2)` gives it, and fanotify.
     pub fsid: [u8; 8],
+    /// The device as mountinfo names it (`major:minor`): the same for all mounts of the filesystem, while `dev` differs
+    /// between btrfs subvolumes.
+    pub device: String,
 }
 
 /// A line of `/proc/self/mountinfo`, as far as we use it.
@@ -34,6 +37,12 @@ struct Mount {
     mount_point: PathBuf,
     kind: String,
     source: OsString,
+    device: String,
+}
+
+/// Whether any mount of the filesystem with this [`FsInfo::device`] is attached where this process can see it.
+pub fn is_mounted(device: &str) -> io::Result<bool> {
+    Ok(read_mounts()?.iter().any(|mount| mount.device == device))
 }
 
 /// The root of the mount that holds the directory `path`, as an `O_PATH` descriptor.
@@ -115,6 +124,7 @@ pub fn filesystem_of(path: impl AsRef<Path>) -> io::Result<FsInfo> {
         mount_point: mount.mount_point,
         dev: crate::file::stamp(&fd)?.dev,
         fsid: bytes,
+        device: mount.device,
     })
 }
 
@@ -171,11 +181,12 @@ fn read_mounts() -> io::Result<Vec<Mount>> {
 fn parse_mount(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|byte| *byte == b' ');
     let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
-    let mount_point = PathBuf::from(unescape(fields.nth(3)?));
+    let device = std::str::from_utf8(fields.nth(1)?).ok()?.to_owned();
+    let mount_point = PathBuf::from(unescape(fields.nth(1)?));
     fields.find(|field| *field == b"-")?;
     let kind = unescape(fields.next()?).to_string_lossy().into_owned();
     let source = unescape(fields.next()?);
-    Some(Mount { id, mount_point, kind, source })
+    Some(Mount { id, mount_point, kind, source, device })
 }
 
 /// Space, tab, newline and backslash are written as a backslash and three octal digits.

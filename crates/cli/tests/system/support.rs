@@ -130,7 +130,9 @@ impl Hsm {
     }
 
     pub(crate) fn temporary_files(&self) -> usize {
-        fs::read_dir(self.site.archive_root().join(".sifaka-tmp")).map_or(0, Iterator::count)
+        // A directory for each mover that lives, with its files.
+        let sessions = fs::read_dir(self.site.archive_root().join(".sifaka-tmp")).into_iter().flatten();
+        sessions.flatten().map(|s| fs::read_dir(s.path()).map_or(0, Iterator::count)).sum()
     }
 
     pub(crate) fn stop_agent(&mut self) {

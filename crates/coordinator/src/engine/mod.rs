@@ -170,8 +170,8 @@ pub struct Engine {
     pub(crate) journal: Arc<Journal>,
     pub(crate) config: EngineConfig,
     guard: Option<Arc<GuardLink>>,
-    /// Serialises answers to `next_request`.
     requests: AtomicU64,
+    first_request: u64,
     brain: Mutex<Option<JoinHandle<()>>>,
     changes: Mutex<Option<changes::Watch>>,
 }
@@ -259,6 +259,7 @@ impl Engine {
             config,
             guard,
             requests: AtomicU64::new(first_request),
+            first_request,
             brain: Mutex::new(Some(thread)),
             changes: Mutex::new(watch),
         }))
@@ -326,6 +327,11 @@ impl Engine {
     /// A number for a new request.
     pub fn new_request(&self) -> u64 {
         self.requests.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether this engine gave the number out. Such a request that the queue does not know had nothing to do.
+    pub fn is_recent_request(&self, number: u64) -> bool {
+        (self.first_request..self.requests.load(Ordering::Relaxed)).contains(&number)
     }
 
     /// Releases files. The reply comes when each has been released or refused.

@@ -60,7 +60,7 @@ pub fn run(options: GuardOptions) -> io::Result<()> {
         group,
         adopted,
         floor: options.floor,
-        device: filesystem.dev,
+        device: filesystem.device,
         pending: Pending::starting_at(u64::try_from(epoch).unwrap_or(1)),
         trusted: Trusted::default(),
         starter: AgentStarter::new(),
@@ -110,7 +110,8 @@ struct Guard {
     group: PreContentGroup,
     adopted: bool,
     floor: u32,
-    device: u64,
+    /// See [`sys::mounts::FsInfo::device`].
+    device: String,
     pending: Pending,
     trusted: Trusted,
     starter: AgentStarter,
@@ -396,11 +397,9 @@ impl Guard {
         Ok(())
     }
 
+    /// In doubt it is.
     fn is_mounted(&self) -> bool {
-        let (major, minor) = (rustix::fs::major(self.device), rustix::fs::minor(self.device));
-        let wanted = format!("{major}:{minor}");
-        std::fs::read_to_string("/proc/self/mountinfo")
-            .map_or(true, |text| text.lines().any(|line| line.split(' ').nth(2) == Some(wanted.as_str())))
+        sys::mounts::is_mounted(&self.device).unwrap_or(true)
     }
 }
 
