@@ -59,7 +59,7 @@ impl CliError {
         Self::new(Exit::Ok, "")
     }
 
-    #[cfg(test)]
+    /// What [`Self::report`] tells.
     pub(crate) fn message(&self) -> &str {
         &self.message
     }

@@ -85,9 +85,7 @@ fn show(args: &DemoArgs, site: &mut Site, pace: &mut Pace<'_>, report: &mut Repo
         report.mode = Mode::Full;
         full::show(site, &tree, pace, report)
     } else {
-        for missing in &report.missing {
-            complain(&format!("missing for release: {missing}"));
-        }
+        complain("demo: files cannot be released here (why is told at the end): showing archive, verify and restore");
         report.mode = Mode::WithoutRelease;
         plain::show(site, &tree, pace, report)
     }

@@ -54,9 +54,15 @@ impl Check {
     }
 }
 
+/// The checks that need no directory.
+pub(crate) fn check_system() -> Vec<Check> {
+    vec![system::kernel(), system::privileges(), system::open_files()]
+}
+
 /// Every check, in an order in which the earlier explain the later.
 pub(crate) fn check(path: &Path) -> Vec<Check> {
-    let mut checks = vec![system::kernel(), system::privileges(), system::open_files(), system::filesystem(path)];
+    let mut checks = check_system();
+    checks.push(system::filesystem(path));
     match file::ProbeFile::create(path) {
         Ok(mut probe) => {
             checks.extend(file::checks(&mut probe));

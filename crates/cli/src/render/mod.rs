@@ -3,6 +3,7 @@
 pub(crate) mod actions;
 pub(crate) mod agent_status;
 pub(crate) mod checks;
+pub(crate) mod demo;
 pub(crate) mod file_status;
 pub(crate) mod released;
 pub(crate) mod submitted;
