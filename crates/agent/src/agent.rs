@@ -20,6 +20,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 
@@ -141,8 +142,15 @@ impl HsmAgent {
         let monitor = Arc::new(monitor.map_err(AgentError::Monitor)?);
         let endpoints = Endpoints::new(results.clone(), monitor.clone());
         let slots = Slots::new(config.in_flight_limit());
-        let dispatcher =
-            Dispatcher { source, endpoints: Arc::clone(&endpoints), results, stats, slots, ids: ActionIds::default() };
+        let dispatcher = Dispatcher {
+            source,
+            endpoints: Arc::clone(&endpoints),
+            results,
+            stats,
+            slots,
+            ids: ActionIds::default(),
+            reserved: AtomicUsize::new(0),
+        };
         Ok(Self {
             root: mounts.agent().to_owned(),
             mounts: Mutex::new(Some(mounts)),
@@ -216,6 +224,7 @@ impl HsmAgent {
     pub async fn stop(&self) {
         let mut running = self.running.lock().await;
         running.dispatching.shutdown().await;
+        self.dispatcher.reserved.store(0, Ordering::Relaxed);
         let slots = &self.dispatcher.slots;
         if tokio::time::timeout(self.services.drain, slots.all_free()).await.is_err() {
             tracing::warn!(in_flight = slots.in_use(), "stopping: cancelling what still runs");
@@ -263,7 +272,7 @@ impl HsmAgent {
     pub fn status(&self) -> AgentStatus {
         AgentStatus {
             uptime_s: self.started.elapsed().as_secs(),
-            in_flight: self.dispatcher.slots.in_use(),
+            in_flight: self.dispatcher.in_flight(),
             in_flight_limit: self.dispatcher.slots.total(),
             plugins: self.monitor.status(),
             movers: self.endpoints.status(),

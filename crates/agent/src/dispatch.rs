@@ -8,6 +8,7 @@ use crate::source::{ActionSource, Work};
 use crate::stats::ActionStats;
 use model::{Failure, Outcome};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 const EAGAIN: i32 = 11;
@@ -24,13 +25,18 @@ pub(crate) struct Dispatcher {
     pub(crate) stats: Arc<ActionStats>,
     pub(crate) slots: Slots,
     pub(crate) ids: ActionIds,
+    /// Slots held for works that the source has yet to give.
+    pub(crate) reserved: AtomicUsize,
 }
 
 impl Dispatcher {
     /// Runs until the source is closed. May be dropped at any time: what was taken from the source is with the endpoints.
     pub(crate) async fn run(&self) {
         while let Some(slots) = self.slots.acquire(BATCH).await {
-            match self.source.next(slots.count()).await {
+            self.reserved.store(slots.count(), Ordering::Relaxed);
+            let works = self.source.next(slots.count()).await;
+            self.reserved.store(0, Ordering::Relaxed);
+            match works {
                 Ok(works) if works.is_empty() => return tracing::info!("the source of actions is closed"),
                 Ok(works) => self.dispatch(works, slots),
                 Err(error) => {
@@ -41,6 +47,11 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// Actions between source and result.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.slots.in_use().saturating_sub(self.reserved.load(Ordering::Relaxed))
     }
 
     fn dispatch(&self, works: Vec<Work>, mut slots: Slot) {

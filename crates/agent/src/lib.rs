@@ -4,14 +4,14 @@
 //! File bytes never pass through here; what a file's state is and when it changes is the source's business.
 
 mod action;
+pub mod admin;
 mod agent;
 mod dispatch;
-pub mod admin;
 mod endpoint;
 mod endpoints;
+pub mod local;
 pub mod monitor;
 pub mod mounts;
-pub mod local;
 mod results;
 mod slots;
 pub mod source;

@@ -308,7 +308,12 @@ async fn supervise(shared: Arc<Shared>, plugin: Arc<Plugin>, config: PluginConfi
             break;
         }
         let delay = restarts.next(&shared.patience.restart, Instant::now());
-        tracing::warn!(plugin = config.name, exit = how, delay_s = delay.as_secs_f64(), "ended, and is started again after a delay");
+        tracing::warn!(
+            plugin = config.name,
+            exit = how,
+            delay_s = delay.as_secs_f64(),
+            "ended, and is started again after a delay"
+        );
         plugin.update(|live| live.status.state = PluginState::Backoff { until: SystemTime::now() + delay });
         tokio::select! {
             _ = stop.wait_for(|stop| *stop) => break,

@@ -23,7 +23,9 @@ pub enum MountError {
         cause: io::Error,
     },
     /// `client_device` names a Lustre filesystem.
-    #[error("cannot mount {0}: Lustre support is not built in yet; an absolute path as client_device names a local filesystem")]
+    #[error(
+        "cannot mount {0}: Lustre support is not built in yet; an absolute path as client_device names a local filesystem"
+    )]
     Lustre(String),
 }
 
@@ -89,7 +91,8 @@ pub fn configure_mounts(config: &AgentConfig) -> Result<ClientMounts, MountError
         remove_leftovers(path)?;
     }
     let root = sys::mounts::open_mount(device).map_err(step("opening the filesystem at", device))?;
-    let mut mounts = ClientMounts { agent: agent.clone(), movers: config.mount_root.clone(), mounted: Vec::new(), shared: false };
+    let mut mounts =
+        ClientMounts { agent: agent.clone(), movers: config.mount_root.clone(), mounted: Vec::new(), shared: false };
     for path in [&agent].into_iter().chain(&movers) {
         if mounts.mounted.contains(path) {
             continue;

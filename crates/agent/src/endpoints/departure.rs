@@ -1,7 +1,7 @@
 //! What becomes of the actions of a mover that goes away.
 
-use super::{Endpoints, Inner};
 use super::placement::{ENOTCONN, no_mover};
+use super::{Endpoints, Inner};
 use crate::action::{Action, Finished};
 use crate::endpoint::{Endpoint, Remains};
 use model::Failure;

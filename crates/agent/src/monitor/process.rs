@@ -142,5 +142,10 @@ impl Drop for Running {
 
 /// Waits until all threads of the process have ended: from then on it touches nothing.
 pub(super) async fn ended(pidfd: Arc<PidFd>) -> io::Result<()> {
-    AsyncFd::register_with_interest(Waitable(pidfd), tokio::io::Interest::READABLE)?.readable().await.map(drop)
+    #[allow(
+        deprecated,
+        reason = "its successor is unsafe; a `Waitable` owns its one descriptor for as long as it lives"
+    )]
+    let pidfd = AsyncFd::with_interest(Waitable(pidfd), tokio::io::Interest::READABLE)?;
+    pidfd.readable().await.map(drop)
 }

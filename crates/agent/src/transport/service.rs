@@ -2,8 +2,8 @@
 
 use super::socket::Peer;
 use crate::Endpoints;
-use crate::endpoints::Reporting;
 use crate::endpoint::{ActionStream, OpenError, Registration};
+use crate::endpoints::Reporting;
 use futures_util::StreamExt;
 use model::limits::MAX_WIRE_TEXT_BYTES;
 use proto::{Capabilities, pdm};

@@ -1,0 +1,16 @@
+//! The agent with real sockets and real processes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a panic is how a test fails, in its helpers too"
+)]
+
+mod cancel;
+mod kit;
+mod lifecycle;
+mod monitor;
+mod mounts;
+mod protocol;
+mod sharing;
