@@ -55,6 +55,20 @@ impl Root {
         }
     }
 
+    /// Makes the directory of the objects in a new archive, durably, before anything is written. So what is left of a first
+    /// attempt can be removed; and an archive without it, which may be an empty mount point, is left alone until then.
+    pub(super) fn begin(&self) -> Result<(), TransferError> {
+        let failed = |e: io::Error| {
+            let why = format!("cannot make the directory {OBJECTS:?}: {e}");
+            TransferError::Unavailable { path: self.path.clone(), why }
+        };
+        if self.open_dir(Path::new(OBJECTS)).is_err() {
+            self.ensure_dir(Path::new(OBJECTS)).map_err(failed)?;
+            sys::file::sync_all(&self.dir).map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// Whether anything was ever archived here; an unmounted archive looks as if not.
     pub(super) fn check_objects(&self) -> Result<(), TransferError> {
         self.check()?;
