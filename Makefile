@@ -3,6 +3,8 @@
 CARGO ?= cargo
 PREFIX ?= /usr/local
 DESTDIR ?=
+# Arguments of sifaka-bench, for `make bench`.
+BENCH ?=
 SIFAKA = target/release/sifaka
 # Lemur's names: the program behaves as the one whose name it is called by.
 LINKS_BIN = lhsm
@@ -32,8 +34,9 @@ soak: ## Run the long tests: more rounds of races and kills (as root; an hour or
 	scripts/install-cargo-tools nextest
 	SIFAKA_SOAK=1 $(CARGO) nextest run --workspace --locked --profile soak
 
-bench: build ## Run the benchmarks and print their ratios (as root)
-	bench/run
+bench: build ## Run the benchmarks and write bench/RESULTS.md (as root); BENCH="--quick small" runs less
+	scripts/install-test-deps
+	$(CARGO) bench --locked --package sifaka-bench -- $(BENCH)
 
 check: ## What CI runs: formatting, lints, licences, documentation, tests
 	.ci/run

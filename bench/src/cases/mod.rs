@@ -1,0 +1,35 @@
+//! The benchmarks.
+
+mod dispatch;
+mod durable;
+mod files;
+mod load;
+mod memory;
+mod noop_agent;
+mod resident;
+
+use crate::finding::Finding;
+use crate::options::Options;
+
+/// One of them.
+pub(crate) struct Case {
+    pub(crate) name: &'static str,
+    /// How it is measured.
+    pub(crate) about: &'static str,
+    pub(crate) run: fn(&Options) -> Vec<Finding>,
+}
+
+/// All, in the order in which they run.
+pub(crate) const ALL: &[Case] = &[
+    Case { name: "dispatch", about: dispatch::ABOUT, run: dispatch::run },
+    Case { name: "durable", about: durable::ABOUT, run: durable::run },
+    Case { name: "small", about: files::ABOUT_SMALL, run: files::small },
+    Case { name: "large", about: files::ABOUT_LARGE, run: files::large },
+    Case { name: "resident", about: resident::ABOUT, run: resident::run },
+    Case { name: "memory", about: memory::ABOUT, run: memory::run },
+];
+
+/// Their names, for the command line.
+pub(crate) fn names() -> Vec<&'static str> {
+    ALL.iter().map(|case| case.name).collect()
+}

@@ -1,0 +1,60 @@
+//! A filesystem that an agent serves, while it does.
+
+use std::path::Path;
+use std::time::Duration;
+use testkit::{Daemon, LoopFs, Site};
+
+const STOP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// An agent's place, with the agent when it runs.
+pub(crate) struct Served {
+    /// Before the site: it is dropped first.
+    agent: Option<Daemon>,
+    pub(crate) site: Site,
+}
+
+impl Served {
+    /// Not started yet.
+    pub(crate) fn new(fs: &LoopFs, archive_root: &Path) -> Self {
+        let mut site = Site::local(fs);
+        site.set_archive_root(archive_root);
+        Self { agent: None, site }
+    }
+
+    /// Starts the agent, and so the guard.
+    pub(crate) fn start(&mut self) {
+        self.agent = Some(self.site.start_agent());
+    }
+
+    /// Ends agent and guard: the filesystem is as any other then.
+    pub(crate) fn stop(&mut self) {
+        if let Some(agent) = self.agent.take() {
+            agent.terminate(STOP_TIMEOUT);
+            let config = self.site.agent_config();
+            self.sifaka(&["--config", config.to_str().expect("a path of ours"), "guard", "stop", "--force"]);
+        }
+    }
+
+    pub(crate) fn agent(&self) -> &Daemon {
+        self.agent.as_ref().expect("the agent was started")
+    }
+
+    /// Runs the command line client; what it is asked must succeed.
+    pub(crate) fn sifaka(&self, args: &[&str]) {
+        self.site.sifaka_ok(args);
+    }
+
+    /// `sifaka COMMAND PATH`, quiet, waiting for the end where it can.
+    pub(crate) fn sifaka_on(&self, command: &[&str], path: &Path) {
+        let path = path.to_str().expect("a path of ours");
+        self.sifaka(&[command, &["--quiet", path]].concat());
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            self.stop();
+        }
+    }
+}
