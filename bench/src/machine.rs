@@ -34,7 +34,10 @@ impl Facts {
             ("memory", format!("{} MiB", self.memory_mib)),
             (
                 "filesystems",
-                format!("ext4 on loop devices (sparse images, through the page cache); the images are on {}", self.images),
+                format!(
+                    "ext4 on loop devices (sparse images, through the page cache); the images are on {}",
+                    self.images
+                ),
             ),
         ];
         for (name, value) in rows {
@@ -50,7 +53,9 @@ pub(crate) fn facts() -> Facts {
     let models: Vec<_> = cpuinfo.lines().filter_map(|line| line.strip_prefix("model name")?.split_once(": ")).collect();
     let temporary = std::env::temp_dir();
     Facts {
-        commit: said(Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(env!("CARGO_MANIFEST_DIR"))),
+        commit: said(
+            Command::new("git").args(["describe", "--always", "--dirty"]).current_dir(env!("CARGO_MANIFEST_DIR")),
+        ),
         date: said(Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"])),
         kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
         cpu: models.first().map(|(_, model)| (*model).to_owned()).unwrap_or_default(),

@@ -1,9 +1,11 @@
 //! A filesystem that an agent serves, while it does.
 
+use std::fs;
 use std::path::Path;
 use std::time::Duration;
-use testkit::{Daemon, LoopFs, Site};
+use testkit::{Daemon, LoopFs, Site, wait_until};
 
+const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// An agent's place, with the agent when it runs.
@@ -16,14 +18,20 @@ pub(crate) struct Served {
 impl Served {
     /// Not started yet.
     pub(crate) fn new(fs: &LoopFs, archive_root: &Path) -> Self {
+        fs::create_dir_all(archive_root).expect("make the archive's directory");
         let mut site = Site::local(fs);
         site.set_archive_root(archive_root);
         Self { agent: None, site }
     }
 
-    /// Starts the agent, and so the guard.
+    /// Starts the agent, and so guard and mover.
     pub(crate) fn start(&mut self) {
         self.agent = Some(self.site.start_agent());
+        wait_until(START_TIMEOUT, "a mover that asks for actions", || {
+            let status: serde_json::Value =
+                serde_json::from_str(&self.site.sifaka_ok(&["status", "--json"])).expect("JSON of the agent");
+            status["agent"]["movers"].as_array().is_some_and(|movers| !movers.is_empty())
+        });
     }
 
     /// Ends agent and guard: the filesystem is as any other then.
@@ -54,7 +62,13 @@ impl Served {
 impl Drop for Served {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.stop();
+            return self.stop();
+        }
+        // The guard is no child of ours, and would start agents again and again.
+        if let Some(agent) = &self.agent {
+            agent.signal(rustix::process::Signal::TERM);
+            let config = self.site.agent_config();
+            let _ = self.site.command().arg("--config").arg(config).args(["guard", "stop", "--force"]).output();
         }
     }
 }

@@ -36,7 +36,7 @@ pub(crate) fn small(options: &Options) -> Vec<Finding> {
     let load = Load {
         name: "small files",
         speed: 1.0,
-        size_mib: options.size(1024, 512),
+        size_mib: options.size(4096, 512),
         make: make_tree,
         copy: rsync_and_sync,
         peer: "rsync -a, sync -f",
@@ -122,11 +122,9 @@ fn round(bed: &Bed, load: &Load, cache: Cache, check: bool) -> Round {
         seconds(work)
     };
     let sifaka = |command: &[&str]| bed.served.sifaka_on(command, &bed.ours());
-    let archive =
-        (settled(&|| sifaka(&["archive", "--wait"])), settled(&|| (load.copy)(&bed.peers(), &bed.copy())));
+    let archive = (settled(&|| sifaka(&["archive", "--wait"])), settled(&|| (load.copy)(&bed.peers(), &bed.copy())));
     sifaka(&["release"]);
-    let restore =
-        (settled(&|| sifaka(&["restore", "--wait"])), settled(&|| (load.copy)(&bed.copy(), &bed.back())));
+    let restore = (settled(&|| sifaka(&["restore", "--wait"])), settled(&|| (load.copy)(&bed.copy(), &bed.back())));
     eprintln!("{}, {}: archive {archive:.2?} s, restore {restore:.2?} s", load.name, cache.name());
     if check {
         // What was measured did move the bytes.

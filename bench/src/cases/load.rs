@@ -83,7 +83,11 @@ impl Load {
         }
         let pacer = matches!(pace, Pace::PerSecond(_)).then(|| {
             let load = Arc::clone(self);
-            thread::spawn(move || while !load.let_due_ones_go() { thread::sleep(PACE) })
+            thread::spawn(move || {
+                while !load.let_due_ones_go() {
+                    thread::sleep(PACE)
+                }
+            })
         });
         self.more.notify_one();
         self.done.notified().await;

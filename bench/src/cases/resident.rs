@@ -5,7 +5,7 @@ use crate::finding::{Finding, Series};
 use crate::options::Options;
 use crate::served::Served;
 use crate::timing::{Cache, seconds};
-use std::fs::File;
+use std::fs::{self, File};
 use std::hint::black_box;
 use std::io::Read;
 use std::os::unix::fs::FileExt;
@@ -25,7 +25,7 @@ const WITHIN_5_PERCENT: f64 = 1.0 / 1.05;
 /// Seconds of one run, in the order of [`WHAT`].
 type Times = [f64; 4];
 const WHAT: [&str; 4] =
-    ["4 KiB random reads, cached", "sequential read, cold", "cp -r, first time", "cp -r, second time"];
+    ["cp -r, first time", "cp -r, second time", "4 KiB random reads, cached", "sequential read, cold"];
 
 pub(crate) fn run(options: &Options) -> Vec<Finding> {
     let fs = LoopFs::new(options.fs, options.size(4096, 1024));
@@ -38,9 +38,12 @@ pub(crate) fn run(options: &Options) -> Vec<Finding> {
     let mut served = Served::new(&fs, &archive.path().join("objects"));
     let (mut watched, mut unwatched) = (Vec::new(), Vec::new());
     for number in 0..=options.runs {
+        // Before anybody watches: reading raises a file's first event.
+        read_tree(&fs.path().join("tree"));
         served.start();
         let with = measure(options, &fs.path());
         served.stop();
+        read_tree(&fs.path().join("tree"));
         let without = measure(options, &fs.path());
         eprintln!("resident: watched {with:.3?}, unwatched {without:.3?}");
         if number > 0 {
@@ -57,13 +60,11 @@ pub(crate) fn run(options: &Options) -> Vec<Finding> {
 }
 
 fn measure(options: &Options, root: &Path) -> Times {
+    let (first, second) = (copy(root), copy(root));
     let random = random_reads(&root.join("cached"), options.size(2_000_000, 200_000));
     Cache::Cold.settle();
     let sequential = seconds(|| read_all(&root.join("long")));
-    tool::run("coreutils", Command::new("grep").args(["-r", "-c", "-q", "no such text"]).arg(root.join("tree")).arg("/dev/null").env("LC_ALL", "C"));
-    let first = copy(root);
-    let second = copy(root);
-    [random, sequential, first, second]
+    [first, second, random, sequential]
 }
 
 fn random_reads(path: &Path, count: u64) -> f64 {
@@ -85,6 +86,14 @@ fn read_all(path: &Path) {
     let mut file = File::open(path).expect("open a file");
     let mut buffer = vec![0; 1 << 20];
     while file.read(&mut buffer).expect("read a file") > 0 {}
+}
+
+/// So that both copies find the files in the page cache.
+fn read_tree(directory: &Path) {
+    for entry in fs::read_dir(directory).expect("list a directory") {
+        let path = entry.expect("list a directory").path();
+        if path.is_dir() { read_tree(&path) } else { read_all(&path) }
+    }
 }
 
 fn copy(root: &Path) -> f64 {
