@@ -58,6 +58,8 @@ pub(crate) fn run(args: DemoArgs) -> Outcome {
     let mut pace = Pace::new(&stop);
     let mut report = Report::new(args.fs.name());
     let shown = show(&args, &mut site, &mut pace, &mut report);
+    // Whatever went wrong after that came of it.
+    let shown = shown.map_err(|error| stop.check().err().unwrap_or(error));
     stop.work_is_over();
     report.steps = pace.into_steps();
     if let Err(error) = &shown

@@ -115,11 +115,16 @@ pub(super) fn each<T: Sync>(
     stop: &Stop,
     work: impl Fn(&T) -> Result<(), CliError> + Sync,
 ) -> Result<(), CliError> {
+    spread(items, |item| stop.check().and_then(|()| work(item)))
+}
+
+/// As [`each`], also when the demo is to end.
+pub(super) fn spread<T: Sync, E: Send>(items: &[T], work: impl Fn(&T) -> Result<(), E> + Sync) -> Result<(), E> {
     let next = AtomicUsize::new(0);
-    let failed: Mutex<Option<CliError>> = Mutex::new(None);
+    let failed: Mutex<Option<E>> = Mutex::new(None);
     let worker = || {
         while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
-            if let Err(error) = stop.check().and_then(|()| work(item)) {
+            if let Err(error) = work(item) {
                 // The others end with the item they have.
                 next.store(items.len(), Ordering::Relaxed);
                 failed.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);

@@ -64,8 +64,9 @@ impl Site {
         let _ = Pid::from_raw(agent.id().cast_signed()).map(|pid| kill_process(pid, Signal::TERM));
         if !ended(&mut agent) {
             complain("demo: the agent does not end when asked to, and is killed");
-            let _ = agent.kill();
+            processes::kill_descendants();
             let _ = agent.wait();
+            return;
         }
         let stopped = self.sifaka().map(|mut command| command.args(["guard", "stop", "--force"]).output());
         match stopped {

@@ -1,5 +1,6 @@
 //! The directory that everything of the demo is in, and how all of it goes away again.
 
+use super::pace::spread;
 use super::tree::Tree;
 use super::{cannot_at, processes};
 use crate::exit::{CliError, Exit};
@@ -123,7 +124,15 @@ impl Site {
             complain(&format!("kept: {}", escaped_path(&self.dir)));
             return Ok(());
         }
-        fs::remove_dir_all(&self.dir).map_err(cannot_at("remove", &self.dir))
+        self.remove().map_err(cannot_at("remove", &self.dir))
+    }
+
+    /// The archive's thousands of directories first and by many threads: one alone waits for the journal at every few of them.
+    fn remove(&self) -> io::Result<()> {
+        let objects: Vec<PathBuf> =
+            fs::read_dir(self.archive().join("objects")).into_iter().flatten().flatten().map(|e| e.path()).collect();
+        spread(&objects, |directory| fs::remove_dir_all(directory))?;
+        fs::remove_dir_all(&self.dir)
     }
 
     /// Unmounts whatever is mounted below the directory: the filesystem, and what an agent that was killed left.

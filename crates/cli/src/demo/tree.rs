@@ -14,6 +14,9 @@ const MIN_FILES: usize = 5_000;
 const MIN_BYTES: u64 = 500_000_000;
 /// and not many more.
 const MAX_BYTES: u64 = 700_000_000;
+/// So many are kept free for each file that is still wanted: large ones that come first must not take the place of all others.
+const RESERVED_BYTES: u64 = 50_000;
+const _: () = assert!(MIN_FILES as u64 * RESERVED_BYTES < MAX_BYTES);
 
 /// A regular file, and where its copy goes.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -79,11 +82,12 @@ impl Tree {
         let mut walks: Vec<Walk> = roots.iter().map(|root| Walk::new(root)).collect();
         let mut tree = Self { roots, files: Vec::new(), note: None };
         let mut bytes = 0;
-        while !walks.is_empty() && !(tree.files.len() >= MIN_FILES && bytes >= MIN_BYTES) {
+        while !walks.is_empty() && (tree.files.len() < MIN_FILES || bytes < MIN_BYTES) {
             stop.check()?;
             walks.retain_mut(|walk| {
                 let Some(source) = walk.next() else { return false };
-                if bytes + source.bytes <= MAX_BYTES {
+                let wanted = MIN_FILES.saturating_sub(tree.files.len() + 1) as u64;
+                if bytes + source.bytes + wanted * RESERVED_BYTES <= MAX_BYTES {
                     bytes += source.bytes;
                     tree.files.push(source);
                 }

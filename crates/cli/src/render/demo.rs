@@ -21,8 +21,9 @@ pub(crate) fn human(report: &Report) -> String {
         megabytes(report.bytes),
         report.sources.join(", ")
     );
-    for line in report.note.iter().chain(&report.missing) {
-        let _ = writeln!(out, "  {}", crate::output::escaped(line));
+    let missing = report.missing.iter().map(|line| format!("missing for release: {line}"));
+    for line in report.note.clone().into_iter().chain(missing) {
+        let _ = writeln!(out, "  {}", crate::output::escaped(&line));
     }
     if !report.steps.is_empty() {
         let rows: Vec<_> = report.steps.iter().map(row).collect();
@@ -86,7 +87,19 @@ mod tests {
 
     #[test]
     fn steps_stand_in_columns() {
-        insta::assert_snapshot!(human(&report()));
+        insta::assert_snapshot!(human(&report()), @r"
+        Archive, release and restore on ext4: 5000 files, 500 MB, of /usr/share, /usr/lib
+
+        step        files      MB  seconds   files/s     MB/s
+        archive      5000     500     2.50      2000      200
+        release      5000     500     0.00         -        -
+
+        df              size     used     available
+        before release  2.0 GiB  600 MiB  1.4 GiB
+        after release   2.0 GiB  50 MiB   2.0 GiB
+
+        Every file read back is the original, byte for byte. The archive is empty again.
+        ");
     }
 
     #[test]
@@ -98,7 +111,45 @@ mod tests {
             error: Some("demo: a fault".to_owned()),
             ..report()
         };
-        insta::assert_snapshot!(human(&report));
-        insta::assert_json_snapshot!(report);
+        insta::assert_snapshot!(human(&report), @r"
+        Archive, verify and restore, without release: 5000 files, 500 MB, of /usr/share, /usr/lib
+          missing for release: privileges: missing: CAP_SYS_ADMIN (run as root)
+
+        step        files      MB  seconds   files/s     MB/s
+        archive      5000     500     2.50      2000      200
+        release      5000     500     0.00         -        -
+        ");
+        insta::assert_json_snapshot!(Report { steps: vec![report.steps[0].clone()], ..report }, @r#"
+        {
+          "mode": "without_release",
+          "filesystem": "ext4",
+          "missing": [
+            "privileges: missing: CAP_SYS_ADMIN (run as root)"
+          ],
+          "sources": [
+            "/usr/share",
+            "/usr/lib"
+          ],
+          "note": null,
+          "files": 5000,
+          "bytes": 500000000,
+          "steps": [
+            {
+              "step": "archive",
+              "files": 5000,
+              "bytes": 500000000,
+              "seconds": 2.5
+            }
+          ],
+          "df_before": null,
+          "df_after": {
+            "size_bytes": 2147483648,
+            "used_bytes": 52428800,
+            "available_bytes": 2095054848
+          },
+          "objects_left": 0,
+          "error": "demo: a fault"
+        }
+        "#);
     }
 }
