@@ -11,7 +11,7 @@ use std::path::Path;
 use testkit::LoopFs;
 
 pub(crate) const ABOUT: &str = "`sifaka archive DIR` of 1,000,000 (empty) files, accepted by the agent while the only mover takes \
-a minute for each action; then the agent process's memory, now and at most (VmRSS and VmHWM of /proc).";
+ten minutes for each action; then the agent process's memory, now and at most (VmRSS and VmHWM of /proc).";
 
 const EACH: u64 = 1000;
 /// Longer than it takes to submit.
