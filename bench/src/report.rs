@@ -43,7 +43,8 @@ impl Results {
     fn markdown(&self) -> String {
         let mut text = format!(
             "# Benchmark results\n\nWritten by `make bench`; the remarks come from `bench/notes/`. Both sides ran on this \
-             machine in turns (A B A B …) after a run that is not counted. A speed above 1 means that Sifaka is faster.\n\n{}",
+             machine in turns (A B A B …) after a run that is not counted. A speed above 1 means that Sifaka is faster. Commit and \
+             date are those of the last run; cases that it left out are older.\n\n{}",
             self.facts.markdown()
         );
         for case in cases::ALL {
