@@ -73,6 +73,11 @@ pub(crate) fn run(args: DemoArgs) -> Outcome {
         report.error = Some(error.message().to_owned());
     }
     print(&report, args.json)?;
+    if shown.is_err()
+        && let Err(error) = &cleaned
+    {
+        error.report();
+    }
     shown.and(cleaned)?;
     Ok(Exit::Ok)
 }

@@ -40,7 +40,7 @@ impl Stop {
     /// An error once the demo is to end.
     pub(super) fn check(&self) -> Result<(), CliError> {
         if self.asked.load(Ordering::Relaxed) {
-            Err(CliError::new(Exit::Interrupted, "demo: interrupted, and everything it made is removed"))
+            Err(CliError::new(Exit::Interrupted, "demo: interrupted"))
         } else {
             Ok(())
         }
