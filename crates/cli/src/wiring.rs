@@ -63,12 +63,16 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path) -> Outcome {
         services.inherited = vec![Arc::new(guard.group().map_err(failed("sharing the guard's group"))?)];
     }
     let source = Arc::new(LocalSource::new(Arc::clone(&engine)));
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed("starting the runtime"))?;
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed("starting the runtime"))?;
     let admin = (config.admin.socket.clone(), config.admin.group.clone());
     let mount_root = config.mount_root.clone();
     let ended = runtime.block_on(async {
         let agent = Arc::new(HsmAgent::new(config, mounts, services, source).map_err(not_here)?);
-        let status = { let agent = Arc::clone(&agent); move || serde_json::to_value(agent.status()).unwrap_or_default() };
+        let status = {
+            let agent = Arc::clone(&agent);
+            move || serde_json::to_value(agent.status()).unwrap_or_default()
+        };
         let control = Arc::new(LocalControl::new(Arc::clone(&engine), mount_point, mount_root, status));
         let ended = serve(&agent, control, &admin.0, admin.1.as_deref()).await;
         agent.stop().await;

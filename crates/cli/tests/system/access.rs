@@ -1,1 +1,255 @@
-//! Written next.
+//! P5: every way of touching a released file gives its content, or an error, and never the holes.
+
+use crate::support::{Hsm, LONG, cat, hsm_state, is_released, kill, noise};
+use model::HsmFlags;
+use std::fs::{self, File, OpenOptions};
+use std::io::{Seek, SeekFrom, Write};
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::Path;
+use std::process::Command;
+use std::time::Duration;
+use testkit::{FsKind, wait_until};
+
+const SIZE: usize = 300_000;
+
+fn python(script: &str, arguments: &[&Path]) -> Vec<u8> {
+    let out = Command::new("python3").args(["-c", script]).args(arguments).output().unwrap();
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    out.stdout
+}
+
+#[test]
+fn p5_every_kind_of_read_gets_the_data() {
+    for kind in FsKind::ALL {
+        let hsm = Hsm::start(kind);
+        let content = noise(9, SIZE);
+        let target = hsm.path("copy");
+        let released = |name: &str| hsm.archived_and_released(name, &content);
+
+        let path = released("pread");
+        let mut middle = vec![0; 5000];
+        File::open(&path).unwrap().read_exact_at(&mut middle, 123_456).unwrap();
+        assert!(middle == content[123_456..128_456], "{kind:?} pread");
+
+        let mmap = "import mmap,sys\nf=open(sys.argv[1],'rb')\nsys.stdout.buffer.write(mmap.mmap(f.fileno(),0,prot=mmap.PROT_READ)[:])";
+        assert!(python(mmap, &[&released("mmap")]) == content, "{kind:?} mmap");
+
+        let sendfile = "import os,sys\na=os.open(sys.argv[1],os.O_RDONLY)\nb=os.open(sys.argv[2],os.O_WRONLY|os.O_CREAT|os.O_TRUNC)\nn=0\nwhile True:\n k=os.sendfile(b,a,n,1<<20)\n n+=k\n if not k: break";
+        python(sendfile, &[&released("sendfile"), &target]);
+        assert!(fs::read(&target).unwrap() == content, "{kind:?} sendfile");
+
+        let range = "import os,sys\na=os.open(sys.argv[1],os.O_RDONLY)\nb=os.open(sys.argv[2],os.O_WRONLY|os.O_CREAT|os.O_TRUNC)\nwhile os.copy_file_range(a,b,1<<20): pass";
+        python(range, &[&released("copy_file_range"), &target]);
+        assert!(fs::read(&target).unwrap() == content, "{kind:?} copy_file_range");
+
+        // cp asks for holes first, and copies none of what it takes for one.
+        let path = released("cp");
+        assert!(
+            Command::new("cp")
+                .args(["--sparse=auto", "--reflink=auto"])
+                .arg(&path)
+                .arg(&target)
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(fs::read(&target).unwrap() == content, "{kind:?} cp");
+        let holes = "import os,sys\nf=os.open(sys.argv[1],os.O_RDONLY)\nprint(os.lseek(f,0,os.SEEK_DATA),os.lseek(f,0,os.SEEK_HOLE))";
+        let seen = python(holes, &[&released("holes")]);
+        assert_eq!(String::from_utf8(seen).unwrap().trim(), format!("0 {SIZE}"), "{kind:?} SEEK_DATA, SEEK_HOLE");
+
+        if kind != FsKind::Ext4 {
+            let path = released("reflink");
+            fs::remove_file(&target).unwrap();
+            assert!(Command::new("cp").arg("--reflink=always").arg(&path).arg(&target).status().unwrap().success());
+            assert!(fs::read(&target).unwrap() == content, "{kind:?} reflink");
+        }
+        assert!(hsm.temporary_files() == 0);
+    }
+}
+
+#[test]
+fn p5_a_released_program_runs() {
+    for kind in FsKind::ALL {
+        let hsm = Hsm::start(kind);
+        let path = hsm.file("true", &fs::read("/bin/true").unwrap());
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        hsm.archive(&[&path]);
+        hsm.release(&[&path]);
+        assert!(Command::new(&path).status().unwrap().success(), "{kind:?}");
+        assert!(!is_released(&path));
+    }
+}
+
+#[test]
+fn p5_writes_and_truncations_keep_what_they_do_not_touch() {
+    for kind in FsKind::ALL {
+        let hsm = Hsm::start(kind);
+        let content = noise(10, SIZE);
+        let released = |name: &str| hsm.archived_and_released(name, &content);
+
+        let path = released("written");
+        let mut file = OpenOptions::new().write(true).open(&path).unwrap();
+        file.seek(SeekFrom::Start(1000)).unwrap();
+        file.write_all(b"changed").unwrap();
+        drop(file);
+        let mut expected = content.clone();
+        expected[1000..1007].copy_from_slice(b"changed");
+        assert!(fs::read(&path).unwrap() == expected, "{kind:?} write");
+        wait_until(LONG, "it is dirty", || hsm_state(&path).flags.contains(HsmFlags::DIRTY));
+
+        let path = released("appended");
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"more").unwrap();
+        assert!(fs::read(&path).unwrap() == [&content[..], b"more"].concat(), "{kind:?} append");
+
+        let path = released("truncated");
+        python("import os,sys\nos.truncate(sys.argv[1],12345)", &[&path]);
+        assert!(fs::read(&path).unwrap() == content[..12345], "{kind:?} truncate");
+
+        let path = released("extended");
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(SIZE as u64 + 10).unwrap();
+        assert!(fs::read(&path).unwrap() == [&content[..], &[0; 10]].concat(), "{kind:?} extend");
+
+        let path = released("punched");
+        assert!(
+            Command::new("fallocate").args(["-p", "-o", "4096", "-l", "4096"]).arg(&path).status().unwrap().success()
+        );
+        let mut expected = content.clone();
+        expected[4096..8192].fill(0);
+        assert!(fs::read(&path).unwrap() == expected, "{kind:?} punch");
+
+        let path = released("mapped");
+        let script =
+            "import mmap,sys\nf=open(sys.argv[1],'r+b')\nm=mmap.mmap(f.fileno(),0)\nm[5]=7\nm.flush()\nm.close()";
+        python(script, &[&path]);
+        let mut expected = content.clone();
+        expected[5] = 7;
+        assert!(fs::read(&path).unwrap() == expected, "{kind:?} mapped write");
+
+        if kind != FsKind::Ext4 {
+            let (path, source) = (released("cloned over"), hsm.file("source", &noise(11, 8192)));
+            let script = "import fcntl,os,struct,sys\na=os.open(sys.argv[1],os.O_RDONLY)\nb=os.open(sys.argv[2],os.O_WRONLY)\nfcntl.ioctl(b,0x4020940d,struct.pack('qQQQ',a,0,4096,8192))";
+            python(script, &[&source, &path]);
+            let mut expected = content.clone();
+            expected[8192..12288].copy_from_slice(&noise(11, 8192)[..4096]);
+            assert!(fs::read(&path).unwrap() == expected, "{kind:?} clone range into it");
+        }
+    }
+}
+
+/// What is thrown away is not fetched.
+#[test]
+fn o_trunc_restores_nothing() {
+    for kind in FsKind::ALL {
+        let hsm = Hsm::start(kind);
+        let path = hsm.archived_and_released("f", &noise(12, SIZE));
+        let before = restores(&hsm);
+        fs::write(&path, b"new").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+        assert_eq!(restores(&hsm), before, "{kind:?}: nothing was restored");
+        assert!(!is_released(&path));
+        assert!(hsm_state(&path).flags.contains(HsmFlags::DIRTY));
+        hsm.archive(&[&path]);
+        hsm.release(&[&path]);
+        assert_eq!(fs::read(&path).unwrap(), b"new");
+    }
+}
+
+/// Restores and other works that movers did, by the agent's count.
+fn restores(hsm: &Hsm) -> u64 {
+    let status = hsm.status().unwrap();
+    status["agent"]["archives"].as_array().unwrap().iter().filter_map(|a| a["started"].as_u64()).sum()
+}
+
+#[test]
+fn p5_many_readers_of_one_file_share_one_restore() {
+    let hsm = Hsm::start(FsKind::Xfs);
+    let content = noise(13, 8 << 20);
+    let path = hsm.archived_and_released("f", &content);
+    let before = restores(&hsm);
+    let readers: Vec<_> = (0..40).map(|_| cat(&path)).collect();
+    for reader in readers {
+        assert!(reader.wait_with_output().unwrap().stdout == content);
+    }
+    assert_eq!(restores(&hsm) - before, 1);
+}
+
+#[test]
+fn p5_read_only_mounts_and_immutable_files() {
+    let hsm = Hsm::start(FsKind::Ext4);
+    let content = noise(14, SIZE);
+    let path = hsm.archived_and_released("f", &content);
+    let bind = tempfile::tempdir().unwrap();
+    let run = |args: &[&str]| assert!(Command::new("mount").args(args).arg(bind.path()).status().unwrap().success());
+    run(&["--bind", hsm.fs.path().to_str().unwrap()]);
+    run(&["-o", "remount,bind,ro"]);
+    let got = fs::read(bind.path().join("f"));
+    assert!(Command::new("umount").arg(bind.path()).status().unwrap().success());
+    assert!(got.unwrap() == content);
+    // Making a file immutable opens it, and so restores it; and what is immutable is not released.
+    hsm.release(&[&path]);
+    let chattr = |flag: &str| assert!(Command::new("chattr").arg(flag).arg(&path).status().unwrap().success());
+    chattr("+i");
+    let got = fs::read(&path);
+    let refused = hsm.run(&["release"], &[&path]);
+    chattr("-i");
+    assert!(got.unwrap() == content);
+    assert_eq!(refused.status.code(), Some(1));
+    assert!(!is_released(&path));
+}
+
+#[test]
+fn p5_the_archive_s_damage_is_an_error_and_never_content() {
+    for (kind, setting) in [
+        (FsKind::Ext4, ""),
+        (FsKind::Xfs, "compression = \"zstd\""),
+        (FsKind::Btrfs, "format = \"lemur\"\ncompression = \"gzip\""),
+    ] {
+        let hsm = Hsm::start_with(kind, 400, |site| site.add_archive_setting(setting));
+        let content: Vec<u8> = noise(15, 50_000).into_iter().map(|b| b & 0x3f).collect();
+        let path = hsm.archived_and_released("f", &content);
+        let object = hsm.site.archive_files().remove(0);
+        let good = fs::read(&object).unwrap();
+        for at in [0, good.len() / 3, good.len() / 2, good.len() - 1] {
+            let mut bad = good.clone();
+            bad[at] ^= 0x10;
+            fs::write(&object, &bad).unwrap();
+            assert!(fs::read(&path).is_err(), "{kind:?} {setting} byte {at}");
+            assert!(is_released(&path));
+        }
+        for length in [0, 1, good.len() / 2, good.len() - 1] {
+            fs::write(&object, &good[..length]).unwrap();
+            assert!(fs::read(&path).is_err(), "{kind:?} {setting} cut to {length}");
+        }
+        fs::remove_file(&object).unwrap();
+        assert!(fs::read(&path).is_err(), "{kind:?} {setting} gone");
+        fs::write(&object, &good).unwrap();
+        assert!(fs::read(&path).unwrap() == content, "{kind:?} {setting} back again");
+    }
+}
+
+/// A reader whose restore cannot be had waits, can be killed, and gets an error in the end.
+#[test]
+fn p5_a_reader_waits_for_an_archive_that_is_away() {
+    let hsm = Hsm::start_with(FsKind::Ext4, 128, |site| site.add_agent_setting("restore { timeout_s = 4 }"));
+    let content = noise(16, SIZE);
+    let paths: Vec<_> = (0..3).map(|i| hsm.archived_and_released(&format!("f{i}"), &content)).collect();
+    let root = hsm.site.archive_root().join("objects");
+    let away = root.with_extension("away");
+    fs::rename(&root, &away).unwrap();
+    let patient = cat(&paths[0]);
+    let mut killed = cat(&paths[1]);
+    let hopeless = cat(&paths[2]);
+    wait_until(LONG, "three wait", || hsm.status().unwrap()["source"]["blocked_readers"] == 3);
+    kill(killed.id().cast_signed());
+    assert!(!killed.wait().unwrap().success());
+    let out = hopeless.wait_with_output().unwrap();
+    assert!(!out.status.success() && out.stdout.is_empty());
+    assert!(!patient.wait_with_output().unwrap().status.success());
+    // The archive comes back: so does the content.
+    let late = cat(&paths[0]);
+    std::thread::sleep(Duration::from_millis(300));
+    fs::rename(&away, &root).unwrap();
+    let out = late.wait_with_output().unwrap();
+    assert!(out.stdout == content, "{}", String::from_utf8_lossy(&out.stderr));
+}

@@ -1,1 +1,191 @@
-//! Written next.
+//! SIGKILL of agent, mover and guard at random moments, while files are archived, released and read.
+//!
+//! After each: every file's content is the original, every reader got data or an error, the queue empties, nothing is left
+//! over. A round that hit nothing in flight proves nothing: the tests count and demand those that did.
+
+use crate::support::{Hsm, LONG, cat, is_released, kill, noise, queued};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Child;
+use std::time::{Duration, Instant};
+use testkit::random::rounds;
+use testkit::{FsKind, Random, wait_until};
+
+const FILES: usize = 48;
+
+struct Victims {
+    agent: bool,
+    mover: bool,
+    guard: bool,
+}
+
+struct Files(Vec<(PathBuf, Vec<u8>)>);
+
+impl Files {
+    fn make(hsm: &Hsm) -> Self {
+        let size = |i: usize| [5, 4096, 70_000, 1 << 20, 3 << 20][i % 5];
+        Self(
+            (0..FILES)
+                .map(|i| {
+                    let c = noise(i as u64 + 1, size(i));
+                    (hsm.file(&format!("f{i}"), &c), c)
+                })
+                .collect(),
+        )
+    }
+
+    fn paths(&self) -> Vec<&Path> {
+        self.0.iter().map(|(p, _)| p.as_path()).collect()
+    }
+}
+
+/// Readers of all files at once, and who of them got what.
+struct Readers(Vec<(Child, usize)>);
+
+impl Readers {
+    fn start(files: &Files) -> Self {
+        Self(files.0.iter().enumerate().map(|(i, (path, _))| (cat(path), i)).collect())
+    }
+
+    /// Everybody's content is right, or there is an error and not one byte that is wrong.
+    fn judge(self, files: &Files, round: u64) -> usize {
+        let mut errors = 0;
+        for (child, i) in self.0 {
+            let out = child.wait_with_output().unwrap();
+            let content = &files.0[i].1;
+            if out.status.success() {
+                assert!(
+                    out.stdout == *content,
+                    "round {round}: a reader of file {i} got {} wrong bytes",
+                    out.stdout.len()
+                );
+            } else {
+                assert!(
+                    content.starts_with(&out.stdout),
+                    "round {round}: a reader of file {i} got wrong bytes before its error"
+                );
+                errors += 1;
+            }
+        }
+        errors
+    }
+}
+
+/// Kills, and says how many actions were queued or running and how many readers were blocked just before.
+fn strike(hsm: &Hsm, victims: &Victims) -> (u64, u64) {
+    let Some(status) = hsm.status() else { return (0, 0) };
+    let mut pids = Vec::new();
+    if victims.guard {
+        pids.push(crate::support::number(&status["source"]["guard"]["pid"]));
+    }
+    if victims.agent {
+        pids.push(crate::support::number(&status["pid"]));
+    }
+    if victims.mover {
+        let plugins = status["agent"]["plugins"].as_array().cloned().unwrap_or_default();
+        pids.extend(plugins.iter().filter(|p| p["pid"].is_number()).map(|p| crate::support::number(&p["pid"])));
+    }
+    pids.into_iter().for_each(kill);
+    (queued(&status), status["source"]["blocked_readers"].as_u64().unwrap())
+}
+
+fn wait_until_well(hsm: &Hsm) {
+    wait_until(LONG, "the agent answers again", || hsm.status().is_some());
+    hsm.wait_for_movers();
+    wait_until(LONG, "the queue is empty", || hsm.status().is_some_and(|s| queued(&s) == 0));
+}
+
+/// Runs a command of the client until it works: the agent may be dying under it.
+fn insist(hsm: &Hsm, arguments: &[&str], paths: &[&Path]) {
+    let end = Instant::now() + LONG;
+    loop {
+        let out = hsm.run(arguments, paths);
+        if out.status.success() {
+            return;
+        }
+        assert!(Instant::now() < end, "{arguments:?}: {}", String::from_utf8_lossy(&out.stderr));
+        wait_until_well(hsm);
+    }
+}
+
+fn torment(kind: FsKind, victims: &Victims, usual: u64) {
+    let mut random = Random::from_env();
+    let hsm = Hsm::start_with(kind, 700, |_| {});
+    let files = Files::make(&hsm);
+    let mut hits = 0;
+    let rounds = rounds(usual, usual * 20);
+    for round in 0..rounds {
+        // Killed while files are archived.
+        for (path, content) in &files.0 {
+            fs::write(path, content).unwrap();
+        }
+        let _ = hsm.run(&["archive"], &files.paths());
+        std::thread::sleep(Duration::from_millis(random.within(0..60)));
+        let (busy, _) = strike(&hsm, victims);
+        hits += u64::from(busy > 0);
+        wait_until_well(&hsm);
+        insist(&hsm, &["archive", "--wait"], &files.paths());
+
+        // Killed while they are released.
+        let release = hsm
+            .site
+            .command()
+            .arg("release")
+            .args(files.paths())
+            .stderr(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .spawn();
+        std::thread::sleep(Duration::from_millis(random.within(0..40)));
+        strike(&hsm, victims);
+        let _ = release.unwrap().wait();
+        wait_until_well(&hsm);
+        insist(&hsm, &["release"], &files.paths());
+        assert!(files.paths().iter().all(|p| is_released(p)));
+
+        // Killed while everybody reads.
+        let readers = Readers::start(&files);
+        std::thread::sleep(Duration::from_millis(random.within(0..80)));
+        let (_, waiting) = strike(&hsm, victims);
+        hits += u64::from(waiting > 0);
+        let errors = readers.judge(&files, round);
+        wait_until_well(&hsm);
+        assert!(errors == 0 || victims.guard, "round {round}: {errors} readers got errors although the guard lived");
+        for (path, content) in &files.0 {
+            let got = fs::read(path).unwrap_or_else(|e| panic!("round {round}: {}: {e}", path.display()));
+            assert!(got == *content, "round {round}: {} is wrong", path.display());
+        }
+    }
+    assert!(hits >= rounds, "only {hits} of {} strikes hit anything in flight", 2 * rounds);
+    // Nothing is left over: one object a file, no temporary files.
+    wait_until_well(&hsm);
+    wait_until(LONG, "one object a file", || hsm.objects() == FILES);
+    wait_until(LONG, "no temporary files", || hsm.temporary_files() == 0);
+}
+
+#[test]
+fn p5_p3_p7_the_agent_is_killed() {
+    for kind in FsKind::ALL {
+        torment(kind, &Victims { agent: true, mover: false, guard: false }, 3);
+    }
+}
+
+#[test]
+fn p5_p3_p7_the_mover_is_killed() {
+    for kind in FsKind::ALL {
+        torment(kind, &Victims { agent: false, mover: true, guard: false }, 2);
+    }
+}
+
+#[test]
+fn p5_p3_p7_agent_and_mover_are_killed() {
+    for kind in FsKind::ALL {
+        torment(kind, &Victims { agent: true, mover: true, guard: false }, 3);
+    }
+}
+
+#[test]
+fn p5_p3_p7_the_guard_is_killed() {
+    for kind in FsKind::ALL {
+        torment(kind, &Victims { agent: false, mover: false, guard: true }, 3);
+    }
+}
