@@ -136,7 +136,7 @@ impl<W: Write> Write for Encoder<W> {
 
 /// Decompresses one stream and makes sure that nothing follows it.
 pub(crate) enum Decoder<R: Read> {
-    Gzip(GzDecoder<BufReader<R>>),
+    Gzip(Box<GzDecoder<BufReader<R>>>),
     Zstd(zstd::stream::read::Decoder<'static, BufReader<R>>),
 }
 
@@ -153,7 +153,7 @@ impl<R: Read> Decoder<R> {
         }
         Ok(match encoding {
             Encoding::Raw => None,
-            Encoding::Gzip => Some(Self::Gzip(GzDecoder::new(reader))),
+            Encoding::Gzip => Some(Self::Gzip(Box::new(GzDecoder::new(reader)))),
             Encoding::Zstd => Some(Self::Zstd(zstd::stream::read::Decoder::with_buffer(reader)?.single_frame())),
         })
     }
