@@ -1,6 +1,8 @@
 //! The guard alone, with this test in the agent's place: what it lets through, what it asks about, and what becomes of
 //! waiting readers when one of the two dies.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, reason = "a panic is how a test fails")]
+
 use coordinator::guard::{GuardLink, GuardSetup, PendingEvent};
 use model::{HsmFlags, HsmState};
 use std::ffi::OsString;
