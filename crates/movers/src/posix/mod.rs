@@ -1,6 +1,6 @@
 //! A mover whose archives are directory trees on mounted filesystems, laid out as Lemur's.
 //!
-//! This module starts it: configuration, stores, threads. [`mover`] does the actions; bytes are `transfer`'s.
+//! This module starts it: configuration, stores, threads. `mover` does the actions; bytes are `transfer`'s.
 
 mod mover;
 
