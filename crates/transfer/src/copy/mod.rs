@@ -1,7 +1,7 @@
 //! The copy engine: a source gives steps of data and holes, a digest sees them, a sink takes them.
 //!
 //! Small files go through one buffer. For large ones reading and hashing happen on the caller's thread while a second one
-//! writes, with a ring of [`RING`] buffers between them: that is all the memory a copy takes, whatever the file's size (P6).
+//! writes, with a ring of `RING` buffers between them: that is all the memory a copy takes, whatever the file's size (P6).
 //! Cancellation is looked at before each step, and a step is at most one chunk of data (P4).
 
 mod pipeline;
