@@ -219,9 +219,10 @@ impl Engine {
             last_ms: AtomicU64::new(0),
         });
         let journal = Arc::new(Journal::start(Arc::clone(&queue), fatal).map_err(EngineError::Thread)?);
-        settle_orphans(&fs, queue.as_ref(), shared.now_ms())?;
         let (messages, incoming) = channel();
         let guard = guard.map(|setup| connect(setup, fs.fsid, messages.clone())).transpose()?;
+        // After the guard knows us: opening a released file before that would wait for ourselves.
+        settle_orphans(&fs, queue.as_ref(), shared.now_ms())?;
         let committer = |name: &str| -> Result<Sender<Item>, EngineError> {
             let (items, taken) = channel();
             let (fs, queue, messages) = (Arc::clone(&fs), Arc::clone(&queue), messages.clone());

@@ -39,6 +39,12 @@ impl Pending {
         self.waiting.remove(&seq)
     }
 
+    /// Removes all that this process waits for.
+    pub(super) fn take_of(&mut self, pid: i32) -> Vec<Waiting> {
+        let seqs: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.pid == pid).map(|(seq, _)| *seq).collect();
+        seqs.into_iter().filter_map(|seq| self.remove(seq)).collect()
+    }
+
     /// A new agent has been told nothing.
     pub(super) fn forget_what_was_told(&mut self) {
         self.untold = self.waiting.keys().copied().collect();

@@ -273,7 +273,7 @@ impl Guard {
         match message {
             ToGuard::Hello { version, command_line } => self.greet(version, command_line),
             ToGuard::Answer { seq, errno } => self.answer_for_agent(seq, errno),
-            ToGuard::Trust { pid } => self.trusted.add(pid),
+            ToGuard::Trust { pid } => self.trust(pid),
             ToGuard::Distrust { pid } => self.trusted.remove(pid),
             ToGuard::Hold { token } => self.hold(token, &fds),
             ToGuard::Unhold { token } => drop(self.holds.remove(&token)),
@@ -307,9 +307,18 @@ impl Guard {
         }
         agent.greeted = true;
         let pid = agent.pid;
-        self.trusted.add(pid);
         self.starter.learn(command_line);
         self.pending.forget_what_was_told();
+        self.trust(pid);
+    }
+
+    /// What the process waits for already is let through too: a guard that was just started may have taken events of
+    /// processes that it had not been told of, and the agent cannot answer for a file that it waits for itself.
+    fn trust(&mut self, pid: i32) {
+        self.trusted.add(pid);
+        for waiting in self.pending.take_of(pid) {
+            self.answer(waiting.number, Verdict::Allow);
+        }
     }
 
     fn answer_for_agent(&mut self, seq: u64, errno: i32) {
