@@ -16,6 +16,7 @@ pub mod loopfs;
 pub mod pdm_agent;
 pub mod process;
 pub mod random;
+mod remains;
 pub mod scratch;
 pub mod site;
 pub mod tool;

@@ -238,7 +238,7 @@ impl Drop for Daemon {
 }
 
 /// Waits for the end of a process; says whether it came within `timeout`.
-fn has_ended(pidfd: &PidFd, timeout: Duration) -> bool {
+pub(crate) fn has_ended(pidfd: &PidFd, timeout: Duration) -> bool {
     let mut fds = [PollFd::new(pidfd, PollFlags::IN)];
     let timeout = Timespec::try_from(timeout).expect("a time that fits");
     rustix::event::poll(&mut fds, Some(&timeout)).is_ok_and(|ready| ready == 1)

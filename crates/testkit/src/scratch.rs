@@ -1,4 +1,5 @@
-//! A directory of a test's own that does not outlive the test: not its files, and not the mounts made in it.
+//! A directory of a test's own that does not outlive the test: not its files, not the mounts made in it, and not the
+//! processes that were started for it.
 //!
 //! A test that is killed cleans nothing up. So each directory holds a file that its owner keeps locked, and whoever
 //! makes the next one removes those that nobody holds any more.
@@ -14,11 +15,14 @@ use std::time::{Duration, SystemTime};
 use rustix::fs::FlockOperation;
 use tempfile::TempDir;
 
+use crate::remains::end_processes_of;
+
 /// Begins the name of each, so that those of killed tests are recognised.
 const PREFIX: &str = "sifaka-test-";
 const LOCK_FILE: &str = ".lock";
 
-/// The directory. Dropping it unmounts what is mounted in it (lazily when it is in use) and removes it.
+/// The directory. Dropping it kills the processes whose command line or environment names it, unmounts what is mounted
+/// in it (lazily when it is in use) and removes it.
 #[derive(Debug)]
 pub struct Scratch {
     dir: TempDir,
@@ -53,6 +57,7 @@ impl Scratch {
 
 impl Drop for Scratch {
     fn drop(&mut self) {
+        end_processes_of(self.dir.path());
         unmount_below(self.dir.path());
     }
 }
@@ -124,6 +129,7 @@ fn remove_leftovers(parent: &Path) {
             && old()
             && let Some(_lock) = lock(&path)
         {
+            end_processes_of(&path);
             unmount_below(&path);
             let _ = fs::remove_dir_all(&path);
         }

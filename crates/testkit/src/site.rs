@@ -36,7 +36,8 @@ pub fn sifaka_binary() -> PathBuf {
     built
 }
 
-/// Directories and configuration for one agent with a posix mover. Dropping it unmounts and removes them.
+/// Directories and configuration for one agent with a posix mover. Dropping it ends what still runs for it (see
+/// [`Scratch`]), such as the guard of a failed test and the agents that this guard has started, unmounts and removes them.
 ///
 /// Agents started on it should be dropped before it; they are values of their own, so that a test can kill and start
 /// them as it likes.

@@ -205,3 +205,29 @@ fn the_binary_is_looked_for_beside_the_test() {
         Err(panic) => assert!(panic.downcast_ref::<String>().unwrap().contains("cargo build -p sifaka-cli")),
     }
 }
+
+#[test]
+fn what_was_started_for_a_directory_ends_with_it_and_nothing_else_does() {
+    let (dir, other) = (Scratch::new("remains"), Scratch::new("remains"));
+    // Each has a companion that starts the next one when it dies, as a guard does with its agent.
+    let script = "while :; do sh -c 'sleep 1000; :' \"$0\"; done";
+    let start = |dir: &Scratch| {
+        Daemon::spawn("companion", {
+            let mut command = shell(script);
+            command.arg(dir.path());
+            command
+        })
+    };
+    let (ours, theirs) = (start(&dir), start(&other));
+    let mut named_in_environment = shell("sleep 1000; :");
+    let named_in_environment = Daemon::spawn("mover", {
+        named_in_environment.env("SOMETHING", dir.join("config"));
+        named_in_environment
+    });
+    wait_until(SOON, "both run their children", || [&ours, &theirs].iter().all(|d| d.processes("sh -c").len() == 2));
+    drop(dir);
+    assert_eq!(ours.wait(SOON).signal(), Some(9));
+    assert_eq!(named_in_environment.wait(SOON).signal(), Some(9));
+    assert!(ours.processes("sh -c").is_empty());
+    assert_eq!((theirs.status(), theirs.processes("sh -c").len()), (None, 2));
+}
