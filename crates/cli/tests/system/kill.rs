@@ -3,7 +3,7 @@
 //! After each: every file's content is the original, every reader got data or an error, the queue empties, nothing is left
 //! over. A round that hit nothing in flight proves nothing: the tests count and demand those that did.
 
-use crate::support::{Hsm, LONG, cat, is_released, kill, noise, queued};
+use crate::support::{Hsm, LONG, cat, is_released, kill, noise, queued, uuid_of};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Child;
@@ -71,22 +71,19 @@ impl Readers {
     }
 }
 
-/// Kills, and says how many actions were queued or running and how many readers were blocked just before.
-fn strike(hsm: &Hsm, victims: &Victims) -> (u64, u64) {
-    let Some(status) = hsm.status() else { return (0, 0) };
+/// The processes to kill, looked up before there is anything to hit.
+fn marked(hsm: &Hsm, victims: &Victims) -> Vec<i32> {
     let mut pids = Vec::new();
     if victims.guard {
-        pids.push(crate::support::number(&status["source"]["guard"]["pid"]));
+        pids.push(hsm.guard_pid());
     }
     if victims.agent {
-        pids.push(crate::support::number(&status["pid"]));
+        pids.push(hsm.agent_pid());
     }
     if victims.mover {
-        let plugins = status["agent"]["plugins"].as_array().cloned().unwrap_or_default();
-        pids.extend(plugins.iter().filter(|p| p["pid"].is_number()).map(|p| crate::support::number(&p["pid"])));
+        pids.extend(hsm.mover_pids());
     }
-    pids.into_iter().for_each(kill);
-    (queued(&status), status["source"]["blocked_readers"].as_u64().unwrap())
+    pids
 }
 
 fn wait_until_well(hsm: &Hsm) {
@@ -115,21 +112,22 @@ fn live(kind: FsKind, victims: &Victims, random: &mut Random, round: u64) -> u64
     let mut hits = 0;
 
     // Killed while files are archived, or while they are released.
+    let pids = marked(&hsm, victims);
     let _ = hsm.run(&["archive"], &files.paths());
     if random.one_in(2) {
-        std::thread::sleep(Duration::from_millis(random.within(0..60)));
-        let (busy, _) = strike(&hsm, victims);
-        hits += u64::from(busy > 0);
+        std::thread::sleep(Duration::from_millis(random.within(0..15)));
+        // All were accepted: those without an identity are on their way.
+        hits += u64::from(files.paths().iter().any(|p| uuid_of(p).is_empty()));
+        pids.into_iter().for_each(kill);
         wait_until_well(&hsm);
         insist(&hsm, &["archive", "--wait"], &files.paths());
     } else {
         insist(&hsm, &["archive", "--wait"], &files.paths());
-        let quiet = || std::process::Stdio::null();
+        let quiet = std::process::Stdio::null;
         let release = hsm.site.command().arg("release").args(files.paths()).stderr(quiet()).stdout(quiet()).spawn();
-        std::thread::sleep(Duration::from_millis(random.within(0..40)));
-        let some = files.paths().iter().filter(|p| is_released(p)).count();
-        strike(&hsm, victims);
-        hits += u64::from(some < FILES);
+        std::thread::sleep(Duration::from_millis(random.within(0..60)));
+        hits += u64::from(files.paths().iter().any(|p| !is_released(p)));
+        pids.into_iter().for_each(kill);
         let _ = release.unwrap().wait();
         wait_until_well(&hsm);
     }
@@ -137,10 +135,12 @@ fn live(kind: FsKind, victims: &Victims, random: &mut Random, round: u64) -> u64
     assert!(files.paths().iter().all(|p| is_released(p)));
 
     // Killed while everybody reads.
+    let pids = marked(&hsm, victims);
     let readers = Readers::start(&files);
-    std::thread::sleep(Duration::from_millis(random.within(0..80)));
-    let (_, waiting) = strike(&hsm, victims);
-    hits += u64::from(waiting > 0);
+    std::thread::sleep(Duration::from_millis(random.within(0..15)));
+    // Somebody wants each of these.
+    hits += u64::from(files.paths().iter().any(|p| is_released(p)));
+    pids.into_iter().for_each(kill);
     let errors = readers.judge(&files, round);
     wait_until_well(&hsm);
     assert!(errors == 0 || victims.guard, "round {round}: {errors} readers got errors although the guard lived");
