@@ -3,13 +3,14 @@
 //! Blocking; runs on the engine's pool, with the inode locked by the engine.
 
 use crate::filesystem::{Filesystem, stamp_of};
-use crate::state::{FileState, StateError, write_hsm};
+use crate::state::{FileState, StateError, read_hsm, write_hsm};
 use model::{Command, Failure, FileHandle, HsmFlags, Identity, Stamp};
 use queue::NewAction;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::Arc;
 use sys::OFlags;
+use sys::fanotify::PreContentGroup;
 
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const EIO: i32 = 5;
@@ -46,8 +47,9 @@ pub(crate) enum Prepared {
     Failed(Failure),
 }
 
-/// Looks at an action's file.
-pub(crate) fn prepare(fs: &Filesystem, action: &NewAction) -> Prepared {
+/// Looks at an action's file. Resident files that a mover is going to read are marked in the guard's `group`, so that neither
+/// our opens nor the mover's ask anybody.
+pub(crate) fn prepare(fs: &Filesystem, group: Option<&PreContentGroup>, action: &NewAction) -> Prepared {
     let Some(handle) = &action.file else {
         return if action.identity.uuid.is_empty() && action.identity.url.is_empty() {
             Prepared::Failed(Failure::permanent(22, format!("{} names neither a file nor an object", action.command)))
@@ -56,10 +58,10 @@ pub(crate) fn prepare(fs: &Filesystem, action: &NewAction) -> Prepared {
         };
     };
     let looked = match action.command {
-        Command::Archive => archive(fs, handle, action),
+        Command::Archive => archive(fs, group, handle, action),
         Command::Restore => restore(fs, handle, action),
         Command::Remove => remove(fs, handle, action),
-        Command::Verify => open(fs, handle, OFlags::RDONLY).map(|file| {
+        Command::Verify => silence(fs, group, handle).and_then(|()| open(fs, handle, OFlags::RDONLY)).map(|file| {
             let identity = file.state.identity.clone();
             Prepared::Run(Some(file), identity)
         }),
@@ -100,7 +102,24 @@ fn open(fs: &Filesystem, handle: &FileHandle, flags: OFlags) -> Result<Opened, F
     Ok(Opened { handle: handle.clone(), fd: Arc::new(fd), state, before: stamp_of(&stamp) })
 }
 
-fn archive(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<Prepared, Failure> {
+/// Nobody releases the file meanwhile: the engine has locked its inode for the action.
+fn silence(fs: &Filesystem, group: Option<&PreContentGroup>, handle: &FileHandle) -> Result<(), Failure> {
+    let Some(group) = group else { return Ok(()) };
+    let name = fs.open(handle, OFlags::PATH).map_err(|e| system("opening it by its handle", &e))?;
+    if read_hsm(&name).is_ok_and(|hsm| !hsm.is_released()) {
+        // Without the mark it only takes longer.
+        let _ = group.ignore_inode(&name, true);
+    }
+    Ok(())
+}
+
+fn archive(
+    fs: &Filesystem,
+    group: Option<&PreContentGroup>,
+    handle: &FileHandle,
+    action: &NewAction,
+) -> Result<Prepared, Failure> {
+    silence(fs, group, handle)?;
     let mut file = open(fs, handle, OFlags::RDONLY | OFlags::NOATIME)?;
     if !file.state.belongs_to(handle) {
         // Attributes copied from another file: that file's object is not ours to replace.

@@ -130,7 +130,7 @@ impl Brain {
                 self.lanes.rewind(class, owner, not_before_ms);
                 self.looked_ahead = false;
             }
-            Msg::Prepared(key, prepared) => self.prepared(key, prepared),
+            Msg::Prepared(key, prepared) => self.prepared(key, *prepared),
             Msg::Results(results) => results.into_iter().for_each(|(key, outcome)| self.result(key, outcome)),
             Msg::Progress(key, moved) => self.progress(key, moved),
             Msg::Committed(done) => done.into_iter().for_each(|done| self.committed(done)),
@@ -233,7 +233,7 @@ impl Brain {
         self.jobs.insert(key, job);
         let (shared, messages) = (Arc::clone(&self.shared), self.messages.clone());
         self.prepare_pool.run(move || {
-            let prepared = prepare(&shared.fs, &action);
+            let prepared = Box::new(prepare(&shared.fs, shared.group.as_ref(), &action));
             let _ = messages.send(Msg::Prepared(key, prepared));
         });
     }
@@ -264,14 +264,6 @@ impl Brain {
         let action = &job.action;
         let file = job.file.as_ref();
         let size = file.map_or(0, |f| f.before.size);
-        if let Some(file) = file
-            && action.command == Command::Archive
-            && let Some(guard) = &self.guard
-            && let Ok(group) = guard.group()
-        {
-            // The mover's reads of a resident file need not ask anybody.
-            let _ = sys::fanotify::PreContentGroup::from_fd(group).ignore_inode(&*file.fd, true);
-        }
         job.maybe_begun = true;
         let running = Running {
             id: ActionId(key),

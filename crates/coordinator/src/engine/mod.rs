@@ -33,6 +33,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use sys::fanotify::PreContentGroup;
 use tokio::sync::oneshot;
 
 /// How a filesystem is managed.
@@ -114,7 +115,7 @@ pub(crate) enum Msg {
     Event(PendingEvent, FileHandle),
     Refill,
     Submitted { class: Class, owner: u32, not_before_ms: u64 },
-    Prepared(u64, Prepared),
+    Prepared(u64, Box<Prepared>),
     Results(Vec<(u64, Outcome)>),
     Progress(u64, Extent),
     Committed(Vec<Done>),
@@ -147,6 +148,8 @@ pub struct FlagChange {
 pub(crate) struct Shared {
     pub(crate) fs: Arc<Filesystem>,
     pub(crate) queue: Arc<dyn Queue>,
+    /// The guard's, to mark files in.
+    pub(crate) group: Option<PreContentGroup>,
     pub(crate) outbox: Outbox,
     /// Actions that movers have, by key.
     pub(crate) running: Mutex<HashMap<u64, Running>>,
@@ -210,17 +213,20 @@ impl Engine {
         let fs = Filesystem::at(&config.root)
             .map_err(|source| EngineError::Filesystem { path: config.root.clone(), source })?;
         let fs = Arc::new(fs);
+        let journal = Arc::new(Journal::start(Arc::clone(&queue), fatal).map_err(EngineError::Thread)?);
+        let (messages, incoming) = channel();
+        let guard = guard.map(|setup| connect(setup, fs.fsid, messages.clone())).transpose()?;
+        let group =
+            guard.as_ref().map(|g| g.group()).transpose().map_err(EngineError::Thread)?.map(PreContentGroup::from_fd);
         let shared = Arc::new(Shared {
             fs: Arc::clone(&fs),
             queue: Arc::clone(&queue),
+            group,
             outbox: Outbox::default(),
             running: Mutex::new(HashMap::new()),
             blocked_readers: AtomicU64::new(0),
             last_ms: AtomicU64::new(0),
         });
-        let journal = Arc::new(Journal::start(Arc::clone(&queue), fatal).map_err(EngineError::Thread)?);
-        let (messages, incoming) = channel();
-        let guard = guard.map(|setup| connect(setup, fs.fsid, messages.clone())).transpose()?;
         // After the guard knows us: opening a released file before that would wait for ourselves.
         settle_orphans(&fs, queue.as_ref(), shared.now_ms())?;
         let committer = |name: &str| -> Result<Sender<Item>, EngineError> {
