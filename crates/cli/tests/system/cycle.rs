@@ -1,12 +1,12 @@
 //! Archive, release, restore, remove, cancel: each as asked for, and what is left behind.
 
-use crate::support::{Hsm, LONG, blocks, hsm_state, is_released, noise, queued, uuid_of};
+use crate::support::{Hsm, LONG, blocks, hsm_state, is_released, noise, number, queued, uuid_of};
 use model::HsmFlags;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
-use testkit::{FsKind, LoopFs, faults, wait_until};
+use testkit::{FsKind, LoopFs, Site, faults, wait_until};
 
 #[test]
 fn files_go_and_come_back_on_every_filesystem() {
@@ -188,4 +188,31 @@ fn p3_what_was_accepted_survives_a_restart() {
     for (path, content) in &files {
         assert!(fs::read(path).unwrap() == *content);
     }
+}
+
+#[test]
+fn what_a_failed_test_leaves_ends_with_its_site() {
+    let fs = LoopFs::new(FsKind::Ext4, 300);
+    let mut site = Site::local(&fs);
+    site.add_agent_setting("snapshots {\n  enabled = true\n}");
+    let agent = site.start_agent();
+    assert!(agent.log().contains("`snapshots.enabled` has no effect"), "{}", agent.log());
+    let pids = |site: &Site| {
+        let status: serde_json::Value = serde_json::from_slice(&site.sifaka(&["status", "--json"]).stdout).ok()?;
+        Some((number(&status["pid"]), number(&status["source"]["guard"]["pid"])))
+    };
+    let (first, guard) = pids(&site).unwrap();
+    // Killed, and not a word to the guard: it starts the next one.
+    drop(agent);
+    let mut next = first;
+    wait_until(LONG, "another agent answers", || {
+        next = pids(&site).map_or(first, |(pid, _)| pid);
+        next != first
+    });
+    drop(site);
+    let runs = |pid: i32| fs::read(format!("/proc/{pid}/cmdline")).is_ok_and(|words| !words.is_empty());
+    assert_eq!((runs(guard), runs(next)), (false, false), "the guard and the agent that it started");
+    let image = fs.image();
+    drop(fs);
+    assert!(!image.exists(), "nothing keeps the filesystem");
 }
