@@ -285,6 +285,7 @@ impl Brain {
             identity: job.identity.clone(),
             file_path: action.path.clone(),
             expected_size: (action.command == Command::Restore).then_some(size),
+            size,
             file: file.map(|f| Arc::clone(&f.fd)),
         };
         let class = action.class;
@@ -377,9 +378,8 @@ impl Brain {
             && let Some(file) = &job.file
             && job.maybe_begun
         {
-            let (fd, size) = (Arc::clone(&file.fd), file.before.size);
             // The file stays released; what was written of it is not served.
-            punch_again(&fd, size);
+            punch_again(&file.fd, file.before.size, file.mtime);
         }
         match job.purpose {
             Purpose::Queued => self.entry_failed(key, &job, failure),
@@ -451,16 +451,23 @@ impl Brain {
         if changes.is_empty() && ended.is_empty() {
             return;
         }
-        if ended.is_empty() {
-            self.journal.apply(changes, None);
-        } else {
-            self.record_then(changes, Msg::Recorded(ended));
-        }
+        self.record_then(changes, Msg::Recorded(ended));
     }
 
     fn record_then(&self, changes: Vec<Change>, then: Msg) {
+        // Removals that come of a result may lie before the place in the queue read so far.
+        let submitted: Vec<Msg> = changes
+            .iter()
+            .filter_map(|change| match change {
+                Change::Submit(NewAction { class, owner, not_before_ms, .. }) => {
+                    Some(Msg::Submitted { class: *class, owner: *owner, not_before_ms: *not_before_ms })
+                }
+                _ => None,
+            })
+            .collect();
         let messages = self.messages.clone();
-        self.journal.apply(changes, Some(Box::new(move || drop(messages.send(then)))));
+        let tell = move || std::iter::once(then).chain(submitted).for_each(|message| drop(messages.send(message)));
+        self.journal.apply(changes, Some(Box::new(tell)));
     }
 
     fn messages_after_record(&self, message: Msg) {
@@ -551,7 +558,7 @@ impl Brain {
         if self.inodes.get(&change.file).is_some_and(|inode| inode.holder.is_some()) {
             return Err(Failure::temporary(EBUSY, "an action on it is running"));
         }
-        let fd = self.shared.fs.open(&change.file, sys::OFlags::RDONLY);
+        let fd = self.shared.fs.open(&change.file, sys::OFlags::PATH);
         let fd = fd.map_err(|e| crate::prepare::system("opening it by its handle", &e))?;
         let hsm = crate::state::read_hsm(&fd).map_err(|e| crate::prepare::attribute(&e))?;
         let flags = hsm.flags.with(change.set).without(change.clear);
@@ -578,7 +585,8 @@ impl Brain {
             // Whoever holds it looks at its stamp in the end.
             return;
         }
-        let Ok(fd) = self.shared.fs.open(file, sys::OFlags::RDONLY) else { return };
+        // Its attributes are enough: an open would be an event, and somebody else's broken lease.
+        let Ok(fd) = self.shared.fs.open(file, sys::OFlags::PATH) else { return };
         let Ok(hsm) = crate::state::read_hsm(&fd) else { return };
         if !hsm.is_clean_copy() || hsm.is_released() {
             return;
