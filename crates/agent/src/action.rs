@@ -126,6 +126,12 @@ impl Action {
         self.bytes
     }
 
+    /// Bytes that it moves if it succeeds, as its source knows.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.work.size
+    }
+
     /// It should end early: from now on it is not given to another mover. What the source asked for is not undone.
     pub fn mark_stop(&mut self, stop: Stop) {
         if self.stop != Some(Stop::Cancelled) {

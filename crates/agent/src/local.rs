@@ -51,6 +51,7 @@ impl ActionSource for LocalSource {
                     identity: d.identity,
                     file_path: d.file_path,
                     expected_size: d.expected_size,
+                    size: d.size,
                     keepalive: d.file.map(|f| Box::new(f) as _),
                 })
                 .collect())

@@ -37,6 +37,8 @@ pub struct Work {
     pub file_path: String,
     /// Size the restored content must have, when known.
     pub expected_size: Option<u64>,
+    /// Bytes that are moved when it succeeds, for statistics: short works report no progress.
+    pub size: u64,
     /// Dropped after the result was handed over: for example the open descriptor that `primary_path` names.
     pub keepalive: Option<Box<dyn Any + Send + Sync>>,
 }

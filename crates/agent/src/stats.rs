@@ -147,7 +147,8 @@ impl Counts {
             Outcome::Failed(_) => self.failed += 1,
             _ => self.succeeded += 1,
         }
-        self.bytes = self.bytes.saturating_add(finished.action.bytes());
+        let whole = if matches!(finished.outcome, Outcome::Failed(_)) { 0 } else { finished.action.size() };
+        self.bytes = self.bytes.saturating_add(finished.action.bytes().max(whole));
         if let Some(histogram) = &mut self.latency_us {
             let latency = now.saturating_duration_since(finished.action.started()).as_micros();
             histogram.saturating_record(u64::try_from(latency).unwrap_or(MAX_LATENCY_US).max(1));

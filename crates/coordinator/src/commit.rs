@@ -217,9 +217,12 @@ fn restored(file: &Opened, identity: &Identity, digest: Option<Digest>) -> Resul
             format!("the archived object is damaged: its hash is {got:?}, it should be {want:?}"),
         ));
     }
-    if let Some(record) = &file.state.record {
-        let mtime = (record.mtime.seconds, record.mtime.nanos);
-        sys::file::set_times(&*file.fd, None, mtime).map_err(|e| system("setting its times back", &e))?;
+    let mtime = (file.mtime.seconds, file.mtime.nanos);
+    sys::file::set_times(&*file.fd, None, mtime).map_err(|e| system("setting its times back", &e))?;
+    if let Some(record) = file.state.record.as_ref().filter(|record| record.mtime != file.mtime) {
+        // Touched while it was released: the same content under a new time is no change of content.
+        let record = ArchiveRecord { mtime: file.mtime, ..record.clone() };
+        FileState { record: Some(record), ..file.state.clone() }.write(&*file.fd).map_err(|e| attribute(&e))?;
     }
     let mut hsm = file.state.hsm;
     hsm.flags = hsm.flags.without(HsmFlags::RELEASED).without(HsmFlags::LOST);

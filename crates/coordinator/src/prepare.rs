@@ -4,7 +4,7 @@
 
 use crate::filesystem::{Filesystem, stamp_of};
 use crate::state::{FileState, StateError, read_hsm, write_hsm};
-use model::{Command, Failure, FileHandle, HsmFlags, Identity, Stamp};
+use model::{Command, Failure, FileHandle, HsmFlags, Identity, Stamp, Timestamp};
 use queue::NewAction;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -25,6 +25,8 @@ pub(crate) struct Opened {
     pub(crate) state: FileState,
     /// Of the content the mover is about to see.
     pub(crate) before: Stamp,
+    /// The mtime that its user gave it: what it has again after a restore.
+    pub(crate) mtime: Timestamp,
 }
 
 impl Opened {
@@ -99,7 +101,8 @@ fn open(fs: &Filesystem, handle: &FileHandle, flags: OFlags) -> Result<Opened, F
         sys::file::sync_data(&fd).map_err(|e| system("writing out its data", &e))?;
     }
     let stamp = sys::file::stamp(&fd).map_err(|e| system("looking at it", &e))?;
-    Ok(Opened { handle: handle.clone(), fd: Arc::new(fd), state, before: stamp_of(&stamp) })
+    let before = stamp_of(&stamp);
+    Ok(Opened { handle: handle.clone(), fd: Arc::new(fd), state, before, mtime: before.mtime })
 }
 
 /// Nobody releases the file meanwhile: the engine has locked its inode for the action.
@@ -148,9 +151,15 @@ pub(crate) fn is_archived_as_it_is(state: &FileState, stamp: &Stamp) -> bool {
 }
 
 fn restore(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<Prepared, Failure> {
-    let file = open(fs, handle, OFlags::RDWR)?;
+    let mut file = open(fs, handle, OFlags::RDWR)?;
     if !file.state.hsm.is_released() {
         return Ok(Prepared::Done);
+    }
+    if let Some(record) = &file.state.record
+        && sys::file::next_data(&*file.fd, 0).ok().flatten().is_some()
+    {
+        // Left by a restore that a crash cut short, and its writes moved mtime. Else it may be that the user touched it.
+        file.mtime = record.mtime;
     }
     match why_not_restorable(&file.state, &file.before) {
         Some(NotRestorable::Emptied) => {

@@ -11,7 +11,7 @@ use crate::filesystem::{Filesystem, handle_of, stamp_of};
 use crate::guard::GuardLink;
 use crate::prepare::{EPERM, attribute, is_archived_as_it_is, system};
 use crate::state::{FileState, write_hsm};
-use model::{Failure, FileHandle, HsmFlags, HsmState};
+use model::{Failure, FileHandle, HsmFlags, HsmState, Timestamp};
 use queue::Queue;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
@@ -171,8 +171,10 @@ fn punch(candidate: &Candidate) -> Result<u64, Failure> {
 }
 
 /// After a restore that failed: what was written is not the file's content, and takes space.
-pub(crate) fn punch_again(fd: &OwnedFd, size: u64) {
-    if let Err(error) = sys::file::punch_all(fd, size) {
+pub(crate) fn punch_again(fd: &OwnedFd, size: u64, mtime: Timestamp) {
+    let punched = sys::file::punch_all(fd, size);
+    let punched = punched.and_then(|()| sys::file::set_times(fd, None, (mtime.seconds, mtime.nanos)));
+    if let Err(error) = punched {
         tracing::warn!(%error, "cannot free the blocks of a restore that failed");
     }
 }

@@ -66,6 +66,7 @@ impl MemorySource {
             identity: Identity::default(),
             file_path: String::new(),
             expected_size: None,
+            size: 0,
             keepalive: None,
         }
     }

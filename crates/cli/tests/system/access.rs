@@ -253,3 +253,28 @@ fn p5_a_reader_waits_for_an_archive_that_is_away() {
     let out = late.wait_with_output().unwrap();
     assert!(out.stdout == content, "{}", String::from_utf8_lossy(&out.stderr));
 }
+
+/// The archive's disk fails: readers wait and get an error in the end, archives are tried again, and nobody dies.
+#[test]
+fn p5_an_archive_that_gives_eio() {
+    let archive = testkit::LoopFs::new(FsKind::Ext4, 64);
+    let root = archive.path().join("root");
+    fs::create_dir(&root).unwrap();
+    let hsm = Hsm::start_with(FsKind::Xfs, 300, |site| {
+        site.set_archive_root(&root);
+        site.add_agent_setting("restore { timeout_s = 3 }");
+    });
+    let path = hsm.archived_and_released("f", &noise(17, SIZE));
+    let other = hsm.file("other", b"not archived yet");
+    let (agent, guard) = (hsm.agent_pid(), hsm.guard_pid());
+    testkit::faults::shut_down(&archive);
+    let out = cat(&path).wait_with_output().unwrap();
+    assert!(!out.status.success() && out.stdout.is_empty());
+    assert!(is_released(&path));
+    hsm.ok(&["archive"], &[&other]);
+    wait_until(LONG, "the failure shows in the queue", || {
+        hsm.site.sifaka_ok(&["actions", "--json"]).contains("retrying")
+    });
+    assert_eq!((hsm.agent_pid(), hsm.guard_pid()), (agent, guard));
+    hsm.ok(&["cancel"], &[&other]);
+}

@@ -144,3 +144,21 @@ fn dirty_shows_without_being_asked_and_goes_with_the_next_archive() {
         wait_until(LONG, "it is dirty again", || hsm_state(&path).flags.contains(HsmFlags::DIRTY));
     }
 }
+
+/// Setting a time opens nothing, so it restores nothing; the restore must not undo it.
+#[test]
+fn a_time_set_while_released_is_kept() {
+    for kind in FsKind::ALL {
+        let hsm = Hsm::start(kind);
+        let path = hsm.file("f", &noise(5, 70_000));
+        hsm.archive(&[&path]);
+        hsm.release(&[&path]);
+        let script = "import os,sys\nos.utime(sys.argv[1],(5,1234567))";
+        assert!(std::process::Command::new("python3").args(["-c", script]).arg(&path).status().unwrap().success());
+        assert!(is_released(&path));
+        assert!(fs::read(&path).unwrap() == noise(5, 70_000));
+        assert_eq!(fs::metadata(&path).unwrap().mtime(), 1_234_567, "{kind:?}");
+        // And it is clean: it goes again without being archived again.
+        hsm.release(&[&path]);
+    }
+}

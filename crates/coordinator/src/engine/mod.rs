@@ -427,7 +427,7 @@ fn settle_orphans(fs: &Filesystem, queue: &dyn Queue, now_ms: u64) -> Result<(),
     loop {
         let mut changes = Vec::new();
         for check in queue.orphan_checks(1000)? {
-            let named = match fs.open(&check.file, sys::OFlags::RDONLY) {
+            let named = match fs.open(&check.file, sys::OFlags::PATH) {
                 Ok(fd) => crate::state::FileState::read(&fd).ok().map(|state| state.identity.uuid == check.uuid),
                 Err(error) => (error.raw_os_error() == Some(crate::prepare::ESTALE)).then_some(false),
             };

@@ -32,6 +32,8 @@ pub struct Dispatch {
     pub file_path: String,
     /// What a restored file must measure.
     pub expected_size: Option<u64>,
+    /// Bytes of the file.
+    pub size: u64,
     /// Keeps `path` valid; drop it after the result was handed over.
     pub file: Option<Arc<OwnedFd>>,
 }

@@ -68,6 +68,7 @@ impl Brain {
                     fd: Arc::new(fd),
                     state,
                     before: stamp,
+                    mtime: stamp.mtime,
                 });
                 match opened.map_err(|e| e.to_string()).and_then(|o| emptied(&o).map_err(|e| e.to_string())) {
                     Ok(()) => event.allow(),

@@ -100,7 +100,7 @@ impl Brain {
             return self.refuse(number, file, Failure::temporary(16, "it is being changed"));
         }
         let path = ticket.paths.get(file).cloned().unwrap_or_default();
-        let state = self.shared.fs.open(file, sys::OFlags::RDONLY).ok().and_then(|fd| crate::state::read_hsm(&fd).ok());
+        let state = self.shared.fs.open(file, sys::OFlags::PATH).ok().and_then(|fd| crate::state::read_hsm(&fd).ok());
         let Some(archive_id) = state.and_then(|hsm| u32::try_from(hsm.archive_id).ok()) else {
             return self.refuse(number, file, Failure::permanent(ESTALE, "the file does not exist any more"));
         };
