@@ -4,6 +4,7 @@
 //! the journal writes the queue, the guard's link brings events. They talk by messages, so there is no lock order to get
 //! wrong, and the locks of inodes are plain values of the brain.
 
+mod administration;
 mod brain;
 mod job;
 mod lanes;
