@@ -2,7 +2,7 @@
 
 use model::{HsmState, xattr};
 use serde_json::Value;
-use std::fs::{self, File};
+use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -220,8 +220,4 @@ pub(crate) fn kill(pid: i32) {
 /// A reader as a process of its own.
 pub(crate) fn cat(path: &Path) -> std::process::Child {
     Command::new("cat").arg(path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
-}
-
-pub(crate) fn open(path: &Path) -> File {
-    File::open(path).unwrap()
 }
