@@ -44,7 +44,7 @@ log {
   level = "info"
 }
 
-# Default: none. With a password in it, this file must have mode 0600.
+# Read, and without effect yet. Default: none. With a password in it, this file must have mode 0600.
 influxdb {
   url      = "http://metrics.example:8086"
   db       = "hsm"

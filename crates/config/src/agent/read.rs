@@ -52,7 +52,11 @@ fn read(mut root: Section<'_>) -> AgentConfig {
     root.ignored("agent_mountpoint", "the agent mounts at <mount_root>/agent; remove this key");
 
     let mut snapshots = root.section("snapshots");
-    set(&mut config.snapshots.enabled, snapshots.optional_bool("enabled"));
+    let enabled = snapshots.optional_bool("enabled");
+    if let Some(At { pos, .. }) = enabled.as_ref().filter(|enabled| enabled.value) {
+        snapshots.reader().warning(*pos, "`snapshots.enabled` has no effect yet: snapshots are not built", None);
+    }
+    set(&mut config.snapshots.enabled, enabled);
     snapshots.finish();
 
     transport(root.section("transport"), &mut config.transport);
@@ -169,6 +173,8 @@ fn influxdb(mut section: Section<'_>) -> Option<InfluxDb> {
     let disabled = url.as_ref().filter(|url| url.value.is_empty()).map(|url| url.pos);
     if let Some(pos) = disabled {
         section.reader().warning(pos, "`influxdb.url` is empty: no metrics are pushed", None);
+    } else if let Some(At { pos, .. }) = &url {
+        section.reader().warning(*pos, "`influxdb` has no effect yet: nothing is pushed", None);
     }
     section.finish();
     if disabled.is_some() {

@@ -276,7 +276,7 @@ proptest! {
     fn a_shown_configuration_reads_back_as_itself(mut config in any_config()) {
         let text = config.to_string();
         let (read, warnings) = AgentConfig::parse(&text, "f").map_err(|e| TestCaseError::fail(format!("{e}\n{text}")))?;
-        prop_assert_eq!(warnings, vec![]);
+        prop_assert!(warnings.iter().all(|w| w.to_string().contains("has no effect yet")), "{:?}", warnings);
         config.given = read.given.clone();
         prop_assert_eq!(read, config);
     }
