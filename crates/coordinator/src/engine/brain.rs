@@ -143,7 +143,9 @@ impl Brain {
             Msg::Proven(ticket, file) => self.proof(ticket, Some(file), Ok(())),
             Msg::Cancel(selection, reply) => drop(reply.send(self.cancel(selection))),
             Msg::Changed(files) => files.into_iter().for_each(|file| self.changed(&file)),
-            Msg::Deleted(files) => self.deleted(files),
+            // The archive that has just ended may be on its way into the queue, and with it the object's name.
+            Msg::Deleted(files) => self.record_then(Vec::new(), Msg::Gone(files)),
+            Msg::Gone(files) => self.deleted(files),
             Msg::SetFlags(change, reply) => drop(reply.send(self.set_flags(&change))),
         }
     }

@@ -128,6 +128,8 @@ pub(crate) enum Msg {
     Cancel(Selection, oneshot::Sender<(u64, u64)>),
     Changed(Vec<FileHandle>),
     Deleted(Vec<FileHandle>),
+    /// The same files, when everything recorded before is in the queue.
+    Gone(Vec<FileHandle>),
     SetFlags(FlagChange, oneshot::Sender<Result<bool, Failure>>),
     Stop,
 }
