@@ -28,6 +28,20 @@ fn not_here(error: impl std::fmt::Display) -> CliError {
     CliError::new(Exit::NotHere, error.to_string())
 }
 
+/// The error with all that is behind it.
+fn with_causes(error: &dyn std::error::Error) -> CliError {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.ends_with(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        source = cause.source();
+    }
+    not_here(text)
+}
+
 /// Runs an agent until it is asked to end. `config_file` is where `config` came from: its directory holds the movers' files.
 pub(crate) fn run_agent(config: AgentConfig, config_file: &Path) -> Outcome {
     let ClientDevice::Local(mount_point) = config.client_device.clone() else {
@@ -38,7 +52,7 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path) -> Outcome {
     let _lock = lock_state(&config.state_dir)?;
     make_private(&config.transport.socket_dir)?;
     let queue = open_queue(&config.state_dir.join("queue.db"))?;
-    let mounts = configure_mounts(&config).map_err(not_here)?;
+    let mounts = configure_mounts(&config).map_err(|e| with_causes(&e))?;
     let guard = guard_setup(&config, &mount_point, &config_file)?;
     let guard = can_guard(&mount_point).then_some(guard);
     let engine_config = EngineConfig {
@@ -55,7 +69,7 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path) -> Outcome {
         tracing::error!(error, "the agent ends, to begin a new queue");
         std::process::exit(QUEUE_DAMAGED);
     });
-    let engine = engine.map_err(not_here)?;
+    let engine = engine.map_err(|e| with_causes(&e))?;
     let mut services = Services::new(config_file.parent().unwrap_or(Path::new("/")).to_path_buf());
     if let Some(guard) = engine.guard() {
         services.hooks = Arc::new(TrustMovers(Arc::clone(guard)));
@@ -86,8 +100,8 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path) -> Outcome {
 async fn serve(agent: &HsmAgent, control: Arc<LocalControl>, socket: &Path, group: Option<&str>) -> Outcome {
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("listening to signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("listening to signals"))?;
-    agent.start().await.map_err(not_here)?;
-    let socket = AdminSocket::bind(socket, group).map_err(not_here)?;
+    agent.start().await.map_err(|e| with_causes(&e))?;
+    let socket = AdminSocket::bind(socket, group).map_err(|e| with_causes(&e))?;
     tracing::info!(pid = std::process::id(), "the agent runs");
     let asked = async move {
         tokio::select! {

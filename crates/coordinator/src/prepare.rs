@@ -43,8 +43,8 @@ pub(crate) enum Prepared {
     Run(Option<Opened>, Identity),
     /// The identity has to be taken off the file first, then a mover removes the object.
     Detach(Opened),
-    /// It is as it was asked for already.
-    Done,
+    /// It is as it was asked for already; the file names this object.
+    Done(String),
     /// It cannot be done.
     Failed(Failure),
 }
@@ -130,7 +130,7 @@ fn archive(
     }
     let hsm = &file.state.hsm;
     if hsm.is_released() {
-        return Ok(Prepared::Done);
+        return Ok(Prepared::Done(file.state.identity.uuid));
     }
     if hsm.flags.contains(HsmFlags::NOARCHIVE) {
         return Err(Failure::permanent(
@@ -139,7 +139,7 @@ fn archive(
         ));
     }
     if is_archived_as_it_is(&file.state, &file.before) && hsm.archive_id == u64::from(action.archive_id) {
-        return Ok(Prepared::Done);
+        return Ok(Prepared::Done(file.state.identity.uuid));
     }
     Ok(Prepared::Run(Some(file), action.identity.clone()))
 }
@@ -153,7 +153,7 @@ pub(crate) fn is_archived_as_it_is(state: &FileState, stamp: &Stamp) -> bool {
 fn restore(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<Prepared, Failure> {
     let mut file = open(fs, handle, OFlags::RDWR)?;
     if !file.state.hsm.is_released() {
-        return Ok(Prepared::Done);
+        return Ok(Prepared::Done(file.state.identity.uuid));
     }
     if let Some(record) = &file.state.record
         && sys::file::next_data(&*file.fd, 0).ok().flatten().is_some()
@@ -164,7 +164,7 @@ fn restore(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<P
     match why_not_restorable(&file.state, &file.before) {
         Some(NotRestorable::Emptied) => {
             emptied(&file).map_err(|e| attribute(&e))?;
-            Ok(Prepared::Done)
+            Ok(Prepared::Done(file.state.identity.uuid))
         }
         Some(NotRestorable::Because(why)) => Err(Failure::permanent(EIO, why)),
         None => {
@@ -200,6 +200,12 @@ pub(crate) fn why_not_restorable(state: &FileState, stamp: &Stamp) -> Option<Not
     if state.identity.uuid.is_empty() && state.identity.url.is_empty() {
         return Some(NotRestorable::Because("it is released but names no archived object".into()));
     }
+    if state.archive_id().is_none() {
+        let id = state.hsm.archive_id;
+        return Some(NotRestorable::Because(format!(
+            "it is released, but trusted.hsm names archive {id}, which cannot be"
+        )));
+    }
     None
 }
 
@@ -217,7 +223,7 @@ fn remove(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<Pr
     }
     if file.state.identity.uuid.is_empty() && file.state.identity.url.is_empty() {
         // Taken off by an attempt before this one, which owes a check that will remove the object.
-        return Ok(Prepared::Done);
+        return Ok(Prepared::Done(file.state.identity.uuid));
     }
     if !action.identity.uuid.is_empty() && action.identity.uuid != file.state.identity.uuid {
         return Ok(Prepared::Run(None, action.identity.clone()));

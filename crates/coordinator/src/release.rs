@@ -12,7 +12,7 @@ use crate::guard::GuardLink;
 use crate::prepare::{EPERM, attribute, is_archived_as_it_is, system};
 use crate::state::{FileState, write_hsm};
 use model::{Failure, FileHandle, HsmFlags, HsmState, Timestamp};
-use queue::Queue;
+use queue::{Queue, SyncedStamp};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use sys::OFlags;
@@ -144,8 +144,9 @@ fn flag(queue: &dyn Queue, candidate: &Candidate, handle: Option<&FileHandle>) -
     drop(lease);
     let stamp = sys::file::stamp(fd).map_err(|e| system("looking at it", &e))?;
     let proven = queue.stamp(&handle).map_err(|e| Failure::temporary(5, e.to_string()))?;
-    if proven.is_none_or(|p| p.stamp != stamp_of(&stamp)) || !is_archived_as_it_is(&candidate.state, &stamp_of(&stamp))
-    {
+    let own = &candidate.state.identity.uuid;
+    let same = |p: &SyncedStamp| p.stamp == stamp_of(&stamp) && p.object.as_ref().is_none_or(|o| o.uuid == *own);
+    if !proven.is_some_and(|p| same(&p)) || !is_archived_as_it_is(&candidate.state, &stamp_of(&stamp)) {
         return Ok(Some(Released::NeedsProof));
     }
     let hsm = &candidate.state.hsm;

@@ -114,7 +114,7 @@ impl Engine {
         let named =
             String::from_utf8(data.file_id).map_err(|_| Failure::permanent(22, "the request's file_id is no text"))?;
         let hsm = state.hsm;
-        let own_archive = u32::try_from(hsm.archive_id).ok().filter(|id| *id != 0);
+        let own_archive = state.archive_id();
         let (archive_id, identity) = match request.command {
             Command::Archive => {
                 let archive_id = request.archive_id.unwrap_or(self.config.default_archive);

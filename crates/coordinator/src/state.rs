@@ -104,6 +104,12 @@ impl FileState {
         })
     }
 
+    /// The archive's id as movers and requests know it; `None` for what no archive can have.
+    #[must_use]
+    pub fn archive_id(&self) -> Option<u32> {
+        u32::try_from(self.hsm.archive_id).ok().filter(|id| *id != 0)
+    }
+
     /// Writes all attributes, the flags last: until they are there, the others mean nothing. Not durable by itself.
     pub fn write(&self, fd: impl AsFd) -> Result<(), StateError> {
         let fd = fd.as_fd();

@@ -167,7 +167,8 @@ fn files_are_archived_verified_restored_and_removed_in_every_format() {
         let object = bench.scratch.join(format!("root/objects/0e/2f/{ID}{suffix}"));
         assert_eq!(bench.archive_files(), [object]);
 
-        let again = bench.run(Op::Verify, ActionItem { hash: archived.hash.clone(), ..primary("a") });
+        let named = ActionItem { hash: archived.hash.clone(), uuid: archived.uuid.clone(), ..primary("a") };
+        let again = bench.run(Op::Verify, named);
         if hash_bytes > 0 {
             assert_eq!(again.hash, archived.hash, "{settings}");
         }

@@ -162,3 +162,27 @@ fn a_time_set_while_released_is_kept() {
         hsm.release(&[&path]);
     }
 }
+
+/// The hash of the file says nothing of its copy.
+#[test]
+fn p2_a_lost_copy_is_noticed_when_it_is_looked_for() {
+    let hsm = Hsm::start(FsKind::Ext4);
+    let path = hsm.file("f", &noise(6, 5000));
+    hsm.archive(&[&path]);
+    fs::remove_file(hsm.site.archive_files().remove(0)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    refused(&hsm, &path, "no object");
+    assert!(fs::read(&path).unwrap() == noise(6, 5000));
+}
+
+/// An identity that is not the one that was archived is not believed, even where the content is.
+#[test]
+fn p2_a_changed_identity_is_noticed() {
+    let hsm = Hsm::start(FsKind::Ext4);
+    let path = hsm.file("f", &noise(7, 5000));
+    hsm.archive(&[&path]);
+    sys::xattr::set(File::open(&path).unwrap(), xattr::UUID, b"../../canary").unwrap();
+    let out = hsm.run(&["release"], &[&path]);
+    assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
+    assert!(!is_released(&path));
+}

@@ -254,7 +254,17 @@ impl Brain {
                 let item = Item { key, file, archive_id: job.action.archive_id, step: Step::Detach };
                 let _ = self.commit_others.send(item);
             }
-            Prepared::Done => self.succeeded(key, 0, Vec::new()),
+            Prepared::Done(named) => {
+                // Another action may have archived the file after an attempt of this one had stored its object.
+                let proposed = &job.action.identity;
+                let orphan =
+                    job.action.command == Command::Archive && job.maybe_begun && !named.starts_with(&proposed.uuid);
+                let changes = orphan.then(|| {
+                    let path = format!("what is left of archiving {}", job.action.path);
+                    removal(job.action.archive_id, proposed.clone(), path, self.shared.now_ms())
+                });
+                self.succeeded(key, 0, changes.into_iter().collect());
+            }
             Prepared::Failed(failure) => self.failed(key, failure),
         }
     }

@@ -115,7 +115,11 @@ pub struct Running {
 pub(crate) enum Msg {
     Event(PendingEvent, FileHandle),
     Refill,
-    Submitted { class: Class, owner: u32, not_before_ms: u64 },
+    Submitted {
+        class: Class,
+        owner: u32,
+        not_before_ms: u64,
+    },
     Prepared(u64, Box<Prepared>),
     Results(Vec<(u64, Outcome)>),
     Progress(u64, Extent),

@@ -57,7 +57,7 @@ impl Brain {
         };
         match why_not_restorable(&state, &stamp) {
             None => {
-                let archive_id = u32::try_from(state.hsm.archive_id).unwrap_or(0);
+                let archive_id = state.archive_id().unwrap_or(0);
                 let path = std::fs::read_link(fd_path(&event)).map(|p| p.to_string_lossy().into_owned());
                 self.block(&file, event);
                 self.restore_for_readers(&file, archive_id, path.unwrap_or_else(|_| file.to_string()), 0);
@@ -193,7 +193,7 @@ impl Brain {
         let path = std::fs::read_link(fd_path(&first.event)).map(|p| p.to_string_lossy().into_owned());
         match state {
             Ok(state) if state.hsm.is_released() => {
-                let archive_id = u32::try_from(state.hsm.archive_id).unwrap_or(0);
+                let archive_id = state.archive_id().unwrap_or(0);
                 self.restore_for_readers(file, archive_id, path.unwrap_or_else(|_| file.to_string()), attempts);
             }
             _ => self.reconsider_blocked(file),

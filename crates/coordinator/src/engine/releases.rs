@@ -101,8 +101,13 @@ impl Brain {
         }
         let path = ticket.paths.get(file).cloned().unwrap_or_default();
         let state = self.shared.fs.open(file, sys::OFlags::PATH).ok().and_then(|fd| crate::state::read_hsm(&fd).ok());
-        let Some(archive_id) = state.and_then(|hsm| u32::try_from(hsm.archive_id).ok()) else {
+        let Some(hsm) = state else {
             return self.refuse(number, file, Failure::permanent(ESTALE, "the file does not exist any more"));
+        };
+        let Some(archive_id) = u32::try_from(hsm.archive_id).ok().filter(|id| *id != 0) else {
+            let why =
+                format!("its attribute trusted.hsm is damaged: it names archive {}, which cannot be", hsm.archive_id);
+            return self.refuse(number, file, Failure::permanent(5, why));
         };
         if !self.serves(archive_id) {
             let why = format!(

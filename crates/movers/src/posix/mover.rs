@@ -66,6 +66,13 @@ impl<S: Store + 'static> PosixMover<S> {
 
     fn verify(&self, task: &Task, reply: &Reply) -> Result<Identity, TransferError> {
         let file = OpenFile::for_reading(self.environment.resolve(&task.primary_path))?;
+        if !task.identity.uuid.is_empty() {
+            // The hash alone says that the file did not change, not that its copy is there.
+            let id = ObjectId::parse(&task.identity.uuid)?;
+            if self.store.head(&id)?.is_none() {
+                return Err(TransferError::Missing { path: self.archive.root.join(id.as_str()) });
+            }
+        }
         let kind = task.identity.hash.as_ref().map_or(self.digest_kind(), DigestKind::of);
         let (_, digest) = hash_file(&file, kind, &Watch(reply))?;
         Ok(Identity { hash: Some(digest), ..Identity::default() })
