@@ -15,16 +15,7 @@ pub(crate) struct AgentArgs {
 
 pub(crate) fn run(config_file: &Path, args: &AgentArgs) -> Outcome {
     let config = load(config_file, args.debug)?;
-    for setting in without_effect(&config) {
-        tracing::warn!("`{setting}` has no effect: not built yet");
-    }
     wiring::run_agent(config, config_file)
-}
-
-/// What Lemur's files may ask for and this agent does not do: whoever asks for it should not wait for it.
-fn without_effect(config: &AgentConfig) -> impl Iterator<Item = &'static str> {
-    let asked = [("snapshots.enabled", config.snapshots.enabled), ("influxdb", config.influxdb.is_some())];
-    asked.into_iter().filter_map(|(setting, asked)| asked.then_some(setting))
 }
 
 /// The configuration, with logging set up as it says. Warnings are logged.

@@ -4,7 +4,7 @@
 //! agent. It is single-threaded, runs no async runtime, moves no data, and outlives the agent: as long as it (or
 //! anybody else who holds the group's descriptor) lives, the kernel lets no reader through to a hole.
 //!
-//! * [`server`]: the guard's own loop. * [`link`]: the agent's end. * [`message`]: what they say to one another.
+//! * `server`: the guard's own loop. * `link`: the agent's end. * `message`: what they say to one another.
 //! * [`socket_path`]: where they meet.
 
 mod link;
