@@ -45,6 +45,8 @@ pub(super) struct Brain {
     /// What was accepted before this was accepted by an agent before this one: a mover may have begun it.
     started_ms: u64,
     next_due: Option<Instant>,
+    /// Entries that wait for an inode: they take room like others, however many there are for one file.
+    parked: usize,
     /// The queue was asked when its next entry is due, and nothing has come since.
     looked_ahead: bool,
     /// No new actions any more; until when commits are waited for.
@@ -84,6 +86,7 @@ impl Brain {
             next_ephemeral: super::job::EPHEMERAL,
             next_ticket: 1,
             next_due: None,
+            parked: 0,
             looked_ahead: false,
             stopping: None,
         }
@@ -170,7 +173,7 @@ impl Brain {
         if self.served.is_empty() || self.journal.is_stuck() || self.stopping.is_some() {
             return;
         }
-        let mut room = self.shared.outbox.room().saturating_sub(self.preparing());
+        let mut room = self.shared.outbox.room().saturating_sub(self.preparing()).saturating_sub(self.parked);
         while room > 0 {
             let now_ms = self.shared.now_ms();
             if let Err(error) = self.lanes.refill(self.shared.queue.as_ref(), now_ms) {
@@ -218,6 +221,7 @@ impl Brain {
             let inode = self.inodes.entry(file).or_default();
             if inode.holder.is_some() {
                 inode.parked.push_back(Parked::Entry(Box::new(entry)));
+                self.parked += 1;
                 return;
             }
             inode.holder = Some(Holder::Job(entry.id.0));
@@ -506,7 +510,10 @@ impl Brain {
             }
             let Some(parked) = inode.parked.pop_front() else { break };
             match parked {
-                Parked::Entry(entry) => self.start(*entry),
+                Parked::Entry(entry) => {
+                    self.parked = self.parked.saturating_sub(1);
+                    self.start(*entry);
+                }
                 Parked::Event(event) => self.event(event, file.clone()),
                 Parked::Release(ticket) => self.release_file(ticket, file.clone()),
             }
