@@ -155,6 +155,12 @@ fn first_half(item: &Item, lease: &mut Option<ReadLease<Arc<std::os::fd::OwnedFd
                 return Err(Failure::temporary(11, "the file changed while it was archived"));
             }
             let old = file.state.hsm;
+            if old.is_clean_copy() {
+                // Killed between two of the attributes below, the file would have one version's hash and another's object,
+                // and the hash alone might let it be released. Dirty, it is not until it was archived again.
+                let torn = HsmState { flags: old.flags.with(HsmFlags::DIRTY), ..old };
+                write_hsm(&*file.fd, &torn).map_err(|e| attribute(&e))?;
+            }
             let kept = old.flags.without(HsmFlags::DIRTY).without(HsmFlags::LOST).without(HsmFlags::RELEASED);
             let hsm = HsmState {
                 compat: old.compat,

@@ -175,6 +175,22 @@ fn p2_a_lost_copy_is_noticed_when_it_is_looked_for() {
     assert!(fs::read(&path).unwrap() == noise(6, 5000));
 }
 
+/// What a commit that was cut short leaves: the hash of the new content beside the object of the old, and the file dirty.
+#[test]
+fn p2_a_commit_cut_short_lets_nothing_go() {
+    let hsm = Hsm::start(FsKind::Ext4);
+    let (path, other) = (hsm.file("f", &noise(8, 5000)), hsm.file("other", &noise(9, 5000)));
+    hsm.archive(&[&path, &other]);
+    fs::write(&path, noise(9, 5000)).unwrap();
+    wait_until(LONG, "it is dirty", || hsm_state(&path).flags.contains(HsmFlags::DIRTY));
+    let hash = sys::xattr::get(File::open(&other).unwrap(), xattr::HASH).unwrap().unwrap();
+    sys::xattr::set(File::open(&path).unwrap(), xattr::HASH, &hash).unwrap();
+    refused(&hsm, &path, "changed");
+    hsm.archive(&[&path]);
+    hsm.release(&[&path]);
+    assert!(fs::read(&path).unwrap() == noise(9, 5000));
+}
+
 /// An identity that is not the one that was archived is not believed, even where the content is.
 #[test]
 fn p2_a_changed_identity_is_noticed() {
