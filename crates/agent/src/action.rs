@@ -4,7 +4,7 @@ use crate::slots::Slot;
 use crate::source::Work;
 use model::limits::{MAX_ACTION_DATA_BYTES, MAX_WIRE_TEXT_BYTES};
 use model::{ActionId, Command, Extent, Failure, Outcome};
-use proto::{Instruction, Report, ReportBody, Task, WireError, pdm};
+use proto::{Capabilities, Instruction, Report, ReportBody, Task, WireError, pdm};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -114,6 +114,18 @@ impl Action {
         self.work.command
     }
 
+    /// What a mover has to be able to do, beyond Lemur's protocol, to be given it.
+    #[must_use]
+    pub fn needs(&self) -> Capabilities {
+        let work = &self.work;
+        Capabilities {
+            verify: work.command == Command::Verify,
+            range: work.command == Command::Restore && work.extent != Extent::WHOLE,
+            namespace: work.metadata_only,
+            ..Capabilities::default()
+        }
+    }
+
     /// When the agent accepted it.
     #[must_use]
     pub fn started(&self) -> Instant {
@@ -173,6 +185,10 @@ impl Action {
                 return Err(Failure::permanent(EINVAL, message));
             }
         }
+        if self.work.tree_path.len() > MAX_WIRE_TEXT_BYTES {
+            let message = format!("{self}: its path has {} bytes", self.work.tree_path.len());
+            return Err(Failure::permanent(EINVAL, message));
+        }
         if data.len() > MAX_ACTION_DATA_BYTES {
             let message = format!("{self}: {} bytes of request data, at most {MAX_ACTION_DATA_BYTES}", data.len());
             return Err(Failure::permanent(EINVAL, message));
@@ -194,6 +210,9 @@ impl Action {
             identity: work.identity.clone(),
             file_path: work.file_path.clone(),
             expected_size: work.expected_size,
+            tree_path: work.tree_path.clone(),
+            attempted_since_ms: work.attempted_since_ms,
+            metadata_only: work.metadata_only,
         })
         .into()
     }

@@ -10,7 +10,7 @@ pub use stream::ActionStream;
 
 use crate::action::{Action, Addressed, Finished, Stop, Update};
 use model::limits::{DEFAULT_CREDITS, MAX_CREDITS};
-use model::{ActionId, Command, Extent};
+use model::{ActionId, Extent};
 use parking_lot::Mutex;
 use proto::{Capabilities, Instruction, pdm};
 use serde::Serialize;
@@ -175,10 +175,10 @@ impl Endpoint {
         &self.registration
     }
 
-    /// Whether it may be given actions of this command.
+    /// Whether it may be given an action that needs this.
     #[must_use]
-    pub fn can(&self, command: Command) -> bool {
-        command != Command::Verify || self.registration.capabilities.verify
+    pub fn can(&self, needs: Capabilities) -> bool {
+        self.registration.capabilities.bits() & needs.bits() == needs.bits()
     }
 
     /// How many actions more it may have; 0 unless its stream is open.

@@ -51,6 +51,9 @@ impl ActionSource for LocalSource {
                     identity: d.identity,
                     file_path: d.file_path,
                     expected_size: d.expected_size,
+                    tree_path: d.tree_path,
+                    attempted_since_ms: d.attempted_since_ms,
+                    metadata_only: d.metadata_only,
                     size: d.size,
                     keepalive: d.file.map(|f| Box::new(f) as _),
                 })

@@ -37,6 +37,13 @@ pub struct Work {
     pub file_path: String,
     /// Size the restored content must have, when known.
     pub expected_size: Option<u64>,
+    /// Where the file is, relative to its filesystem's root (archive); empty when not known.
+    pub tree_path: Vec<u8>,
+    /// Not before this time (milliseconds since 1970) an earlier attempt may have stored something under the proposed uuid;
+    /// 0 when there was none.
+    pub attempted_since_ms: u64,
+    /// `tree_path` names something without content: its metadata is to be recorded (archive).
+    pub metadata_only: bool,
     /// Bytes that are moved when it succeeds, for statistics: short works report no progress.
     pub size: u64,
     /// Dropped after the result was handed over: for example the open descriptor that `primary_path` names.

@@ -1,8 +1,10 @@
 //! The filesystem that is managed, seen through the agent's private mount.
 
 use model::{FileHandle, Stamp, Timestamp};
+use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use sys::OFlags;
 use sys::handle::RawHandle;
@@ -47,6 +49,22 @@ impl Filesystem {
             return Err(io::Error::from_raw_os_error(22));
         }
         Ok(fd)
+    }
+
+    /// Where an open file is now, relative to the root, without a slash at the start; one of its names if it has several.
+    /// `None` when the kernel does not know (the inode was found by its handle alone), or it has no name below the root any more.
+    #[must_use]
+    pub fn tree_path(&self, fd: impl AsFd) -> Option<Vec<u8>> {
+        let link = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+        let path = std::fs::read_link(link).ok()?.into_os_string().into_vec();
+        // On a mount that is attached nowhere, paths begin at its root. That this is the file's path, and not what is left
+        // of one ("(deleted)"), is seen by going there.
+        let path = path.strip_prefix(b"/").filter(|path| !path.is_empty())?;
+        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let there =
+            sys::file::open_beneath(&self.root, Path::new(OsStr::from_bytes(path)), flags, sys::Mode::empty()).ok()?;
+        let (own, there) = (sys::file::stamp(fd).ok()?, sys::file::stamp(there).ok()?);
+        ((own.dev, own.ino) == (there.dev, there.ino)).then(|| path.to_vec())
     }
 
     /// Makes everything written to the filesystem so far durable.

@@ -27,6 +27,8 @@ pub(crate) struct Opened {
     pub(crate) before: Stamp,
     /// The mtime that its user gave it: what it has again after a restore.
     pub(crate) mtime: Timestamp,
+    /// Where it is, relative to the root; looked up for archiving only, and empty when nobody knows.
+    pub(crate) tree_path: Vec<u8>,
 }
 
 impl Opened {
@@ -102,7 +104,7 @@ fn open(fs: &Filesystem, handle: &FileHandle, flags: OFlags) -> Result<Opened, F
     }
     let stamp = sys::file::stamp(&fd).map_err(|e| system("looking at it", &e))?;
     let before = stamp_of(&stamp);
-    Ok(Opened { handle: handle.clone(), fd: Arc::new(fd), state, before, mtime: before.mtime })
+    Ok(Opened { handle: handle.clone(), fd: Arc::new(fd), state, before, mtime: before.mtime, tree_path: Vec::new() })
 }
 
 /// Nobody releases the file meanwhile: the engine has locked its inode for the action.
@@ -141,6 +143,7 @@ fn archive(
     if is_archived_as_it_is(&file.state, &file.before) && hsm.archive_id == u64::from(action.archive_id) {
         return Ok(Prepared::Done(file.state.identity.uuid));
     }
+    file.tree_path = fs.tree_path(&*file.fd).unwrap_or_default();
     Ok(Prepared::Run(Some(file), action.identity.clone()))
 }
 

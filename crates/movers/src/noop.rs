@@ -62,7 +62,7 @@ pub fn run(environment: Environment, config: &Path) -> Result<(), NoopError> {
     let handler = Noop::start(&config)?;
     let archive = |id: &u32| Archive {
         id: *id,
-        capabilities: Capabilities { cancel: true, verify: false, proposed_uuid: true },
+        capabilities: Capabilities { cancel: true, proposed_uuid: true, ..Capabilities::default() },
         credits: CREDITS,
         handler: handler.clone(),
     };

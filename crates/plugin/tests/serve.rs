@@ -180,7 +180,7 @@ fn each_archive_is_registered_over_an_abstract_socket() {
         assert_eq!(endpoint.fs_url, "/mnt/lhsmd/test");
         assert_eq!(endpoint.name, "test mover");
         let announced = Capabilities::from_bits(endpoint.capabilities);
-        assert_eq!(announced, Capabilities { cancel: true, verify: true, proposed_uuid: false });
+        assert_eq!(announced, Capabilities { cancel: true, verify: true, ..Capabilities::default() });
         agent.wait_for("a stream", |e| matches!(e, Event::ActionsOpened(h) if *h == handle).then_some(()));
     }
 }

@@ -15,6 +15,10 @@ pub struct Capabilities {
     pub verify: bool,
     /// Uses the proposed uuid.
     pub proposed_uuid: bool,
+    /// Restores ranges.
+    pub range: bool,
+    /// Keeps manifests, and records what has no content.
+    pub namespace: bool,
 }
 
 impl Capabilities {
@@ -26,6 +30,8 @@ impl Capabilities {
             cancel: has(pdm::Capability::Cancel),
             verify: has(pdm::Capability::Verify),
             proposed_uuid: has(pdm::Capability::ProposedUuid),
+            range: has(pdm::Capability::Range),
+            namespace: has(pdm::Capability::Namespace),
         }
     }
 
@@ -36,6 +42,8 @@ impl Capabilities {
         bit(self.cancel, pdm::Capability::Cancel)
             | bit(self.verify, pdm::Capability::Verify)
             | bit(self.proposed_uuid, pdm::Capability::ProposedUuid)
+            | bit(self.range, pdm::Capability::Range)
+            | bit(self.namespace, pdm::Capability::Namespace)
     }
 }
 
@@ -60,6 +68,13 @@ pub struct Task {
     pub file_path: String,
     /// Size the restored content must have, when known.
     pub expected_size: Option<u64>,
+    /// Where the file is, relative to its filesystem's root (archive); empty when not known.
+    pub tree_path: Vec<u8>,
+    /// Not before this time (milliseconds since 1970) an earlier attempt may have stored something under the proposed uuid;
+    /// 0 when there was none.
+    pub attempted_since_ms: u64,
+    /// `tree_path` names something without content: record its metadata (archive).
+    pub metadata_only: bool,
 }
 
 /// What the agent tells a mover.
@@ -171,6 +186,9 @@ impl From<Instruction> for pdm::ActionItem {
             url: task.identity.url,
             file_path: task.file_path,
             expected_size: task.expected_size,
+            tree_path: task.tree_path,
+            attempted_since_ms: task.attempted_since_ms,
+            metadata_only: task.metadata_only,
             ..Self::default()
         }
     }
@@ -191,6 +209,7 @@ impl TryFrom<pdm::ActionItem> for Instruction {
         limited("primary_path", item.primary_path.len(), MAX_WIRE_TEXT_BYTES)?;
         limited("write_path", item.write_path.len(), MAX_WIRE_TEXT_BYTES)?;
         limited("file_path", item.file_path.len(), MAX_WIRE_TEXT_BYTES)?;
+        limited("tree_path", item.tree_path.len(), MAX_WIRE_TEXT_BYTES)?;
         limited("data", item.data.len(), MAX_ACTION_DATA_BYTES)?;
         Ok(Self::Run(Task {
             id: ActionId(item.id),
@@ -202,6 +221,9 @@ impl TryFrom<pdm::ActionItem> for Instruction {
             identity: identity(item.uuid, &item.hash, item.url)?,
             file_path: item.file_path,
             expected_size: item.expected_size,
+            tree_path: item.tree_path,
+            attempted_since_ms: item.attempted_since_ms,
+            metadata_only: item.metadata_only,
         }))
     }
 }

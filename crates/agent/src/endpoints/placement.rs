@@ -3,7 +3,7 @@
 use super::{Endpoints, Inner};
 use crate::action::{Action, Finished};
 use crate::endpoint::Endpoint;
-use model::{Command, Failure};
+use model::Failure;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -45,7 +45,7 @@ impl Candidates {
     }
 
     fn give(&mut self, action: Action) -> Placed {
-        let able = self.0.iter_mut().filter(|candidate| candidate.endpoint.can(action.command()));
+        let able = self.0.iter_mut().filter(|candidate| candidate.endpoint.can(action.needs()));
         match able.max_by_key(|candidate| candidate.free) {
             None => Placed::Unable(action),
             Some(candidate) if candidate.free == 0 => Placed::Full(action),
@@ -156,8 +156,12 @@ pub(super) fn no_mover(action: Action, lost: Option<&Endpoint>) -> Finished {
 }
 
 fn unable(action: Action) -> Finished {
-    debug_assert_eq!(action.command(), Command::Verify);
     let archive = action.archive_id();
-    let message = format!("{action}: no mover of archive {archive} can verify (Lemur's plugins cannot)");
+    let what = match action.needs() {
+        needs if needs.verify => "verify",
+        needs if needs.range => "restore ranges",
+        _ => "record directories, links and special files",
+    };
+    let message = format!("{action}: no mover of archive {archive} can {what} (Lemur's plugins cannot)");
     action.fail(Failure::permanent(EOPNOTSUPP, message))
 }

@@ -66,6 +66,9 @@ impl MemorySource {
             identity: Identity::default(),
             file_path: String::new(),
             expected_size: None,
+            tree_path: Vec::new(),
+            attempted_since_ms: 0,
+            metadata_only: false,
             size: 0,
             keepalive: None,
         }

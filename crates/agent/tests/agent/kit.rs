@@ -78,7 +78,7 @@ impl Fixture {
 
     /// A mover of archive 1 that knows all extensions.
     pub(crate) async fn mover(&self, credits: u32) -> TestMover {
-        let capabilities = Capabilities { cancel: true, verify: true, proposed_uuid: true };
+        let capabilities = Capabilities { cancel: true, verify: true, proposed_uuid: true, ..Capabilities::default() };
         TestMover::start(self, 1, capabilities.bits(), credits).await
     }
 

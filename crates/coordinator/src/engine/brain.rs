@@ -278,6 +278,7 @@ impl Brain {
         let action = &job.action;
         let file = job.file.as_ref();
         let size = file.map_or(0, |f| f.before.size);
+        let attempted_since_ms = if job.maybe_begun { action.created_ms } else { 0 };
         job.maybe_begun = true;
         let running = Running {
             id: ActionId(key),
@@ -299,6 +300,9 @@ impl Brain {
             identity: job.identity.clone(),
             file_path: action.path.clone(),
             expected_size: (action.command == Command::Restore).then_some(size),
+            tree_path: file.map(|f| f.tree_path.clone()).unwrap_or_default(),
+            attempted_since_ms,
+            metadata_only: false,
             size,
             file: file.map(|f| Arc::clone(&f.fd)),
         };

@@ -32,6 +32,12 @@ pub struct Dispatch {
     pub file_path: String,
     /// What a restored file must measure.
     pub expected_size: Option<u64>,
+    /// Where the file is, relative to its filesystem's root (archive); empty when not known.
+    pub tree_path: Vec<u8>,
+    /// When the action was accepted (milliseconds since 1970), if an attempt before this one may have stored an object; else 0.
+    pub attempted_since_ms: u64,
+    /// What `tree_path` names has no content: its metadata is to be recorded (archive).
+    pub metadata_only: bool,
     /// Bytes of the file.
     pub size: u64,
     /// Keeps `path` valid; drop it after the result was handed over.

@@ -69,6 +69,7 @@ impl Brain {
                     state,
                     before: stamp,
                     mtime: stamp.mtime,
+                    tree_path: Vec::new(),
                 });
                 match opened.map_err(|e| e.to_string()).and_then(|o| emptied(&o).map_err(|e| e.to_string())) {
                     Ok(()) => event.allow(),

@@ -61,7 +61,7 @@ pub fn run(environment: Environment, config: &Path) -> Result<(), PosixError> {
         stores.push(store);
         archives.push(Archive {
             id,
-            capabilities: Capabilities { cancel: true, verify: true, proposed_uuid: true },
+            capabilities: Capabilities { cancel: true, verify: true, proposed_uuid: true, ..Capabilities::default() },
             credits: 0,
             handler: Arc::new(workers),
         });

@@ -59,6 +59,17 @@ pub struct ActionItem {
     /// The size the restored content must have; absent when not known.
     #[prost(uint64, optional, tag = "18")]
     pub expected_size: ::core::option::Option<u64>,
+    /// With ARCHIVE: where the file is, relative to the root of its filesystem, as bytes without a slash at the start; empty
+    /// when nobody knows. For the manifest.
+    #[prost(bytes = "vec", tag = "19")]
+    pub tree_path: ::prost::alloc::vec::Vec<u8>,
+    /// With ARCHIVE and REMOVE: an earlier attempt may have stored something under the proposed uuid, not before this time
+    /// (milliseconds since 1970). 0: none has.
+    #[prost(uint64, tag = "20")]
+    pub attempted_since_ms: u64,
+    /// With ARCHIVE, for movers with NAMESPACE: `tree_path` is a directory, a link or a special file: no content is stored.
+    #[prost(bool, tag = "21")]
+    pub metadata_only: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ActionStatus {
@@ -142,6 +153,10 @@ pub enum Capability {
     /// Stores an archived object under the uuid the agent proposes (a suffix may be appended), so that a retry after a
     /// crash leaves one object and not two.
     ProposedUuid = 4,
+    /// Restores exactly the asked range of an object that it stored itself, and verifies it before it writes.
+    Range = 8,
+    /// Keeps a manifest with each object, and records directories, links and special files (`metadata_only`).
+    Namespace = 16,
 }
 impl Capability {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -154,6 +169,8 @@ impl Capability {
             Self::Cancel => "CAPABILITY_CANCEL",
             Self::Verify => "CAPABILITY_VERIFY",
             Self::ProposedUuid => "CAPABILITY_PROPOSED_UUID",
+            Self::Range => "CAPABILITY_RANGE",
+            Self::Namespace => "CAPABILITY_NAMESPACE",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -163,6 +180,8 @@ impl Capability {
             "CAPABILITY_CANCEL" => Some(Self::Cancel),
             "CAPABILITY_VERIFY" => Some(Self::Verify),
             "CAPABILITY_PROPOSED_UUID" => Some(Self::ProposedUuid),
+            "CAPABILITY_RANGE" => Some(Self::Range),
+            "CAPABILITY_NAMESPACE" => Some(Self::Namespace),
             _ => None,
         }
     }
