@@ -14,6 +14,7 @@
 //! is given. Expressions, variables and templates of HCL are deliberately absent: a configuration is literals.
 
 pub mod agent;
+mod bytes;
 mod device;
 mod error;
 mod file;

@@ -252,6 +252,53 @@ impl<'r> Section<'r> {
         self.optional_u64(key, range)
     }
 
+    /// A number of bytes within `range`: an integer, or a string with a unit such as `"64KiB"` or `"16MB"`.
+    pub fn optional_bytes(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<At<u64>> {
+        let expected = "a number of bytes, or a string such as \"64KiB\" or \"16MB\"";
+        self.measure(key, &range, expected, crate::bytes::parse)
+    }
+
+    /// Bytes a second within `range`: an integer, or a string with a unit such as `"200MB/s"` or `"1GiB/s"`.
+    pub fn optional_rate(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<At<u64>> {
+        let expected = "bytes a second, as a number or a string such as \"200MB/s\" or \"1GiB/s\"";
+        self.measure(key, &range, expected, crate::bytes::parse_rate)
+    }
+
+    fn measure(
+        &mut self,
+        key: &'static str,
+        range: &RangeInclusive<u64>,
+        expected: &str,
+        parse: fn(&str) -> Option<u64>,
+    ) -> Option<At<u64>> {
+        let node = self.single(key)?;
+        let (found, value) = match &node.value {
+            Value::Integer(number) => (number.to_string(), u64::try_from(*number).ok()),
+            Value::String(text) => {
+                let value = parse(text);
+                if value.is_none() {
+                    let what = format!("`{key}` must be {expected}, found \"{}\"", text.escape_debug());
+                    self.reader.problem(node.pos, what, None);
+                    return None;
+                }
+                (format!("\"{}\"", text.escape_debug()), value)
+            }
+            _ => {
+                self.wrong_type(node, key, expected);
+                return None;
+            }
+        };
+        match value.filter(|value| range.contains(value)) {
+            Some(value) => Some(At { pos: node.pos, value }),
+            None => {
+                let (low, high) = (crate::bytes::show(*range.start()), crate::bytes::show(*range.end()));
+                let what = format!("`{key}` must be between {low} and {high} bytes, found {found}");
+                self.reader.problem(node.pos, what, None);
+                None
+            }
+        }
+    }
+
     /// A string that is one of the names in `choices`, as the value beside that name.
     pub fn optional_choice<T: Clone>(&mut self, key: &'static str, choices: &[(&str, T)]) -> Option<At<T>> {
         let At { pos, value: text } = self.optional_string(key)?;

@@ -7,9 +7,15 @@ use crate::error::{ConfigError, Warning};
 use crate::reader::{At, Reader, Section};
 use crate::tree;
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 
 const THREAD_LIMIT: u32 = 1024;
+/// The most actions a mover may ask to hold at once (`model::limits::MAX_CREDITS`).
+const IN_FLIGHT_LIMIT: u32 = 65_536;
+/// At less than this the first chunk of a file would take so long that a mover that works looks like one that hangs.
+const BANDWIDTH_MIN: u64 = 64 << 10;
+const BANDWIDTH_MAX: u64 = 1 << 50;
 
 /// How the POSIX mover runs, and the archives it serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +43,12 @@ pub struct PosixArchive {
     pub checksums: Checksums,
     /// `format` (`sifaka`).
     pub format: Format,
+    /// `max_in_flight` (none, which leaves it to the agent; 1 to 65536): actions of this archive that the mover holds at once,
+    /// queued and running.
+    pub max_in_flight: Option<NonZeroU32>,
+    /// `bandwidth_limit` (none; 0 is none too; else at least 64 KiB): bytes a second that the mover moves for this archive, in both
+    /// directions together.
+    pub bandwidth_limit: Option<NonZeroU64>,
 }
 
 /// `checksums { … }`.
@@ -160,6 +172,9 @@ fn archive(name: At<String>, mut section: Section<'_>, defaults: Checksums, take
     let format = section.optional_choice("format", &formats).map_or(Format::Sifaka, |format| format.value);
     let compression = compression(&mut section, format);
     let checksums = checksums(section.section("checksums"), defaults);
+    let max_in_flight = section.optional_u64("max_in_flight", 1..=u64::from(IN_FLIGHT_LIMIT));
+    let max_in_flight = max_in_flight.and_then(|at| NonZeroU32::new(u32::try_from(at.value).ok()?));
+    let bandwidth_limit = bandwidth_limit(&mut section);
     section.finish();
 
     let id = id.and_then(|id| Some(At { pos: id.pos, value: u32::try_from(id.value).ok()? }));
@@ -178,7 +193,25 @@ fn archive(name: At<String>, mut section: Section<'_>, defaults: Checksums, take
         );
         reader.problem(*pos, what, None);
     }
-    Some(PosixArchive { name: name.value, id: id?.value, root: root?.value, compression, checksums, format })
+    Some(PosixArchive {
+        name: name.value,
+        id: id?.value,
+        root: root?.value,
+        compression,
+        checksums,
+        format,
+        max_in_flight,
+        bandwidth_limit,
+    })
+}
+
+fn bandwidth_limit(section: &mut Section<'_>) -> Option<NonZeroU64> {
+    let At { pos, value } = section.optional_rate("bandwidth_limit", 0..=BANDWIDTH_MAX)?;
+    if (1..BANDWIDTH_MIN).contains(&value) {
+        let hint = "the least is \"64KiB/s\"; 0 is no limit";
+        section.reader().problem(pos, format!("`bandwidth_limit` of {value} bytes a second is too little"), Some(hint));
+    }
+    NonZeroU64::new(value)
 }
 
 fn compression(section: &mut Section<'_>, format: Format) -> Compression {

@@ -39,6 +39,40 @@ fn an_archive_overrides_only_the_checksum_keys_it_names() {
 }
 
 #[test]
+fn limits_of_an_archive() {
+    let none = archive("");
+    assert_eq!((none.max_in_flight, none.bandwidth_limit), (None, None));
+    let some = archive("max_in_flight = 65536 bandwidth_limit = \"200MB/s\"");
+    assert_eq!(some.max_in_flight.map(u32::from), Some(65_536));
+    assert_eq!(some.bandwidth_limit.map(u64::from), Some(200_000_000));
+    assert_eq!(archive("bandwidth_limit = 1048576").bandwidth_limit.map(u64::from), Some(1 << 20));
+    assert_eq!(archive("bandwidth_limit = \"0\"").bandwidth_limit, None);
+    for (key, message) in [
+        ("max_in_flight = 0", "`max_in_flight` must be between 1 and 65536, found 0"),
+        ("bandwidth_limit = -1", "`bandwidth_limit` must be between 0 and 1024TiB bytes, found -1"),
+        (
+            "bandwidth_limit = \"2000TiB/s\"",
+            "`bandwidth_limit` must be between 0 and 1024TiB bytes, found \"2000TiB/s\"",
+        ),
+        (
+            "bandwidth_limit = \"fast\"",
+            "`bandwidth_limit` must be bytes a second, as a number or a string such as \"200MB/s\" or \"1GiB/s\", found \"fast\"",
+        ),
+        (
+            "bandwidth_limit = true",
+            "`bandwidth_limit` must be bytes a second, as a number or a string such as \"200MB/s\" or \"1GiB/s\", found a boolean",
+        ),
+        (
+            "bandwidth_limit = 1000",
+            "`bandwidth_limit` of 1000 bytes a second is too little (the least is \"64KiB/s\"; 0 is no limit)",
+        ),
+    ] {
+        let error = refusal(&format!("archive \"a\" {{ id = 1 root = \"/a\" {key} }}"));
+        assert!(error.ends_with(message), "{error}");
+    }
+}
+
+#[test]
 fn refusals() {
     let none = "f:1:1: no `archive` is defined (write archive \"name\" { id = 1, root = \"/path\" })";
     for (text, message) in [
