@@ -9,6 +9,7 @@
 //! - [`Digester`]: BLAKE3, and SHA-1 for what Lemur archived.
 //! - [`Encoding`]: raw, gzip, zstd.
 //! - [`Store`], [`PosixStore`]: objects in a directory tree with Lemur's layout.
+//! - [`pack`]: many small files in one object.
 //! - [`Durability`]: the calls that make things durable, as a trait so that tests can count them and make them fail.
 
 mod compress;
@@ -18,6 +19,7 @@ mod durability;
 mod error;
 mod monitor;
 mod open_file;
+pub mod pack;
 mod store;
 
 pub use compress::{Encoding, shrinks};
