@@ -1,5 +1,6 @@
 //! What the queue holds.
 
+use crate::{About, Retired};
 use model::{ActionId, Class, Command, ErrorKind, Failure, FileHandle, Identity, Stamp};
 use serde::{Deserialize, Serialize};
 
@@ -111,6 +112,48 @@ pub enum Change {
     },
     /// Enters another action in the same transaction.
     Submit(NewAction),
+    /// What the file is, in case it is to be made again. Goes with its stamp.
+    Describe {
+        /// The file.
+        file: FileHandle,
+        /// What it is.
+        about: About,
+    },
+    /// Enters the removal of an object, with what is needed to undo its reason. That is kept until the action ends.
+    Retire {
+        /// The removal.
+        removal: NewAction,
+        /// Of what.
+        retired: Retired,
+    },
+    /// These files may name the object, from now on. Counts [`crate::Sharing::sequence`].
+    Share {
+        /// The object.
+        object: ObjectRef,
+        /// It is proven that no other files do. Of no account when the object is known to be shared already.
+        complete: bool,
+        /// The files.
+        files: Vec<FileHandle>,
+    },
+    /// The file does not name the object any more.
+    ForgetReferrer {
+        /// Archive.
+        archive_id: u32,
+        /// Object.
+        uuid: String,
+        /// The file.
+        file: FileHandle,
+    },
+    /// The object is gone, and with it all that is known of who names it.
+    ForgetShared {
+        /// Archive.
+        archive_id: u32,
+        /// Object.
+        uuid: String,
+    },
+    /// This database is not the newest there was: no object is removed any more because of what it has said so far. Stamps
+    /// forget their objects, owed checks are dropped, tables of referrers count as incomplete.
+    Doubt,
 }
 
 /// What is remembered of an archived file beside its attributes.

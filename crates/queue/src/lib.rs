@@ -9,6 +9,7 @@
 
 mod entry;
 mod memory;
+mod sharing;
 mod sqlite;
 pub mod suite;
 mod tally;
@@ -18,6 +19,7 @@ pub use entry::{
     RequestStatus, SyncedStamp, Totals,
 };
 pub use memory::MemoryQueue;
+pub use sharing::{About, Retired, RetiredObject, Sharing};
 pub use sqlite::SqliteQueue;
 pub use tally::Retention;
 
@@ -83,4 +85,39 @@ pub trait Queue: Send + Sync {
     /// Object checks that are still owed, oldest first; see [`OrphanCheck`]. Owing a check of the same object again
     /// replaces the older one in its place.
     fn orphan_checks(&self, limit: usize) -> Result<Vec<OrphanCheck>, QueueError>;
+
+    /// What [`Change::Describe`] said of the file last.
+    fn about(&self, file: &FileHandle) -> Result<Option<About>, QueueError>;
+
+    /// How far the tables of referrers can be relied on.
+    fn sharing(&self) -> Result<Sharing, QueueError>;
+
+    /// Whether the object was ever shared, as far as is known: if so, whether [`Queue::referrers`] names all files that
+    /// may name it.
+    fn shared(&self, archive_id: u32, uuid: &str) -> Result<Option<bool>, QueueError>;
+
+    /// Files that may name the object, by their handles' stored form, from just after `after`.
+    fn referrers(
+        &self,
+        archive_id: u32,
+        uuid: &str,
+        after: Option<&FileHandle>,
+        limit: usize,
+    ) -> Result<Vec<FileHandle>, QueueError>;
+
+    /// Removals of this object that wait, oldest first.
+    fn retired_object(&self, archive_id: u32, uuid: &str, limit: usize) -> Result<Vec<RetiredObject>, QueueError>;
+
+    /// Objects of this file that wait for their removal, oldest first.
+    fn retired_of_file(&self, file: &FileHandle, limit: usize) -> Result<Vec<RetiredObject>, QueueError>;
+
+    /// Objects that wait for their removal, by (path, id), of paths from `from` to just before `to`, from just after
+    /// `after`. Paths are compared byte by byte.
+    fn retired_in(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        after: Option<(&[u8], ActionId)>,
+        limit: usize,
+    ) -> Result<Vec<RetiredObject>, QueueError>;
 }

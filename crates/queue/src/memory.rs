@@ -2,10 +2,12 @@
 //!
 //! Not for: anything that has to survive its process.
 
+mod sharing;
+
 use crate::tally::{RequestCounts, Retention, Tally, clamp};
 use crate::{
-    Change, Cursor, Finished, ListFilter, NewAction, OrphanCheck, Queue, QueueError, QueuedAction, RequestId,
-    RequestStatus, SyncedStamp, Totals,
+    About, Change, Cursor, Finished, ListFilter, NewAction, ObjectRef, OrphanCheck, Queue, QueueError, QueuedAction,
+    RequestId, RequestStatus, Retired, RetiredObject, Sharing, SyncedStamp, Totals,
 };
 use model::{ActionId, Class, Command, Failure, FileHandle};
 use parking_lot::Mutex;
@@ -50,6 +52,7 @@ struct State {
     stamps: BTreeMap<FileHandle, SyncedStamp>,
     /// In the order in which they were first owed.
     orphans: Vec<OrphanCheck>,
+    objects: sharing::Objects,
 }
 
 fn order_key(entry: &QueuedAction) -> (Class, u32, Cursor) {
@@ -75,6 +78,7 @@ impl State {
 
     fn finish(&mut self, id: ActionId, result: &Result<(), Failure>, bytes: u64, at_ms: u64, tally: &mut Tally) {
         let Some(entry) = self.live.remove(&id) else { return };
+        self.objects.retired.remove(&id);
         self.order.remove(&order_key(&entry));
         let action = entry.action;
         if let Some(file) = action.file
@@ -129,6 +133,7 @@ impl State {
             }
             Change::ForgetStamp { file } => {
                 self.stamps.remove(file);
+                self.objects.abouts.remove(file);
             }
             Change::OweOrphanCheck(check) => {
                 match self.orphans.iter_mut().find(|c| c.archive_id == check.archive_id && c.uuid == check.uuid) {
@@ -142,7 +147,35 @@ impl State {
             Change::Submit(action) => {
                 self.submit(action, tally);
             }
+            Change::Describe { file, about } => {
+                self.objects.abouts.insert(file.clone(), about.clone());
+            }
+            Change::Retire { removal, retired } => {
+                let id = self.submit(removal, tally);
+                let retired = Retired { retired_ms: clamp(retired.retired_ms), ..retired.clone() };
+                self.objects.retired.insert(id, retired);
+            }
+            Change::Share { object, complete, files } => self.objects.share(object, *complete, files),
+            Change::ForgetReferrer { archive_id, uuid, file } => {
+                self.objects.referrers.remove(&(*archive_id, uuid.clone(), file.to_bytes()));
+            }
+            Change::ForgetShared { archive_id, uuid } => self.objects.forget(*archive_id, uuid),
+            Change::Doubt => {
+                self.objects.doubt(ActionId(self.last_id));
+                self.stamps.values_mut().for_each(|stamp| stamp.object = None);
+                self.orphans.clear();
+            }
         }
+    }
+
+    /// Removals that wait and are wanted, by id.
+    fn retired<'a>(&'a self, wanted: impl Fn(&RetiredObject) -> bool + 'a) -> impl Iterator<Item = RetiredObject> + 'a {
+        let object = |(id, retired): (&ActionId, &Retired)| {
+            let NewAction { archive_id, identity, not_before_ms, .. } = &self.live.get(id)?.action;
+            let object = ObjectRef { archive_id: *archive_id, uuid: identity.uuid.clone(), url: identity.url.clone() };
+            Some(RetiredObject { id: *id, object, retired: retired.clone(), until_ms: *not_before_ms })
+        };
+        self.objects.retired.iter().filter_map(object).filter(move |found| wanted(found))
     }
 
     /// The end of a transaction: counters, and what is now too old to be kept.
@@ -285,5 +318,57 @@ impl Queue for MemoryQueue {
 
     fn orphan_checks(&self, limit: usize) -> Result<Vec<OrphanCheck>, QueueError> {
         Ok(self.state.lock().orphans.iter().take(limit).cloned().collect())
+    }
+
+    fn about(&self, file: &FileHandle) -> Result<Option<About>, QueueError> {
+        Ok(self.state.lock().objects.abouts.get(file).cloned())
+    }
+
+    fn sharing(&self) -> Result<Sharing, QueueError> {
+        Ok(self.state.lock().objects.sharing)
+    }
+
+    fn shared(&self, archive_id: u32, uuid: &str) -> Result<Option<bool>, QueueError> {
+        Ok(self.state.lock().objects.is_complete(archive_id, uuid))
+    }
+
+    fn referrers(
+        &self,
+        archive_id: u32,
+        uuid: &str,
+        after: Option<&FileHandle>,
+        limit: usize,
+    ) -> Result<Vec<FileHandle>, QueueError> {
+        Ok(self.state.lock().objects.referrers(archive_id, uuid, after).take(limit).collect())
+    }
+
+    fn retired_object(&self, archive_id: u32, uuid: &str, limit: usize) -> Result<Vec<RetiredObject>, QueueError> {
+        let state = self.state.lock();
+        let found = state.retired(|r| r.object.archive_id == archive_id && r.object.uuid == uuid);
+        Ok(found.take(limit).collect())
+    }
+
+    fn retired_of_file(&self, file: &FileHandle, limit: usize) -> Result<Vec<RetiredObject>, QueueError> {
+        let state = self.state.lock();
+        Ok(state.retired(|r| r.retired.file == *file).take(limit).collect())
+    }
+
+    fn retired_in(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        after: Option<(&[u8], ActionId)>,
+        limit: usize,
+    ) -> Result<Vec<RetiredObject>, QueueError> {
+        let state = self.state.lock();
+        let (path, id) = after.unwrap_or((from, ActionId(0)));
+        let wanted = |r: &RetiredObject| {
+            let own = r.retired.about.path.as_slice();
+            own < to && (own > path || (own == path && r.id > id))
+        };
+        let mut found: Vec<_> = state.retired(wanted).collect();
+        found.sort_by(|a, b| (&a.retired.about.path, a.id).cmp(&(&b.retired.about.path, b.id)));
+        found.truncate(limit);
+        Ok(found)
     }
 }

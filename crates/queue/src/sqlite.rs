@@ -14,13 +14,14 @@ mod fault;
 mod place;
 mod rows;
 mod schema;
+mod sharing;
 #[cfg(test)]
 mod tests;
 
 use crate::tally::{Retention, clamp};
 use crate::{
-    Change, Cursor, Finished, ListFilter, NewAction, OrphanCheck, Queue, QueueError, QueuedAction, RequestId,
-    RequestStatus, SyncedStamp, Totals,
+    About, Change, Cursor, Finished, ListFilter, NewAction, OrphanCheck, Queue, QueueError, QueuedAction, RequestId,
+    RequestStatus, RetiredObject, Sharing, SyncedStamp, Totals,
 };
 use batch::transact;
 use fault::Fault;
@@ -286,6 +287,56 @@ impl Queue for SqliteQueue {
     fn orphan_checks(&self, limit: usize) -> Result<Vec<OrphanCheck>, QueueError> {
         let sql = "SELECT archive_id, uuid, url, file FROM orphan ORDER BY ordinal LIMIT ?1";
         self.rows(&self.writer, sql, [row_limit(limit)], rows::orphan)
+    }
+
+    fn about(&self, file: &FileHandle) -> Result<Option<About>, QueueError> {
+        let decode = |row: &Row<'_>| sharing::about(row, file);
+        Ok(self.rows(&self.reader, sharing::SELECT_ABOUT, [file.to_bytes()], decode)?.pop())
+    }
+
+    fn sharing(&self) -> Result<Sharing, QueueError> {
+        let found = self.rows(&self.writer, sharing::SELECT_SHARING, [], sharing::sharing)?.pop();
+        found.ok_or_else(|| self.failed("read", Fault::Damage("sharing has no row".into())))
+    }
+
+    fn shared(&self, archive_id: u32, uuid: &str) -> Result<Option<bool>, QueueError> {
+        let decode = |row: &Row<'_>| Ok(row.get(0)?);
+        Ok(self.rows(&self.writer, sharing::SELECT_SHARED, params![archive_id, uuid], decode)?.pop())
+    }
+
+    fn referrers(
+        &self,
+        archive_id: u32,
+        uuid: &str,
+        after: Option<&FileHandle>,
+        limit: usize,
+    ) -> Result<Vec<FileHandle>, QueueError> {
+        let after = after.map(FileHandle::to_bytes).unwrap_or_default();
+        let params = params![archive_id, uuid, after, row_limit(limit)];
+        self.rows(&self.writer, sharing::SELECT_REFERRERS, params, sharing::referrer)
+    }
+
+    fn retired_object(&self, archive_id: u32, uuid: &str, limit: usize) -> Result<Vec<RetiredObject>, QueueError> {
+        let sql = sharing::retired_where(sharing::OF_OBJECT);
+        self.rows(&self.writer, &sql, params![archive_id, uuid, row_limit(limit)], sharing::retired)
+    }
+
+    fn retired_of_file(&self, file: &FileHandle, limit: usize) -> Result<Vec<RetiredObject>, QueueError> {
+        let sql = sharing::retired_where(sharing::OF_RETIRED_FILE);
+        self.rows(&self.reader, &sql, params![file.to_bytes(), row_limit(limit)], sharing::retired)
+    }
+
+    fn retired_in(
+        &self,
+        from: &[u8],
+        to: &[u8],
+        after: Option<(&[u8], ActionId)>,
+        limit: usize,
+    ) -> Result<Vec<RetiredObject>, QueueError> {
+        let sql = sharing::retired_where(sharing::IN_PATHS);
+        let (path, id) = after.unwrap_or((from, ActionId(0)));
+        let params = params![path, to, clamp(id.0).cast_signed(), row_limit(limit)];
+        self.rows(&self.reader, &sql, params, sharing::retired)
     }
 }
 

@@ -16,6 +16,7 @@ mod counting;
 mod files;
 mod order;
 mod results;
+mod sharing;
 
 pub use accepting::{
     a_change_to_what_is_gone_is_passed_over, accepted_actions_come_back_whole, empty_calls_do_nothing,
@@ -30,13 +31,17 @@ pub use order::{
 pub use results::{
     an_action_ends_once, finished_actions_are_listed_newest_first, old_results_are_forgotten_in_the_order_of_finishing,
 };
+pub use sharing::{
+    a_doubt_forgets_objects_and_owed_checks, files_are_described_until_their_stamp_is_forgotten,
+    referrers_are_known_until_a_doubt, retired_objects_wait_with_what_they_were,
+};
 
 use crate::{Change, NewAction, Queue, RequestId, Retention};
 use model::{ActionId, Class, Command, Digest, Failure, FileHandle, Identity};
 
 /// Every check, each on a queue of its own with [`Retention::DEFAULT`].
 pub fn run(make: impl Fn() -> Box<dyn Queue>) {
-    let checks: [fn(&dyn Queue); 19] = [
+    let checks: [fn(&dyn Queue); 23] = [
         accepted_actions_come_back_whole,
         ids_rise_in_the_order_of_the_entries,
         empty_calls_do_nothing,
@@ -56,6 +61,10 @@ pub fn run(make: impl Fn() -> Box<dyn Queue>) {
         requests_are_counted,
         requests_are_forgotten_after_a_week,
         totals_count_by_class_and_command,
+        files_are_described_until_their_stamp_is_forgotten,
+        referrers_are_known_until_a_doubt,
+        a_doubt_forgets_objects_and_owed_checks,
+        retired_objects_wait_with_what_they_were,
     ];
     for check in checks {
         check(&*make());

@@ -9,7 +9,8 @@
 
 use model::{ActionId, Class, Command, ErrorKind, Failure, FileHandle, Identity};
 use sifaka_queue::{
-    Change, Cursor, ListFilter, NewAction, OrphanCheck, Queue, QueueError, RequestId, SqliteQueue, SyncedStamp,
+    About, Change, Cursor, ListFilter, NewAction, ObjectRef, OrphanCheck, Queue, QueueError, RequestId, Retired,
+    SqliteQueue, SyncedStamp,
 };
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -56,7 +57,36 @@ fn fill(path: &Path) {
         url: String::new(),
         file: handle(1),
     }));
+    changes.extend((0..20).flat_map(|n| {
+        let about = About { path: format!("dir/{n}").into(), size: n, ..About::default() };
+        let object = ObjectRef { archive_id: 1, uuid: format!("u{n}"), url: String::new() };
+        let retired = Retired { replaced: false, file: handle(n), about: about.clone(), retired_ms: n };
+        let removal = NewAction { command: Command::Remove, file: None, ..action(n) };
+        [
+            Change::Describe { file: handle(n), about },
+            Change::Retire { removal, retired },
+            Change::Share { object, complete: true, files: vec![handle(n), handle(n + 1)] },
+        ]
+    }));
     queue.apply(&changes).unwrap();
+}
+
+/// Every call on what is kept of objects.
+fn use_objects(queue: &dyn Queue) -> Result<(), QueueError> {
+    queue.sharing()?;
+    for n in 0..20 {
+        queue.about(&handle(n))?;
+        queue.shared(1, &format!("u{n}"))?;
+        queue.referrers(1, &format!("u{n}"), None, 9)?;
+        queue.retired_of_file(&handle(n), 9)?;
+    }
+    queue.retired_object(1, "", 9)?;
+    queue.retired_in(b"dir/", b"dir0", None, 100)?;
+    queue.apply(&[
+        Change::ForgetReferrer { archive_id: 1, uuid: "u1".into(), file: handle(1) },
+        Change::ForgetShared { archive_id: 1, uuid: "u2".into() },
+        Change::Doubt,
+    ])
 }
 
 /// Every call once; the first error.
@@ -67,6 +97,7 @@ fn use_all(queue: &dyn Queue) -> Result<(), QueueError> {
     queue.totals()?;
     queue.orphan_checks(9)?;
     queue.next_ready_ms(0)?;
+    use_objects(queue)?;
     for class in Class::ALL {
         queue.owners(class, 1000)?;
         queue.ready(class, 0, Cursor::default(), 1000, 1000)?;
@@ -186,7 +217,34 @@ fn a_newer_version_is_told() {
     fill(&path);
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 9).unwrap();
     let error = SqliteQueue::open(&path).expect_err("newer");
-    assert!(matches!(error, QueueError::Version { found: 9, known: 1, .. }), "{error:?}");
+    assert!(matches!(error, QueueError::Version { found: 9, known: 2, .. }), "{error:?}");
+}
+
+/// What version 0.1 made has the first tables alone: it keeps all that is in it, and is used as a new one.
+#[test]
+fn an_older_database_is_upgraded() {
+    let (_directory, path) = database();
+    fill(&path);
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch(
+        "DROP TABLE retired; DROP TABLE about; DROP TABLE referrer; DROP TABLE shared; DROP TABLE sharing; \
+         PRAGMA user_version = 1",
+    )
+    .unwrap();
+    drop(old);
+    let stamp = {
+        let queue = SqliteQueue::open(&path).unwrap();
+        assert_eq!(queue.list(&ListFilter::default(), ActionId(0), 1000).unwrap().len(), 80);
+        assert_eq!(queue.about(&handle(1)).unwrap(), None);
+        assert_ne!(queue.sharing().unwrap().database, [0; 16]);
+        use_objects(&queue).unwrap();
+        queue.stamp(&handle(1)).unwrap()
+    };
+    assert!(stamp.is_some());
+    open_and_use(&path).unwrap();
+    // Half of an upgrade is none of either version.
+    rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 1).unwrap();
+    assert!(matches!(SqliteQueue::open(&path), Err(QueueError::Corrupt { .. })));
 }
 
 #[test]
@@ -204,7 +262,11 @@ fn a_row_that_does_not_decode_is_named() {
         ("UPDATE stamp SET mtime_ns = -1", "stamp of 1:"),
         ("UPDATE orphan SET file = x''", "orphan check: "),
         ("UPDATE request SET total = -1 WHERE id = 1", "request 1: -1 is out of range"),
-        ("UPDATE live_counts SET command = 0", "counter of live actions: command 0 is unknown"),
+        ("UPDATE about SET mtime_ns = 1000000000", "description of 1:"),
+        ("UPDATE retired SET file = x''", "retired object of action"),
+        ("UPDATE referrer SET file = x'01' WHERE uuid = 'u1' AND file < x'0100000002'", "referrer: not a file handle"),
+        ("UPDATE sharing SET database = x'00'", "sharing: its database has no id"),
+        ("UPDATE live_counts SET command = 0 WHERE command = 1", "counter of live actions: command 0 is unknown"),
     ] {
         let (_directory, path) = database();
         fill(&path);
@@ -216,7 +278,8 @@ fn a_row_that_does_not_decode_is_named() {
             queue.stamp(&handle(1))?;
             queue.request(RequestId(1))?;
             queue.totals()?;
-            queue.orphan_checks(9).map(drop)
+            queue.orphan_checks(9)?;
+            use_objects(&queue)
         };
         match read().expect_err(damage) {
             QueueError::Corrupt { why, .. } => assert!(why.contains(name), "{damage}: {why}"),

@@ -10,8 +10,8 @@
 use model::{ActionId, Class, Command, Failure, FileHandle, Identity, Stamp};
 use proptest::prelude::*;
 use sifaka_queue::{
-    Change, Cursor, ListFilter, MemoryQueue, NewAction, OrphanCheck, Queue, RequestId, Retention, SqliteQueue,
-    SyncedStamp,
+    About, Change, Cursor, ListFilter, MemoryQueue, NewAction, ObjectRef, OrphanCheck, Queue, RequestId, Retention,
+    Retired, SqliteQueue, SyncedStamp,
 };
 
 /// Small, so that short histories reach all limits.
@@ -75,6 +75,34 @@ fn change() -> impl Strategy<Value = Change> {
         }),
         1 => (1..3u32, uuid()).prop_map(|(archive_id, uuid)| Change::SettleOrphanCheck { archive_id, uuid }),
         1 => action().prop_map(Change::Submit),
+        1 => (0..4u8, any::<Vec<u8>>()).prop_map(|(n, path)| {
+            Change::Describe { file: handle(n), about: About { path, ..About::default() } }
+        }),
+        2 => (action(), uuid(), 0..4u8, "[a-c]/[ab]").prop_map(|(action, uuid, n, path)| Change::Retire {
+            removal: NewAction {
+                command: Command::Remove,
+                file: None,
+                identity: Identity { uuid, ..action.identity },
+                ..action
+            },
+            retired: Retired {
+                replaced: n > 1,
+                file: handle(n),
+                about: About { path: path.into(), ..About::default() },
+                retired_ms: 1,
+            },
+        }),
+        2 => (1..3u32, uuid(), any::<bool>(), prop::collection::vec(0..4u8, 0..3)).prop_map(
+            |(archive_id, uuid, complete, files)| {
+                let object = ObjectRef { archive_id, uuid, url: String::new() };
+                Change::Share { object, complete, files: files.into_iter().map(handle).collect() }
+            }
+        ),
+        1 => (1..3u32, uuid(), 0..4u8).prop_map(|(archive_id, uuid, n)| {
+            Change::ForgetReferrer { archive_id, uuid, file: handle(n) }
+        }),
+        1 => (1..3u32, uuid()).prop_map(|(archive_id, uuid)| Change::ForgetShared { archive_id, uuid }),
+        1 => Just(Change::Doubt),
     ]
 }
 
@@ -106,11 +134,21 @@ fn observe(queue: &dyn Queue) -> Vec<String> {
         format!("{:?}", queue.orphan_checks(9).unwrap()),
     ];
     seen.extend((0..5).map(|n| format!("request {n}: {:?}", queue.request(RequestId(n)).unwrap())));
-    seen.extend(
-        (0..4).map(|n| {
-            format!("file {n}: {:?} {:?}", queue.of_file(&handle(n)).unwrap(), queue.stamp(&handle(n)).unwrap())
-        }),
-    );
+    seen.extend((0..4).map(|n| {
+        let file = handle(n);
+        let known = (queue.of_file(&file).unwrap(), queue.stamp(&file).unwrap(), queue.about(&file).unwrap());
+        format!("file {n}: {known:?} {:?}", queue.retired_of_file(&file, 2).unwrap())
+    }));
+    let sharing = queue.sharing().unwrap();
+    seen.push(format!("sharing: {} {}", sharing.sequence, sharing.doubted));
+    for (archive_id, uuid) in [(1, "a"), (1, "b"), (2, "a"), (2, "b")] {
+        let files = queue.referrers(archive_id, uuid, Some(&handle(0)), 2).unwrap();
+        let retired = queue.retired_object(archive_id, uuid, 2).unwrap();
+        seen.push(format!("{archive_id} {uuid}: {:?} {files:?} {retired:?}", queue.shared(archive_id, uuid).unwrap()));
+    }
+    for after in [None, Some((b"b/a".as_slice(), ActionId(4)))] {
+        seen.push(format!("{:?}", queue.retired_in(b"a/b", b"c/b", after, 3).unwrap()));
+    }
     for n in 0..30 {
         seen.push(format!("{n}: {:?} {:?}", queue.get(ActionId(n)).unwrap(), queue.result(ActionId(n)).unwrap()));
     }

@@ -116,16 +116,28 @@ impl<'c> Batch<'c> {
             Change::Retry { id, not_before_ms, failure } => self.retry(*id, *not_before_ms, failure),
             Change::Promote { id, class, not_before_ms } => self.promote(*id, *class, *not_before_ms),
             Change::SetStamp { file, stamp } => self.set_stamp(file, stamp),
-            Change::ForgetStamp { file } => self.run("DELETE FROM stamp WHERE file = ?1", params![file.to_bytes()]),
+            Change::ForgetStamp { file } => {
+                self.run("DELETE FROM stamp WHERE file = ?1", params![file.to_bytes()])?;
+                self.run("DELETE FROM about WHERE file = ?1", params![file.to_bytes()])
+            }
             Change::OweOrphanCheck(check) => self.owe(check),
             Change::SettleOrphanCheck { archive_id, uuid } => {
                 self.run("DELETE FROM orphan WHERE archive_id = ?1 AND uuid = ?2", params![archive_id, uuid])
             }
             Change::Submit(action) => self.submit(action).map(drop),
+            Change::Describe { file, about } => self.describe(file, about),
+            Change::Retire { removal, retired } => {
+                let id = self.submit(removal)?;
+                self.retire(id, removal, retired)
+            }
+            Change::Share { object, complete, files } => self.share(object, *complete, files),
+            Change::ForgetReferrer { archive_id, uuid, file } => self.forget_referrer(*archive_id, uuid, file),
+            Change::ForgetShared { archive_id, uuid } => self.forget_shared(*archive_id, uuid),
+            Change::Doubt => self.doubt(self.meta.last_id),
         }
     }
 
-    fn run(&self, sql: &str, params: impl rusqlite::Params) -> Result<(), Fault> {
+    pub(super) fn run(&self, sql: &str, params: impl rusqlite::Params) -> Result<(), Fault> {
         self.tx.prepare_cached(sql)?.execute(params)?;
         Ok(())
     }
@@ -165,7 +177,7 @@ impl<'c> Batch<'c> {
             failure.map(|f| f.2),
         ])?;
         self.delete.execute([row])?;
-        Ok(())
+        if key.2 == Command::Remove { self.run("DELETE FROM retired WHERE id = ?1", [row]) } else { Ok(()) }
     }
 
     fn retry(&mut self, id: ActionId, not_before_ms: u64, failure: &Failure) -> Result<(), Fault> {

@@ -54,7 +54,7 @@ impl<'r, 'n> Decoder<'r, 'n> {
         Fault::Damage(format!("{}: {why}", self.name))
     }
 
-    fn get<T: rusqlite::types::FromSql>(&self, column: usize) -> Result<T, Fault> {
+    pub(super) fn get<T: rusqlite::types::FromSql>(&self, column: usize) -> Result<T, Fault> {
         self.row.get(column).map_err(|e| match e {
             // SQLite may fail while it loads a value; that is not the row's fault.
             rusqlite::Error::SqliteFailure(..) => Fault::Sql(e),
@@ -67,12 +67,18 @@ impl<'r, 'n> Decoder<'r, 'n> {
         T::try_from(n).map_err(|_| self.damage(format_args!("{n} is out of range in column {column}")))
     }
 
+    /// Nanoseconds of a second.
+    pub(super) fn nanos(&self, column: usize) -> Result<u32, Fault> {
+        let n: u32 = self.number(column)?;
+        if n < 1_000_000_000 { Ok(n) } else { Err(self.damage(format_args!("{n} nanoseconds"))) }
+    }
+
     pub(super) fn optional_number<T: TryFrom<i64>>(&self, column: usize) -> Result<Option<T>, Fault> {
         self.get::<Option<i64>>(column)?.map(|_| self.number(column)).transpose()
     }
 
     /// A u64 that was stored in an i64's bits.
-    fn bits(&self, column: usize) -> Result<u64, Fault> {
+    pub(super) fn bits(&self, column: usize) -> Result<u64, Fault> {
         Ok(self.get::<i64>(column)?.cast_unsigned())
     }
 
@@ -88,12 +94,12 @@ impl<'r, 'n> Decoder<'r, 'n> {
         found.ok_or_else(|| self.damage(format_args!("class {n} is unknown")))
     }
 
-    fn handle(&self, column: usize) -> Result<Option<FileHandle>, Fault> {
+    pub(super) fn handle(&self, column: usize) -> Result<Option<FileHandle>, Fault> {
         let bytes: Option<Vec<u8>> = self.get(column)?;
         bytes.map(|b| FileHandle::from_bytes(&b).map_err(|e| self.damage(e))).transpose()
     }
 
-    fn digest(&self, column: usize) -> Result<Option<Digest>, Fault> {
+    pub(super) fn digest(&self, column: usize) -> Result<Option<Digest>, Fault> {
         let bytes: Option<Vec<u8>> = self.get(column)?;
         bytes.map(|b| Digest::from_bytes(&b).map_err(|e| self.damage(e))).transpose()
     }

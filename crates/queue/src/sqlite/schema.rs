@@ -9,7 +9,10 @@ use std::path::Path;
 pub(super) const APPLICATION_ID: i64 = 0x5366_6b61;
 
 /// Of the tables below. A change of them is a new number and a migration here.
-pub(super) const VERSION: i64 = 1;
+pub(super) const VERSION: i64 = 2;
+
+/// How many of [`TABLES`] version 1 had: the first ones. Version 2 added the others, and changed none.
+const TABLES_OF_1: usize = 11;
 
 /// Every table and index, in order of creation; also what an opened database is compared with.
 ///
@@ -19,7 +22,10 @@ pub(super) const VERSION: i64 = 1;
 /// - `live_counts` and `request` are sums that are updated once a transaction.
 /// - `orphan.ordinal` is the order in which checks were owed.
 /// - `meta`: one row. `clean` is 0 while somebody has the database open.
-const TABLES: [&str; 11] = [
+/// - `sharing`: one row; see [`crate::Sharing`]. `shared.generation` is that of `sharing` when the object's referrers were
+///   all known, or 0; `referrer` names them.
+/// - `about` has what a file with a stamp is; `retired` has that of objects whose removal (the action `id`) waits.
+const TABLES: [&str; 19] = [
     "CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), clean INTEGER NOT NULL, last_id INTEGER NOT NULL, \
      succeeded INTEGER NOT NULL, failed INTEGER NOT NULL, requests_done INTEGER NOT NULL) STRICT",
     "CREATE TABLE live (id INTEGER PRIMARY KEY, request INTEGER NOT NULL, class INTEGER NOT NULL, \
@@ -45,7 +51,26 @@ const TABLES: [&str; 11] = [
      archive_id INTEGER, uuid TEXT, url TEXT) STRICT, WITHOUT ROWID",
     "CREATE TABLE orphan (ordinal INTEGER PRIMARY KEY, archive_id INTEGER NOT NULL, uuid TEXT NOT NULL, \
      url TEXT NOT NULL, file BLOB NOT NULL, UNIQUE (archive_id, uuid)) STRICT",
+    "CREATE TABLE sharing (one INTEGER PRIMARY KEY CHECK (one = 1), database BLOB NOT NULL, \
+     generation INTEGER NOT NULL, sequence INTEGER NOT NULL, doubted INTEGER NOT NULL) STRICT",
+    "CREATE TABLE shared (archive_id INTEGER NOT NULL, uuid TEXT NOT NULL, generation INTEGER NOT NULL, \
+     PRIMARY KEY (archive_id, uuid)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE referrer (archive_id INTEGER NOT NULL, uuid TEXT NOT NULL, file BLOB NOT NULL, \
+     PRIMARY KEY (archive_id, uuid, file)) STRICT, WITHOUT ROWID",
+    "CREATE TABLE about (file BLOB PRIMARY KEY, path BLOB NOT NULL, size INTEGER NOT NULL, mode INTEGER NOT NULL, \
+     uid INTEGER NOT NULL, gid INTEGER NOT NULL, mtime_s INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, \
+     hash BLOB) STRICT, WITHOUT ROWID",
+    "CREATE TABLE retired (id INTEGER PRIMARY KEY, archive_id INTEGER NOT NULL, uuid TEXT NOT NULL, \
+     url TEXT NOT NULL, replaced INTEGER NOT NULL, file BLOB NOT NULL, retired_ms INTEGER NOT NULL, path BLOB NOT NULL, \
+     size INTEGER NOT NULL, mode INTEGER NOT NULL, uid INTEGER NOT NULL, gid INTEGER NOT NULL, \
+     mtime_s INTEGER NOT NULL, mtime_ns INTEGER NOT NULL, hash BLOB) STRICT",
+    "CREATE INDEX retired_object ON retired (archive_id, uuid)",
+    "CREATE INDEX retired_file ON retired (file)",
+    "CREATE INDEX retired_path ON retired (path)",
 ];
+
+/// The one row of `sharing`; generation 0 is none.
+const BEGIN_SHARING: &str = "INSERT INTO sharing VALUES (1, randomblob(16), 1, 0, 0)";
 
 /// A database of this size or more is checked page by page only when its last user did not close it.
 const ALWAYS_CHECKED_BELOW_BYTES: u64 = 256 << 20;
@@ -85,17 +110,18 @@ fn create(db: &mut Connection) -> Result<(), Fault> {
         tx.execute_batch(statement)?;
     }
     tx.execute("INSERT INTO meta VALUES (1, 0, 0, 0, 0, 0)", [])?;
+    tx.execute(BEGIN_SHARING, [])?;
     tx.pragma_update(None, "application_id", APPLICATION_ID)?;
     tx.pragma_update(None, "user_version", VERSION)?;
     Ok(tx.commit()?)
 }
 
-fn check(db: &Connection, version: i64, size_bytes: u64) -> Result<(), Fault> {
-    if version != VERSION {
+fn check(db: &mut Connection, version: i64, size_bytes: u64) -> Result<(), Fault> {
+    if version != VERSION && version != 1 {
         return Err(Fault::Damage(format!("there never was a schema version {version}")));
     }
     write_ahead(db)?;
-    check_tables(db)?;
+    check_tables(db, version)?;
     let clean: i64 = db.query_row("SELECT clean FROM meta WHERE one = 1", [], |row| row.get(0))?;
     let page_size_bytes: i64 = db.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     if clean == 1 && !size_bytes.is_multiple_of(page_size_bytes.unsigned_abs()) {
@@ -117,15 +143,33 @@ fn check(db: &Connection, version: i64, size_bytes: u64) -> Result<(), Fault> {
     if !ids_are_spent {
         return Err(Fault::Damage("it has actions with ids that it never gave".into()));
     }
+    upgrade(db, version)?;
     db.execute("UPDATE meta SET clean = 0 WHERE one = 1", [])?;
     Ok(())
 }
 
-fn check_tables(db: &Connection) -> Result<(), Fault> {
+/// Brings an older database to [`VERSION`], in one transaction. Programs of the older version refuse it from then on.
+fn upgrade(db: &mut Connection, version: i64) -> Result<(), Fault> {
+    if version == VERSION {
+        return Ok(());
+    }
+    let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    for statement in TABLES.iter().skip(TABLES_OF_1) {
+        tx.execute_batch(statement)?;
+    }
+    tx.execute(BEGIN_SHARING, [])?;
+    tx.pragma_update(None, "user_version", VERSION)?;
+    tx.commit()?;
+    tracing::info!(from = version, to = VERSION, "the queue database was brought to a newer schema");
+    Ok(())
+}
+
+fn check_tables(db: &Connection, version: i64) -> Result<(), Fault> {
     let mut statement = db.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")?;
     let found = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
-    if found != TABLES {
-        return Err(Fault::Damage(format!("its tables are not those of schema version {VERSION}")));
+    let number = if version == 1 { TABLES_OF_1 } else { TABLES.len() };
+    if !found.iter().eq(TABLES.iter().take(number)) {
+        return Err(Fault::Damage(format!("its tables are not those of schema version {version}")));
     }
     Ok(())
 }

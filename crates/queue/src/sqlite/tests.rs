@@ -24,3 +24,21 @@ fn dispatch_seeks_and_does_not_sort() {
     let owners = plan(&queue, &format!("{OWNERS_OF_CLASS} SELECT owner FROM o"));
     assert!(!owners.contains("SCAN live"), "{owners}");
 }
+
+#[test]
+fn objects_are_found_by_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = SqliteQueue::open(directory.path().join("queue.db")).unwrap();
+    let retired = [sharing::OF_OBJECT, sharing::OF_RETIRED_FILE, sharing::IN_PATHS];
+    let plans = retired.map(|rest| plan(&queue, &sharing::retired_where(rest)));
+    let expected = [
+        "SEARCH retired USING INDEX retired_object (archive_id=? AND uuid=?)",
+        "SEARCH retired USING INDEX retired_file (file=?)",
+        "SEARCH retired USING INDEX retired_path (path>? AND path<?)",
+    ];
+    for (plan, expected) in plans.iter().zip(expected) {
+        assert!(plan.starts_with(expected) && !plan.contains("SORT") && !plan.contains("B-TREE"), "{plan}");
+    }
+    let referrers = plan(&queue, sharing::SELECT_REFERRERS);
+    assert_eq!(referrers, "SEARCH referrer USING PRIMARY KEY (archive_id=? AND uuid=? AND file>?)");
+}
