@@ -4,12 +4,12 @@
 
 use crate::admin::api::{
     ActionReport, ActionState, ActionView, ActionsQuery, CancelRequest, Cancelled, DEFAULT_LIMIT, FileRef, FileStatus,
-    FilesRequest, FilesSet, FinishedQuery, FinishedView, GuardStatus, MAX_LIMIT, QueueCount, Refused, Released,
-    RequestStatus, SetRequest, SourceStatus, StatusReport, SubmitRequest, Submitted, fsid_text,
+    FilesRequest, FilesSet, FinishedQuery, FinishedView, GuardStatus, MAX_LIMIT, QueueCount, RecordRef, Refused,
+    Released, RequestStatus, SetRequest, SourceStatus, StatusReport, SubmitRequest, Submitted, fsid_text,
 };
 use crate::admin::control::{Control, ControlError, ErrorCode, Reply};
 use crate::source::{ActionSource, SourceError, Work};
-use coordinator::{Engine, FileState, FlagChange, Refusal, Request, Running, Selection, Target};
+use coordinator::{Engine, Entry, FileState, FlagChange, Refusal, Request, Running, Selection, Target};
 use futures_util::future::BoxFuture;
 use model::{ActionId, Extent, Failure, FileHandle, HsmFlags, Outcome};
 use queue::{Finished, ListFilter, QueueError, QueuedAction, RequestId};
@@ -108,6 +108,17 @@ impl LocalControl {
         (here.into_iter().map(target).collect(), elsewhere.into_iter().map(refuse).collect())
     }
 
+    /// What is on other filesystems belongs to other agents; a path above this one's root leads there, so nobody is told.
+    fn own_entries(&self, records: Vec<RecordRef>) -> Vec<Entry> {
+        let own = fsid_text(self.engine.filesystem().fsid);
+        let here = records.into_iter().filter(|r| r.fsid.eq_ignore_ascii_case(&own));
+        let entry = |r: RecordRef| {
+            let RecordRef { handle, path, parent, name, .. } = r;
+            Entry { handle, path, place: parent.map(|parent| (parent, name)) }
+        };
+        here.map(entry).collect()
+    }
+
     /// Runs a look at the queue on a thread that may block.
     async fn with_queue<T: Send + 'static>(
         &self,
@@ -203,6 +214,7 @@ impl Control for LocalControl {
         Box::pin(async move {
             let (files, mut refusals) = self.own_files(request.files);
             let asked = Request {
+                entries: self.own_entries(request.records),
                 command: request.command.into(),
                 archive_id: request.archive_id,
                 data: request.data,
@@ -214,7 +226,8 @@ impl Control for LocalControl {
             refusals.extend(accepted.refused.into_iter().map(refused));
             Ok(Submitted {
                 request: accepted.request,
-                accepted: accepted.actions.len() as u64,
+                accepted: (accepted.actions.len() as u64).saturating_sub(accepted.records),
+                records: accepted.records,
                 already: accepted.already,
                 refused: refusals,
             })

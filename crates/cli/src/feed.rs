@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::exit::{CliError, Exit};
 use crate::names::{FilesArgs, Found, NamedFile, walk};
 use crate::output::{complain, escaped, escaped_path};
+use agent::admin::api::RecordRef;
 use agent::admin::api::Refused;
 use futures_util::future::try_join_all;
 use std::cell::Cell;
@@ -18,6 +19,11 @@ const MAX_REFUSED_KEPT: usize = 1000;
 /// What is done with each batch. All on one thread: totals may be kept in cells.
 pub(crate) trait Job {
     async fn send(&self, client: &mut Client, batch: Vec<NamedFile>) -> Result<(), CliError>;
+
+    /// For jobs whose files were asked for with records.
+    async fn record(&self, _: &mut Client, _: Vec<RecordRef>) -> Result<(), CliError> {
+        Ok(())
+    }
 }
 
 /// Walks what `files` names and gives it to `job`, on `workers` connections (1 keeps the order). Names that cannot be worked on
@@ -32,6 +38,7 @@ pub(crate) async fn feed(socket: &Path, files: FilesArgs, workers: usize, job: &
             let next = found.lock().await.recv().await;
             match next {
                 Some(Found::Files(batch)) => job.send(&mut client, batch).await?,
+                Some(Found::Records(batch)) => job.record(&mut client, batch).await?,
                 Some(Found::Problem { path, why }) => {
                     problems.set(problems.get() + 1);
                     complain(&format!("{}: {why}", escaped_path(&path)));
@@ -69,6 +76,16 @@ pub(crate) async fn dry_run(what: &str, files: FilesArgs, json: bool) -> Result<
                     } else {
                         let line = [format!("would {what} ").as_bytes(), &output.name(&shown), b"\n"].concat();
                         output.put(line)?;
+                    }
+                }
+            }
+            Found::Records(batch) => {
+                for record in batch {
+                    if json {
+                        let (path, handle) = (record.path, record.handle);
+                        output.json(&serde_json::json!({ "would": "record", "path": path, "handle": handle }))?;
+                    } else {
+                        output.put(format!("would record {}\n", escaped(&record.path)))?;
                     }
                 }
             }

@@ -3,21 +3,23 @@
 //! Runs on a thread of its own (it blocks) and hands over batches; memory is bounded by the depth of the tree and the size of
 //! a batch. Symbolic links are not followed, other filesystems are not entered. Names may be any bytes.
 
-use agent::admin::api::{FileRef, fsid_text};
+use agent::admin::api::{FileRef, RecordRef, fsid_text};
 use clap::Args;
 use model::FileHandle;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, ReadDir};
 use std::io::{self, BufRead};
 use std::os::fd::AsRawFd;
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
 /// Files sent to the agent in one call.
 const BATCH: usize = 1000;
+/// Directories above what was named that are remembered, so that each is recorded once.
+const MAX_ABOVE: usize = 1 << 16;
 /// A name on standard input longer than this is no name; the kernel's limit is 4096.
 const MAX_NAME_BYTES: u64 = 64 << 10;
 
@@ -33,6 +35,9 @@ pub(crate) struct FilesArgs {
     /// Enter directories (what is done anyway)
     #[arg(short = 'r', long, hide = true)]
     pub(crate) recursive: bool,
+    /// Find also what has no content: directories (with those above what is named), links, special files
+    #[arg(skip)]
+    pub(crate) records: bool,
 }
 
 impl FilesArgs {
@@ -56,6 +61,8 @@ pub(crate) struct NamedFile {
 pub(crate) enum Found {
     /// Up to [`BATCH`] files.
     Files(Vec<NamedFile>),
+    /// Up to [`BATCH`] of what has no content, if asked for.
+    Records(Vec<RecordRef>),
     /// Something that was named, or a directory below it, and cannot be worked on.
     Problem { path: PathBuf, why: String },
 }
@@ -65,7 +72,13 @@ pub(crate) fn walk(args: FilesArgs) -> io::Result<mpsc::Receiver<Found>> {
     // One batch being filled, one waiting, those being sent: no more are in memory.
     let (found, receiver) = mpsc::channel(1);
     std::thread::Builder::new().name("walk".to_owned()).spawn(move || {
-        let mut walk = Walk { found, batch: Vec::new(), filesystems: HashMap::new() };
+        let mut walk = Walk {
+            found,
+            batch: Vec::new(),
+            filesystems: HashMap::new(),
+            records: args.records.then(Vec::new),
+            above: HashSet::new(),
+        };
         // An error says that nobody wants to know any more.
         let _ = walk.run(args);
     })?;
@@ -80,12 +93,33 @@ struct Walk {
     batch: Vec<NamedFile>,
     /// fsid by device number.
     filesystems: HashMap<u64, String>,
+    /// Being filled, if asked for.
+    records: Option<Vec<RecordRef>>,
+    /// Device and inode of directories above what was named that were recorded.
+    above: HashSet<(u64, u64)>,
 }
 
+/// Something at a path.
+struct Inode {
+    kind: Kind,
+    dev: u64,
+    ino: u64,
+    links: u64,
+    file: FileRef,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    Regular(FileRef),
-    Directory { dev: u64 },
-    Other(&'static str),
+    Regular,
+    Directory,
+    Link,
+    Special,
+}
+
+/// A directory that is being read.
+struct OpenDirectory {
+    entries: ReadDir,
+    handle: FileHandle,
 }
 
 impl Walk {
@@ -96,7 +130,7 @@ impl Walk {
         for path in args.paths {
             self.named(path)?;
         }
-        self.flush()
+        self.flush_all()
     }
 
     fn standard_input(&mut self) -> Result<(), Unwanted> {
@@ -122,21 +156,88 @@ impl Walk {
 
     /// Something that the user named: whatever is wrong with it is said.
     fn named(&mut self, path: PathBuf) -> Result<(), Unwanted> {
-        match self.identify(&path) {
-            Ok(Kind::Regular(file)) => self.add(path, file),
-            Ok(Kind::Directory { dev }) => self.tree(path, dev),
-            Ok(Kind::Other(what)) => {
-                self.problem(&path, format!("is {what}, and only regular files have content to move"))
+        let inode = match self.identify(&path) {
+            Ok(inode) => inode,
+            Err(error) => return self.problem(&path, error.to_string()),
+        };
+        if self.records.is_some() {
+            let parent = match inode.kind {
+                Kind::Directory => path.join(".."),
+                _ => path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned(),
+            };
+            let recorded = match self.record_above(&parent, inode.dev) {
+                Ok(handle) => self.record(&inode, handle, path.file_name()),
+                Err(error) => return self.problem(&parent, error.to_string()),
+            };
+            recorded?;
+        }
+        match inode.kind {
+            Kind::Regular => self.add(path, inode.file),
+            Kind::Directory => self.tree(path, inode),
+            Kind::Link | Kind::Special if self.records.is_some() => Ok(()),
+            Kind::Link => self.problem(&path, "is a symbolic link, and only regular files have content to move".into()),
+            Kind::Special => {
+                self.problem(&path, "is no regular file, and only regular files have content to move".into())
             }
-            Err(error) => self.problem(&path, error.to_string()),
         }
     }
 
-    fn tree(&mut self, top: PathBuf, dev: u64) -> Result<(), Unwanted> {
-        let mut open: Vec<ReadDir> = Vec::new();
-        self.enter(&top, &mut open)?;
+    /// The directory and all above it on its filesystem. Gives its handle.
+    fn record_above(&mut self, directory: &Path, dev: u64) -> io::Result<Option<FileHandle>> {
+        let mut nearest = None;
+        let mut path = fs::canonicalize(directory)?;
+        loop {
+            let inode = self.identify(&path)?;
+            if inode.dev != dev || inode.kind != Kind::Directory {
+                return Ok(nearest);
+            }
+            nearest.get_or_insert_with(|| inode.file.handle.clone());
+            if self.above.len() >= MAX_ABOVE {
+                self.above.clear();
+            }
+            if !self.above.insert((inode.dev, inode.ino)) {
+                return Ok(nearest);
+            }
+            if self.record(&inode, None, None).is_err() {
+                return Ok(nearest);
+            }
+            if !path.pop() {
+                return Ok(nearest);
+            }
+        }
+    }
+
+    /// Whatever is not fully told by a file's own manifest: directories, links, special files, and names of files with several.
+    fn record(
+        &mut self,
+        inode: &Inode,
+        parent: Option<FileHandle>,
+        name: Option<&std::ffi::OsStr>,
+    ) -> Result<(), Unwanted> {
+        let Some(records) = &mut self.records else { return Ok(()) };
+        if inode.kind == Kind::Regular && inode.links < 2 {
+            return Ok(());
+        }
+        let FileRef { handle, fsid, path } = inode.file.clone();
+        let (parent, name) = match (inode.kind, parent, name) {
+            (Kind::Directory, ..) => (None, Vec::new()),
+            (_, Some(parent), Some(name)) => (Some(parent), name.as_bytes().to_vec()),
+            _ => return Ok(()),
+        };
+        records.push(RecordRef { handle, fsid, path, parent, name });
+        if records.len() < BATCH {
+            return Ok(());
+        }
+        let full = std::mem::take(records);
+        self.send(Found::Records(full))
+    }
+
+    fn tree(&mut self, top: PathBuf, inode: Inode) -> Result<(), Unwanted> {
+        let dev = inode.dev;
+        let mut open: Vec<OpenDirectory> = Vec::new();
+        self.enter(&top, inode.file.handle, &mut open)?;
         while let Some(directory) = open.last_mut() {
-            let Some(entry) = directory.next() else {
+            let Some(entry) = directory.entries.next() else {
                 open.pop();
                 continue;
             };
@@ -149,10 +250,17 @@ impl Walk {
                 }
             };
             let path = entry.path();
+            let parent = self.records.is_some().then(|| directory.handle.clone());
             match self.identify(&path) {
-                Ok(Kind::Regular(file)) => self.add(path, file)?,
-                Ok(Kind::Directory { dev: there }) if there == dev => self.enter(&path, &mut open)?,
-                Ok(Kind::Directory { .. } | Kind::Other(_)) => {}
+                Ok(inode) if inode.dev != dev => {}
+                Ok(inode) => {
+                    self.record(&inode, parent, path.file_name())?;
+                    match inode.kind {
+                        Kind::Regular => self.add(path, inode.file)?,
+                        Kind::Directory => self.enter(&path, inode.file.handle, &mut open)?,
+                        Kind::Link | Kind::Special => {}
+                    }
+                }
                 // Gone since the directory was read.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 Err(error) => self.problem(&path, error.to_string())?,
@@ -161,10 +269,10 @@ impl Walk {
         Ok(())
     }
 
-    fn enter(&self, directory: &Path, open: &mut Vec<ReadDir>) -> Result<(), Unwanted> {
+    fn enter(&self, directory: &Path, handle: FileHandle, open: &mut Vec<OpenDirectory>) -> Result<(), Unwanted> {
         match fs::read_dir(directory) {
             Ok(entries) => {
-                open.push(entries);
+                open.push(OpenDirectory { entries, handle });
                 Ok(())
             }
             Err(error) => self.problem(directory, error.to_string()),
@@ -172,22 +280,22 @@ impl Walk {
     }
 
     /// What `path` is, and its name by handle, of the same inode.
-    fn identify(&mut self, path: &Path) -> io::Result<Kind> {
+    fn identify(&mut self, path: &Path) -> io::Result<Inode> {
         let flags = sys::OFlags::PATH | sys::OFlags::NOFOLLOW;
         let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
         let metadata = file.metadata()?;
-        let kind = metadata.file_type();
-        if kind.is_dir() {
-            return Ok(Kind::Directory { dev: metadata.dev() });
-        }
-        if !kind.is_file() {
-            return Ok(Kind::Other(if kind.is_symlink() { "a symbolic link" } else { "no regular file" }));
-        }
+        let kind = match metadata.file_type() {
+            kind if kind.is_file() => Kind::Regular,
+            kind if kind.is_dir() => Kind::Directory,
+            kind if kind.is_symlink() => Kind::Link,
+            _ => Kind::Special,
+        };
         let raw = sys::handle::name_to_handle(&file)?;
         let handle = FileHandle { kind: raw.kind, bytes: raw.bytes.into() };
         let fsid = self.fsid(metadata.dev(), &file)?;
         let path = std::path::absolute(path)?.to_string_lossy().into_owned();
-        Ok(Kind::Regular(FileRef { handle, fsid, path }))
+        let file = FileRef { handle, fsid, path };
+        Ok(Inode { kind, dev: metadata.dev(), ino: metadata.ino(), links: metadata.nlink(), file })
     }
 
     fn fsid(&mut self, dev: u64, file: &File) -> io::Result<String> {
@@ -208,6 +316,14 @@ impl Walk {
     fn flush(&mut self) -> Result<(), Unwanted> {
         let batch = std::mem::take(&mut self.batch);
         if batch.is_empty() { Ok(()) } else { self.send(Found::Files(batch)) }
+    }
+
+    fn flush_all(&mut self) -> Result<(), Unwanted> {
+        self.flush()?;
+        match self.records.as_mut().map(std::mem::take) {
+            Some(records) if !records.is_empty() => self.send(Found::Records(records)),
+            _ => Ok(()),
+        }
     }
 
     fn problem(&self, path: &Path, why: String) -> Result<(), Unwanted> {

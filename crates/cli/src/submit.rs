@@ -8,7 +8,7 @@ use crate::names::{FilesArgs, NamedFile};
 use crate::output::{Output, complain, escaped};
 use crate::render;
 use crate::render::submitted::Totals;
-use agent::admin::api::{FinishedView, MAX_LIMIT, RequestCommand, RequestStatus, SubmitRequest, Submitted};
+use agent::admin::api::{FinishedView, MAX_LIMIT, RecordRef, RequestCommand, RequestStatus, SubmitRequest, Submitted};
 use clap::Args;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::cell::RefCell;
@@ -47,7 +47,8 @@ pub(crate) struct SubmitArgs {
 }
 
 /// Submits, waits if asked, prints.
-pub(crate) async fn run(socket: &Path, command: RequestCommand, force: bool, args: SubmitArgs) -> Outcome {
+pub(crate) async fn run(socket: &Path, command: RequestCommand, force: bool, mut args: SubmitArgs) -> Outcome {
+    args.files.records = command == RequestCommand::Archive;
     if args.files.is_empty() {
         return Err(no_files());
     }
@@ -61,6 +62,7 @@ pub(crate) async fn run(socket: &Path, command: RequestCommand, force: bool, arg
         data: args.data.into_bytes(),
         request: None,
         files: Vec::new(),
+        records: Vec::new(),
         force,
     };
     let job = Submit { template, request: OnceCell::new(), totals: RefCell::default() };
@@ -90,7 +92,17 @@ struct Submit {
 impl Job for Submit {
     async fn send(&self, client: &mut Client, batch: Vec<NamedFile>) -> Result<(), CliError> {
         let files: Vec<_> = batch.into_iter().map(|named| named.file).collect();
-        let mut first = Some(SubmitRequest { files, ..self.template.clone() });
+        self.submit(client, SubmitRequest { files, ..self.template.clone() }).await
+    }
+
+    async fn record(&self, client: &mut Client, records: Vec<RecordRef>) -> Result<(), CliError> {
+        self.submit(client, SubmitRequest { records, ..self.template.clone() }).await
+    }
+}
+
+impl Submit {
+    async fn submit(&self, client: &mut Client, body: SubmitRequest) -> Result<(), CliError> {
+        let mut first = Some(body);
         let request = self.request.get_or_try_init(async || {
             // Only one worker comes here; the others wait for the number.
             let Some(body) = first.take() else { return Err(CliError::new(Exit::SomeFailed, "nothing to submit")) };
@@ -106,13 +118,12 @@ impl Job for Submit {
         }
         Ok(())
     }
-}
 
-impl Submit {
     fn count(&self, submitted: Submitted) {
         let mut totals = self.totals.borrow_mut();
         totals.request = Some(submitted.request);
         totals.accepted += submitted.accepted;
+        totals.records += submitted.records;
         totals.already += submitted.already;
         totals.refused_count += submitted.refused.len() as u64;
         feed::tell_refused(submitted.refused, &mut totals.refused);

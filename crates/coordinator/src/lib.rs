@@ -12,6 +12,7 @@ pub mod guard;
 mod journal;
 mod pool;
 mod prepare;
+mod record;
 mod release;
 mod requests;
 mod state;
@@ -20,5 +21,6 @@ pub use engine::{
     Dispatch, Engine, EngineConfig, EngineError, FlagChange, Refusal, ReleaseReport, Running, Selection, Target,
 };
 pub use filesystem::{Filesystem, handle_of, stamp_of};
+pub use record::Entry;
 pub use requests::{Accepted, Request};
 pub use state::{FileState, StateError};

@@ -45,6 +45,8 @@ pub(crate) enum Prepared {
     Run(Option<Opened>, Identity),
     /// The identity has to be taken off the file first, then a mover removes the object.
     Detach(Opened),
+    /// A mover has to record it: its stamp now, and its path.
+    Record(Stamp, Vec<u8>),
     /// It is as it was asked for already; the file names this object.
     Done(String),
     /// It cannot be done.
@@ -62,6 +64,7 @@ pub(crate) fn prepare(fs: &Filesystem, group: Option<&PreContentGroup>, action: 
         };
     };
     let looked = match action.command {
+        Command::Archive if crate::record::is_record(action) => crate::record::prepare(fs, handle, action),
         Command::Archive => archive(fs, group, handle, action),
         Command::Restore => restore(fs, handle, action),
         Command::Remove => remove(fs, handle, action),

@@ -2,7 +2,8 @@
 
 use crate::engine::{Engine, Refusal, Target};
 use crate::filesystem::{handle_of, stamp_of};
-use crate::prepare::{attribute, is_archived_as_it_is, system};
+use crate::prepare::{ENOENT, attribute, is_archived_as_it_is, system};
+use crate::record::{self, Entry};
 use crate::state::{FileState, write_hsm};
 use model::{ActionData, ActionId, Class, Command, Failure, HsmFlags, HsmState, Identity};
 use queue::{NewAction, RequestId};
@@ -24,6 +25,8 @@ pub struct Request {
     pub force: bool,
     /// Whom for.
     pub files: Vec<Target>,
+    /// What has no content, and is only recorded (when archiving).
+    pub entries: Vec<Entry>,
 }
 
 /// What was accepted.
@@ -33,6 +36,8 @@ pub struct Accepted {
     pub request: u64,
     /// The actions, in the order of the files that needed one.
     pub actions: Vec<ActionId>,
+    /// How many of them only record something.
+    pub records: u64,
     /// Files that were as asked for already.
     pub already: u64,
     /// Files that cannot have it.
@@ -75,9 +80,10 @@ impl Engine {
             let look = |target: &Target| engine.look(&request, target, number);
             let mut looks: Vec<Look> = request.files.iter().map(look).collect();
             gather_objects(&mut looks);
-            (request.files, looks)
+            let records = engine.records(&request, number);
+            (request.files, looks, records)
         });
-        let (files, looks) =
+        let (files, looks, records) =
             looked.await.map_err(|e| Failure::temporary(5, format!("the request was cut short: {e}")))?;
         let mut accepted = Accepted { request: number, ..Accepted::default() };
         let mut actions = Vec::new();
@@ -88,10 +94,41 @@ impl Engine {
                 Look::Refused(failure) => accepted.refused.push(Refusal { path: target.path, failure }),
             }
         }
+        for record in records {
+            match record {
+                Ok(action) => {
+                    accepted.records += 1;
+                    actions.push(action);
+                }
+                Err(refusal) => accepted.refused.push(refusal),
+            }
+        }
         if !actions.is_empty() {
             accepted.actions = self.accept(actions).await?;
         }
         Ok(accepted)
+    }
+
+    /// What is to be recorded; what is recorded as it is and what is gone needs nothing.
+    fn records(&self, request: &Request, number: u64) -> Vec<Result<NewAction, Refusal>> {
+        if request.command != Command::Archive {
+            return Vec::new();
+        }
+        let archive_id = request.archive_id.unwrap_or(self.config.default_archive);
+        let look = |entry: &Entry| match record::look(&self.shared.fs, entry, archive_id, number, self.shared.now_ms())
+        {
+            Ok(None) => None,
+            Ok(Some(found)) => {
+                let known = self.shared.queue.stamp(&found.key).ok().flatten();
+                let same = known.is_some_and(|k| {
+                    k.stamp == found.stamp && k.object.is_some_and(|object| object.archive_id == archive_id)
+                });
+                (request.force || !same).then_some(Ok(found.action))
+            }
+            Err(failure) if failure.errno == ENOENT => None,
+            Err(failure) => Some(Err(Refusal { path: entry.path.clone(), failure })),
+        };
+        request.entries.iter().filter_map(look).collect()
     }
 
     fn look(&self, request: &Request, target: &Target, number: u64) -> Look {

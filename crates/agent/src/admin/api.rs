@@ -9,6 +9,8 @@ use serde::{Deserialize, Serialize};
 
 /// The most files one call may name.
 pub const MAX_FILES: usize = 4096;
+/// A name in a directory, as Linux limits it.
+const MAX_NAME_BYTES: usize = 255;
 /// The most bytes a request's body may have.
 pub const MAX_BODY_BYTES: usize = 8 << 20;
 /// The longest wait of a long poll, in milliseconds.
@@ -28,6 +30,24 @@ pub struct FileRef {
     pub fsid: String,
     /// Where the user knows it, lossy where it is not UTF-8.
     pub path: String,
+}
+
+/// Something without content, or a further name of a file, for the archive to record.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RecordRef {
+    /// The inode's handle.
+    pub handle: FileHandle,
+    /// The filesystem it is on, as [`fsid_text`].
+    pub fsid: String,
+    /// Where the user knows it, lossy where it is not UTF-8.
+    pub path: String,
+    /// The directory it is in; `None` for a directory, which is in one only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parent: Option<FileHandle>,
+    /// Its name there; base64 on the wire.
+    #[serde(default, with = "base64_text", skip_serializing_if = "Vec::is_empty")]
+    pub name: Vec<u8>,
 }
 
 /// `f_fsid` of statfs(2), as the API writes it: 16 hexadecimal digits.
@@ -75,6 +95,9 @@ pub struct SubmitRequest {
     pub request: Option<u64>,
     /// To which files, at most [`MAX_FILES`].
     pub files: Vec<FileRef>,
+    /// Directories, links and special files to be recorded with an archive, at most [`MAX_FILES`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub records: Vec<RecordRef>,
     /// Archive even what is clean.
     #[serde(default)]
     pub force: bool,
@@ -87,6 +110,9 @@ pub struct Submitted {
     pub request: u64,
     /// Files that got a new action.
     pub accepted: u64,
+    /// Directories, links and special files that are going to be recorded; they count in the request's totals.
+    #[serde(default)]
+    pub records: u64,
     /// Files for which there is nothing to do: archived and clean, resident, or without an archive copy.
     pub already: u64,
     /// Files that were refused.
@@ -440,6 +466,13 @@ impl Validate for SubmitRequest {
             return Err(format!("data: {} bytes, at most {MAX_ACTION_DATA_BYTES} are passed on", self.data.len()));
         }
         validate_archive(self.archive_id)?;
+        if self.command != RequestCommand::Archive && !self.records.is_empty() {
+            return Err("records: they go with an archive only".to_owned());
+        }
+        if let Some(index) = self.records.iter().position(|record| record.name.len() > MAX_NAME_BYTES) {
+            return Err(format!("records[{index}].name: longer than {MAX_NAME_BYTES} bytes"));
+        }
+        validate_named("records", self.records.iter().map(|record| (record.path.as_str(), record.fsid.as_str())))?;
         validate_files(&self.files)
     }
 }
@@ -485,15 +518,19 @@ fn validate_archive(id: Option<u32>) -> Result<(), Invalid> {
 }
 
 fn validate_files(files: &[FileRef]) -> Result<(), Invalid> {
-    if files.len() > MAX_FILES {
-        return Err(format!("files: {} named, at most {MAX_FILES} may be in one call", files.len()));
+    validate_named("files", files.iter().map(|file| (file.path.as_str(), file.fsid.as_str())))
+}
+
+fn validate_named<'a>(what: &str, named: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> Result<(), Invalid> {
+    if named.len() > MAX_FILES {
+        return Err(format!("{what}: {} named, at most {MAX_FILES} may be in one call", named.len()));
     }
-    for (index, file) in files.iter().enumerate() {
-        if file.path.len() > MAX_WIRE_TEXT_BYTES {
-            return Err(format!("files[{index}].path: longer than {MAX_WIRE_TEXT_BYTES} bytes"));
+    for (index, (path, fsid)) in named.enumerate() {
+        if path.len() > MAX_WIRE_TEXT_BYTES {
+            return Err(format!("{what}[{index}].path: longer than {MAX_WIRE_TEXT_BYTES} bytes"));
         }
-        if file.fsid.len() != 16 || !file.fsid.bytes().all(|c| c.is_ascii_hexdigit()) {
-            return Err(format!("files[{index}].fsid: expected 16 hexadecimal digits"));
+        if fsid.len() != 16 || !fsid.bytes().all(|c| c.is_ascii_hexdigit()) {
+            return Err(format!("{what}[{index}].fsid: expected 16 hexadecimal digits"));
         }
     }
     Ok(())

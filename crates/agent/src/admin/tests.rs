@@ -138,6 +138,7 @@ async fn a_request_arrives_as_it_was_sent() {
             fsid: fsid_text([0x00, 0x11, 0x22, 0x33, 0x44, 0x55, 0x66, 0xff]),
             path: "/fs/a".into(),
         }],
+        records: Vec::new(),
         force: true,
     };
     assert_eq!(*served.control.asked.lock(), [format!("{expected:?}")]);

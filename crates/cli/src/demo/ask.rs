@@ -82,7 +82,7 @@ impl Admin<'_> {
     }
 
     async fn feed(&self, job: &impl Job) -> Result<(), CliError> {
-        let files = FilesArgs { null: false, paths: vec![self.tree.clone()], recursive: false };
+        let files = FilesArgs { null: false, paths: vec![self.tree.clone()], recursive: false, records: false };
         match feed::feed(&self.socket, files, 1, job).await? {
             0 => Ok(()),
             problems => Err(wrong(format!("{problems} files could not be named to the agent"))),
@@ -136,6 +136,7 @@ impl Job for Submit<'_> {
             data: Vec::new(),
             request: self.request.get(),
             files: batch.into_iter().map(|named| named.file).collect(),
+            records: Vec::new(),
             force: false,
         };
         let submitted: Submitted = in_time(client.post("/v1/requests", &body)).await?;

@@ -11,6 +11,8 @@ pub(crate) struct Totals {
     /// `None`: no file was sent.
     pub(crate) request: Option<u64>,
     pub(crate) accepted: u64,
+    /// Directories, links and special files that are recorded beside the files.
+    pub(crate) records: u64,
     pub(crate) already: u64,
     /// Refused by the agent or before.
     pub(crate) refused_count: u64,
@@ -39,6 +41,7 @@ pub(crate) fn human(command: &str, totals: &Totals) -> String {
             let _ = write!(out, ", {n} {what}");
         }
     };
+    count(totals.records, "directories, links and other names to record");
     count(totals.already, "had nothing to do");
     count(totals.refused_count, "refused");
     out.push('\n');
@@ -81,6 +84,7 @@ mod tests {
         {
           "request": 12,
           "accepted": 340,
+          "records": 0,
           "already": 12,
           "refused_count": 1,
           "refused": [

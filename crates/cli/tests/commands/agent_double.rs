@@ -30,6 +30,8 @@ pub(crate) struct NotingControl {
     pub(crate) end: End,
     /// Files of each request, by the number of the request.
     pub(crate) requests: Mutex<BTreeMap<u64, Vec<FileRef>>>,
+    /// What is to be recorded, of all requests.
+    pub(crate) records: Mutex<Vec<RecordRef>>,
     /// Files a call.
     pub(crate) batches: Mutex<Vec<usize>>,
     /// The other calls, as text.
@@ -51,6 +53,7 @@ impl NotingControl {
         let is_refused = |file: &&FileRef| file.path.contains("refused");
         let refused = request.files.iter().filter(is_refused).map(refusal).collect::<Vec<_>>();
         requests.entry(id).or_default().extend(request.files);
+        self.records.lock().unwrap().extend(request.records);
         Submitted { request: id, accepted: accepted - refused.len() as u64, refused, ..Submitted::default() }
     }
 }

@@ -41,7 +41,18 @@ fn a_tree_is_sent_once_in_batches_of_one_request() {
         assert_eq!((file.handle.kind, &file.handle.bytes[..], &file.fsid), (named.kind, &named.bytes[..], &fsid));
     }
     let batches = served.control.batches.lock().unwrap();
-    assert!(batches.len() == 3 && batches.iter().all(|size| *size <= 1000), "{batches:?}");
+    let of_files = batches.iter().filter(|size| **size > 0).count();
+    assert!(of_files == 3 && batches.iter().all(|size| *size <= 1000), "{batches:?}");
+    let records = served.control.records.lock().unwrap();
+    let named = |name: &str| records.iter().find(|record| record.path == tree.path().join(name).to_str().unwrap());
+    let parent = sys::handle::name_to_handle(File::open(tree.path()).unwrap()).unwrap();
+    for name in ["link", "link-to-directory", "socket"] {
+        let record = named(name).unwrap_or_else(|| panic!("{name} is not among {records:?}"));
+        assert_eq!((record.name.as_slice(), &record.fsid), (name.as_bytes(), &fsid));
+        assert_eq!(record.parent.as_ref().map(|p| &p.bytes[..]), Some(&parent.bytes[..]));
+    }
+    assert!(records.iter().any(|r| Path::new(&r.path) == tree.path()), "the directory itself");
+    assert!(records.iter().any(|r| r.path == "/"), "those above it, up to the root of the filesystem: {records:?}");
     let calls = served.control.calls.lock().unwrap();
     assert!(calls.iter().all(|call| call == r#"(Archive, Some(2), true, "xyz")"#), "{calls:?}");
 }
@@ -88,10 +99,10 @@ fn refusals_are_told_and_counted() {
 fn what_was_named_and_is_no_file_is_told() {
     let served = Served::start(End::Well);
     let tree = tree(1);
-    let link = served.run(&["archive"], &tree.path().join("link"));
+    let link = served.run(&["restore"], &tree.path().join("link"));
     assert_eq!(link.status.code(), Some(1));
     assert!(stderr(&link).contains("is a symbolic link"), "{}", stderr(&link));
-    let absent = served.run(&["archive"], &tree.path().join("absent"));
+    let absent = served.run(&["restore"], &tree.path().join("absent"));
     assert_eq!(absent.status.code(), Some(1));
     assert!(stderr(&absent).contains("No such file"), "{}", stderr(&absent));
     assert!(served.control.requests.lock().unwrap().is_empty());

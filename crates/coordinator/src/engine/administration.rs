@@ -4,6 +4,7 @@ use super::brain::Brain;
 use super::job::Purpose;
 use super::{FlagChange, Selection, removal};
 use crate::prepare::is_archived_as_it_is;
+use crate::record::is_record;
 use crate::state::{FileState, write_hsm};
 use model::{ActionId, Command, Failure, FileHandle, HsmFlags, HsmState, Identity};
 use queue::Change;
@@ -45,7 +46,7 @@ impl Brain {
         }
         let finished_ms = self.shared.now_ms();
         let mut changes = vec![Change::Finish { id, result: Err(Failure::cancelled()), bytes: 0, finished_ms }];
-        if entry.action.command == Command::Archive && entry.attempts > 0 {
+        if entry.action.command == Command::Archive && entry.attempts > 0 && !is_record(&entry.action) {
             changes.push(removal(
                 entry.action.archive_id,
                 entry.action.identity,

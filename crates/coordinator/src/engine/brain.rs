@@ -11,9 +11,10 @@ use crate::guard::GuardLink;
 use crate::journal::Journal;
 use crate::pool::Pool;
 use crate::prepare::{Prepared, prepare};
+use crate::record::is_record;
 use crate::release::punch_again;
 use model::{ActionId, Class, Command, ErrorKind, Extent, Failure, FileHandle, Identity, Outcome};
-use queue::{Change, NewAction, QueuedAction};
+use queue::{Change, NewAction, QueuedAction, SyncedStamp};
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -22,6 +23,8 @@ use std::time::{Duration, Instant};
 
 /// How long the end waits for what is being committed. What is not is done again in the next life.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
+
+const EOPNOTSUPP: i32 = 95;
 
 pub(super) struct Brain {
     pub(super) shared: Arc<Shared>,
@@ -253,6 +256,12 @@ impl Brain {
                 job.identity = identity;
                 self.dispatch(key);
             }
+            Prepared::Record(stamp, tree_path) => {
+                job.record = Some(stamp);
+                job.identity = job.action.identity.clone();
+                job.action.data = tree_path;
+                self.dispatch(key);
+            }
             Prepared::Detach(file) => {
                 job.identity = file.state.identity.clone();
                 let item = Item { key, file, archive_id: job.action.archive_id, step: Step::Detach };
@@ -296,13 +305,16 @@ impl Brain {
             command: action.command,
             path: file.map(crate::prepare::Opened::path).unwrap_or_default(),
             extent: Extent::WHOLE,
-            data: action.data.clone(),
+            data: if job.record.is_some() { Vec::new() } else { action.data.clone() },
             identity: job.identity.clone(),
             file_path: action.path.clone(),
             expected_size: (action.command == Command::Restore).then_some(size),
-            tree_path: file.map(|f| f.tree_path.clone()).unwrap_or_default(),
+            tree_path: match job.record {
+                Some(_) => action.data.clone(),
+                None => file.map(|f| f.tree_path.clone()).unwrap_or_default(),
+            },
             attempted_since_ms,
-            metadata_only: false,
+            metadata_only: job.record.is_some(),
             size,
             file: file.map(|f| Arc::clone(&f.fd)),
         };
@@ -327,6 +339,7 @@ impl Brain {
         let step = match outcome {
             Outcome::Failed(failure) => return self.failed(key, failure),
             Outcome::Removed => return self.object_removed(key),
+            Outcome::Archived(identity) if job.record.is_some() => return self.recorded(key, &identity),
             Outcome::Archived(identity) => Step::Archived(identity, job.action.archive_id),
             Outcome::Restored(digest) => Step::Restored(job.identity.clone(), digest),
             Outcome::Verified(digest) => Step::Verified(digest),
@@ -339,6 +352,25 @@ impl Brain {
         }
         let committer = if matches!(step, Step::Restored(..)) { &self.commit_restores } else { &self.commit_others };
         let _ = committer.send(Item { key, file, archive_id: job.action.archive_id, step });
+    }
+
+    /// The archive has a record. An older one under another name goes.
+    fn recorded(&mut self, key: u64, identity: &Identity) {
+        let Some(Job { action, record: Some(stamp), .. }) = self.jobs.get(&key) else { return };
+        let Some(change) = crate::record::recorded(action, *stamp, identity) else {
+            return self.succeeded(key, 0, Vec::new());
+        };
+        let mut changes = Vec::new();
+        if let Change::SetStamp { file, .. } = &change
+            && let Ok(Some(SyncedStamp { object: Some(old), .. })) = self.shared.queue.stamp(file)
+            && (old.archive_id, &old.uuid) != (action.archive_id, &identity.uuid)
+        {
+            let path = format!("older record of {}", action.path);
+            let object = Identity { uuid: old.uuid, hash: None, url: old.url };
+            changes.push(removal(old.archive_id, object, path, self.shared.now_ms()));
+        }
+        changes.push(change);
+        self.succeeded(key, 0, changes);
     }
 
     fn committed(&mut self, done: Done) {
@@ -391,6 +423,10 @@ impl Brain {
 
     /// An attempt failed: again later, or for good.
     pub(super) fn failed(&mut self, key: u64, failure: Failure) {
+        if self.jobs.get(&key).is_some_and(|job| job.record.is_some()) && failure.errno == EOPNOTSUPP {
+            // Lemur's plugins and Lemur's format keep no records. Nothing is missing that was there before.
+            return self.succeeded(key, 0, Vec::new());
+        }
         let Some(job) = self.take_job(key) else { return };
         if job.action.command == Command::Restore
             && let Some(file) = &job.file
@@ -429,8 +465,8 @@ impl Brain {
             tracing::warn!(action = key, command = %job.action.command, path = job.action.path, %failure, "failed");
         }
         let mut changes = vec![Change::Finish { id, result: Err(failure), bytes: 0, finished_ms: now }];
-        if job.action.command == Command::Archive && job.maybe_begun {
-            // Whatever an attempt may have stored.
+        // Whatever an attempt may have stored. A record's id is that of the one before, which may still be good.
+        if job.action.command == Command::Archive && job.maybe_begun && !is_record(&job.action) {
             let proposed = &job.action.identity;
             changes.push(removal(
                 job.action.archive_id,

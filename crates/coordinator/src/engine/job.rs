@@ -2,7 +2,7 @@
 
 use crate::guard::PendingEvent;
 use crate::prepare::Opened;
-use model::{FileHandle, Identity};
+use model::{FileHandle, Identity, Stamp};
 use queue::{NewAction, QueuedAction};
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -31,6 +31,8 @@ pub(crate) struct Job {
     pub(crate) file: Option<Opened>,
     /// The object the mover works on.
     pub(crate) identity: Identity,
+    /// It records something that has no content: what it was when it was looked at.
+    pub(crate) record: Option<Stamp>,
     /// Whether a mover may have begun, in this life or one before.
     pub(crate) maybe_begun: bool,
     pub(crate) cancelled: bool,
@@ -46,6 +48,7 @@ impl Job {
             action,
             attempts,
             file: None,
+            record: None,
             maybe_begun: attempts > 0,
             cancelled: false,
             detached: false,

@@ -10,7 +10,8 @@ use super::record::{Record, Records};
 use super::{CLOSE_WRITE, DELETE_SELF, EventBuffer, MODIFY, QUEUE_OVERFLOW, duplicate, init, mark, read_queued};
 use crate::handle::RawHandle;
 
-const MASK: u64 = MODIFY | CLOSE_WRITE | DELETE_SELF;
+/// With directories, of which only the end is told.
+const MASK: u64 = MODIFY | CLOSE_WRITE | DELETE_SELF | libc::FAN_ONDIR;
 
 /// A group of class `FAN_CLASS_NOTIF` that names files by handle, non-blocking.
 #[derive(Debug)]
