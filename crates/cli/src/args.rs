@@ -1,8 +1,8 @@
 //! The command line: its tree, and the options all commands share. Each command's own options stand with the command.
 
 use crate::commands::{
-    actions, agent, archive, cancel, completions, config_check, doctor, guard, man, mover, release, remove, restore,
-    set, status,
+    actions, agent, archive, cancel, completions, config_check, doctor, guard, import, man, mover, release, remove,
+    restore, set, status,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -31,7 +31,7 @@ pub(crate) struct Global {
     )]
     pub(crate) socket: PathBuf,
     /// The agent's configuration [default: /etc/lhsmd/agent, else /etc/sifaka/agent]
-    #[arg(long, global = true, value_name = "FILE")]
+    #[arg(long, global = true, env = "SIFAKA_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
 }
 
@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Set(set::SetArgs),
     /// Show the queue, or what has left it
     Actions(actions::ActionsArgs),
+    /// Make a released file for an object that an archive holds already
+    Import(import::ImportArgs),
     /// Run the agent
     Agent(agent::AgentArgs),
     /// End the guard that keeps readers of released files waiting

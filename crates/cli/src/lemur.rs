@@ -78,7 +78,7 @@ fn client(given: &[OsString]) -> Result<Vec<OsString>, CliError> {
     let Some(command) = command.to_str().filter(|name| KNOWN.contains(name)) else {
         let known = KNOWN.join(", ");
         return match command.to_str() {
-            Some(name @ ("import" | "clone" | "restripe")) => {
+            Some(name @ ("clone" | "restripe")) => {
                 Err(CliError::new(Exit::NotHere, format!("lhsm {name}: not built in yet; there are {known}")))
             }
             _ => Err(usage(format!("lhsm: no such command: {}; there are {known}", command.display()))),
@@ -93,9 +93,10 @@ fn client(given: &[OsString]) -> Result<Vec<OsString>, CliError> {
         let Some((name, value)) = flag(word) else { break };
         words.next();
         out.push(if name.len() == 1 { format!("-{name}") } else { format!("--{name}") }.into());
-        let takes_value = ["id", "i", "flag", "f", "clear", "F"].contains(&name);
-        if takes_value && let Some(value) = value.or_else(|| words.next().cloned()) {
-            out.push(value);
+        if TAKE_VALUE.contains(&name)
+            && let Some(value) = value.or_else(|| words.next().cloned())
+        {
+            out.push(if name == "mode" { octal(value) } else { value });
         }
     }
     out.push("--".into());
@@ -105,8 +106,34 @@ fn client(given: &[OsString]) -> Result<Vec<OsString>, CliError> {
     Ok(out)
 }
 
-const KNOWN: [&str; 7] = ["archive", "release", "restore", "remove", "cancel", "set", "status"];
-const QUIET: [&str; 6] = ["archive", "release", "restore", "remove", "cancel", "set"];
+const KNOWN: [&str; 8] = ["archive", "release", "restore", "remove", "cancel", "set", "import", "status"];
+const QUIET: [&str; 7] = ["archive", "release", "restore", "remove", "cancel", "set", "import"];
+const TAKE_VALUE: [&str; 18] = [
+    "id",
+    "i",
+    "flag",
+    "f",
+    "clear",
+    "F",
+    "uuid",
+    "hash",
+    "uid",
+    "gid",
+    "size",
+    "mode",
+    "timefmt",
+    "mtime",
+    "atime",
+    "stripe_count",
+    "stripe_size",
+    "pool",
+];
+
+/// Go reads a number without a leading zero as decimal; we read permission bits as octal always.
+fn octal(value: OsString) -> OsString {
+    let number = value.to_str().filter(|text| !text.starts_with('0')).and_then(|text| text.parse::<u32>().ok());
+    number.map_or(value, |number| format!("{number:o}").into())
+}
 
 /// A flag's name, and its value if that is in the same word. `-` and `--` are none.
 fn flag(word: &OsStr) -> Option<(&str, Option<OsString>)> {
@@ -155,6 +182,14 @@ mod tests {
                 "sifaka set --quiet --flag norelease --clear dirty -i 3 -- /fs/a",
             ),
             ("lhsm set -f norelease -F lost /fs/a", "sifaka set --quiet -f norelease -F lost -- /fs/a"),
+            (
+                "lhsm import -i 1 --uuid abcde -size=5 --mode 420 --uid 7 /fs/a",
+                "sifaka import --quiet -i 1 --uuid abcde --size 5 --mode 644 --uid 7 -- /fs/a",
+            ),
+            (
+                "lhsm import -uuid abcde -size 5 -mode 0600 -stripe_count 2 /fs/a",
+                "sifaka import --quiet --uuid abcde --size 5 --mode 0600 --stripe_count 2 -- /fs/a",
+            ),
             ("lhsm", "sifaka --help"),
             ("./lhsm-plugin-posix", "sifaka mover posix"),
             ("lhsm-plugin-noop", "sifaka mover noop"),
@@ -169,7 +204,7 @@ mod tests {
     fn what_is_not_there_is_said() {
         for (given, part) in [
             ("lhsm-plugin-s3", "object stores are not built in yet"),
-            ("lhsm import -i 1 x", "not built in yet"),
+            ("lhsm clone x y", "not built in yet"),
             ("lhsm frobnicate", "no such command"),
             ("lhsmd -config", "needs a file"),
             ("lhsmd extra", "unknown argument"),

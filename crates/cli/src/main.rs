@@ -3,6 +3,7 @@
 //! Here: which program is meant (by subcommand, or by one of Lemur's names), and the exit code. Each command is a file in
 //! [`commands`]; what it prints is made by pure functions in [`render`].
 
+mod archives;
 mod args;
 mod client;
 mod commands;
@@ -11,6 +12,7 @@ mod doctor;
 mod exit;
 mod feed;
 mod lemur;
+mod moment;
 mod names;
 mod output;
 mod render;

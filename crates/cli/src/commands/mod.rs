@@ -8,6 +8,7 @@ pub(crate) mod completions;
 pub(crate) mod config_check;
 pub(crate) mod doctor;
 pub(crate) mod guard;
+pub(crate) mod import;
 pub(crate) mod man;
 pub(crate) mod mover;
 pub(crate) mod release;
@@ -32,6 +33,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Status(args) => block_on(status::run(socket, args)),
         Command::Set(args) => block_on(set::run(socket, args)),
         Command::Actions(args) => block_on(actions::run(socket, args)),
+        Command::Import(args) => import::run(&global.config_file(), &args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),
         Command::Guard(args) => guard::run(&global.config_file(), args),
         Command::Mover(args) => mover::run(&args),
@@ -64,6 +66,19 @@ fn block_on(work: impl Future<Output = Outcome>) -> Outcome {
 fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Tells when nobody stands between readers and the released files that were just made.
+pub(crate) fn warn_if_unguarded(path: &std::path::Path) {
+    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+    if let Ok(filesystem) = sys::mounts::filesystem_of(dir)
+        && !maintenance::is_guarded(&filesystem)
+    {
+        let mount = crate::output::escaped_path(&filesystem.mount_point);
+        crate::output::complain(&format!(
+            "no guard watches {mount}: until an agent runs there, who reads released files gets zeros instead of their content"
+        ));
+    }
 }
 
 /// The error of a command that needs files and was given none.

@@ -1,0 +1,157 @@
+//! `sifaka import`: released files for what an archive holds already.
+
+use crate::archives;
+use crate::exit::{CliError, Exit, Outcome};
+use crate::moment;
+use crate::output::{Output, escaped_path};
+use maintenance::MaintenanceError;
+use maintenance::import::{Attributes, check, one};
+use maintenance::released::Released;
+use model::{Digest, Identity};
+use serde::Serialize;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+use sys::file::Moment;
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct ImportArgs {
+    /// The file to make; it must not exist
+    #[arg(value_name = "PATH")]
+    path: PathBuf,
+    /// Number of the archive [default: the configuration's default_archive]
+    #[arg(short, long, visible_alias = "archive", value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
+    id: Option<u32>,
+    /// The object's id
+    #[arg(long)]
+    uuid: String,
+    /// Hash of the content in hexadecimal: BLAKE3, or SHA-1 of what Lemur archived
+    #[arg(long, value_name = "HEX", value_parser = hash)]
+    hash: Option<Digest>,
+    /// Owner, by name or number
+    #[arg(long, default_value = "0", value_parser = user)]
+    uid: u32,
+    /// Group, by name or number
+    #[arg(long, default_value = "0", value_parser = group)]
+    gid: u32,
+    /// Size of the content in bytes
+    #[arg(long, value_name = "BYTES")]
+    size: u64,
+    /// Permission bits, in octal
+    #[arg(long, value_name = "OCTAL", default_value = "644", value_parser = mode)]
+    mode: u32,
+    /// Last change: seconds since 1970, or a date such as 2023-11-14T22:13:20Z [default: now]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = moment::parse)]
+    mtime: Option<Moment>,
+    /// Last read [default: as --mtime]
+    #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = moment::parse)]
+    atime: Option<Moment>,
+    /// Look at nothing in the archive: for archives of movers that are not built in
+    #[arg(long)]
+    no_check: bool,
+    /// Look whether it could be done, and do nothing
+    #[arg(short = 'n', long)]
+    dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print nothing on success
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
+    /// Taken for Lemur's sake: its usual form is understood without
+    #[arg(long, hide = true)]
+    timefmt: Option<String>,
+    /// Taken for Lemur's sake: there are no stripes on a local filesystem
+    #[arg(long = "stripe_count", hide = true)]
+    stripe_count: Option<String>,
+    /// As above
+    #[arg(long = "stripe_size", hide = true)]
+    stripe_size: Option<String>,
+    /// As above
+    #[arg(long, hide = true)]
+    pool: Option<String>,
+}
+
+#[derive(Serialize)]
+struct Imported<'a> {
+    path: String,
+    archive_id: u32,
+    uuid: &'a str,
+    size: u64,
+    dry_run: bool,
+}
+
+pub(crate) fn run(config_file: &Path, args: &ImportArgs) -> Outcome {
+    if let Some(layout) = args.timefmt.as_deref().filter(|layout| !KNOWN_LAYOUTS.contains(layout)) {
+        let known = KNOWN_LAYOUTS.join("\" or \"");
+        let why = format!("--timefmt {layout:?} is not understood; \"{known}\" is, and needs no --timefmt");
+        return Err(CliError::new(Exit::Usage, why));
+    }
+    let archive_id = archives::number(args.id, config_file)?;
+    let identity = Identity { uuid: args.uuid.clone(), hash: args.hash, url: String::new() };
+    let released = Released { size: args.size, archive_id, identity };
+    if !args.no_check {
+        check(&archives::open(archive_id, config_file)?, &released).map_err(failed)?;
+    }
+    let mtime = args.mtime.unwrap_or_else(now);
+    let attributes = Attributes { uid: args.uid, gid: args.gid, mode: args.mode, mtime, atime: args.atime };
+    if args.dry_run {
+        if std::fs::symlink_metadata(&args.path).is_ok() {
+            return Err(failed(MaintenanceError::Exists { path: args.path.clone() }));
+        }
+    } else {
+        one(&args.path, &released, &attributes).map_err(failed)?;
+        super::warn_if_unguarded(&args.path);
+    }
+    let mut output = Output::new();
+    if args.json {
+        let path = args.path.to_string_lossy().into_owned();
+        output.json(&Imported { path, archive_id, uuid: &args.uuid, size: args.size, dry_run: args.dry_run })?;
+    } else if !args.quiet {
+        let what = if args.dry_run { "would import" } else { "imported" };
+        output.put(format!("{what} {} (archive {archive_id}, object {})\n", escaped_path(&args.path), args.uuid))?;
+    }
+    output.flush()?;
+    Ok(Exit::Ok)
+}
+
+/// Layouts of Go's `time` package that [`moment::parse`] reads.
+const KNOWN_LAYOUTS: [&str; 4] = [
+    "2006-01-02 15:04:05.999999999 -0700",
+    "2006-01-02 15:04:05 -0700",
+    "2006-01-02T15:04:05Z07:00",
+    "2006-01-02T15:04:05.999999999Z07:00",
+];
+
+fn failed(error: MaintenanceError) -> CliError {
+    CliError::new(Exit::SomeFailed, error.to_string())
+}
+
+fn now() -> Moment {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    (now.as_secs().cast_signed(), now.subsec_nanos())
+}
+
+fn hash(text: &str) -> Result<Digest, String> {
+    Digest::from_hex(text).map_err(|error| error.to_string())
+}
+
+fn mode(text: &str) -> Result<u32, String> {
+    let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
+    mode.ok_or_else(|| "expected permission bits in octal, such as 640".to_owned())
+}
+
+fn user(text: &str) -> Result<u32, String> {
+    let found = || nix::unistd::User::from_name(text).map_err(|error| error.to_string());
+    match text.parse() {
+        Ok(number) => Ok(number),
+        Err(_) => found()?.map(|user| user.uid.as_raw()).ok_or_else(|| "there is no such user".to_owned()),
+    }
+}
+
+fn group(text: &str) -> Result<u32, String> {
+    let found = || nix::unistd::Group::from_name(text).map_err(|error| error.to_string());
+    match text.parse() {
+        Ok(number) => Ok(number),
+        Err(_) => found()?.map(|group| group.gid.as_raw()).ok_or_else(|| "there is no such group".to_owned()),
+    }
+}

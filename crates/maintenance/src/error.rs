@@ -1,0 +1,74 @@
+//! Why maintenance could not be done.
+
+use coordinator::StateError;
+use model::ObjectIdError;
+use std::io;
+use std::path::{Path, PathBuf};
+use transfer::TransferError;
+
+/// What went wrong, where, and what to do about it. Nothing here is tried again by itself.
+#[derive(Debug, thiserror::Error)]
+pub enum MaintenanceError {
+    /// A system call failed.
+    #[error("cannot {doing} {path}: {source}", path = path.display())]
+    Io {
+        /// What was being done, to be read after "cannot".
+        doing: &'static str,
+        /// To which file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The name is taken.
+    #[error("{path} exists already: it was left as it is", path = path.display())]
+    Exists {
+        /// Which.
+        path: PathBuf,
+    },
+    /// A file's attributes could not be read or written.
+    #[error("{path}: {source}", path = path.display())]
+    State {
+        /// Whose.
+        path: PathBuf,
+        /// Why.
+        source: StateError,
+    },
+    /// The archive said no.
+    #[error("{0}")]
+    Archive(#[from] TransferError),
+    /// The archive has no such object.
+    #[error(
+        "archive {archive_id} has no object {id}: a file made for it could never be restored. Check the id and the archive's number"
+    )]
+    NoObject {
+        /// In which archive.
+        archive_id: u32,
+        /// Which.
+        id: String,
+    },
+    /// A text that is no object id.
+    #[error("{0}")]
+    Id(#[from] ObjectIdError),
+    /// A guard is there, and could not be made to watch the new file.
+    #[error(
+        "a guard (process {pid}) watches accesses to files, and cannot be told of the new one: {source}. Run this as root, in the guard's process namespace"
+    )]
+    Guard {
+        /// The guard, or another process that holds its group.
+        pid: i32,
+        /// Why not.
+        source: io::Error,
+    },
+}
+
+impl MaintenanceError {
+    /// For `map_err`: `doing` is read after "cannot".
+    pub(crate) fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Io { doing, path: path.as_ref().to_owned(), source }
+    }
+
+    /// For `map_err`.
+    pub(crate) fn state(path: impl AsRef<Path>) -> impl FnOnce(StateError) -> Self {
+        move |source| Self::State { path: path.as_ref().to_owned(), source }
+    }
+}

@@ -1,0 +1,17 @@
+//! What is done to an archive and its filesystem as a whole: files made from what the archive holds, and the two compared.
+//!
+//! For: administrators, on the machine that has the filesystem. Not for: anything a user's request does (the agent does
+//! that), and not for moving content: a file that is made here is released, and its content comes when it is read.
+//!
+//! **Everything here blocks**, works with and without an agent, and beside a guard that runs on the filesystem.
+//!
+//! - [`released`]: makes released files, such that no crash and no reader ever finds zeros in their place.
+//! - [`import`]: one file for one object.
+
+mod error;
+pub mod import;
+mod observers;
+pub mod released;
+
+pub use error::MaintenanceError;
+pub use observers::is_guarded;
