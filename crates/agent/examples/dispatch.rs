@@ -88,7 +88,7 @@ impl ActionSource for Paced {
 
     fn progress(&self, _: u64, _: Extent) {}
 
-    fn archives_changed(&self, served: &[u32]) {
+    fn archives_changed(&self, served: &[(u32, usize)]) {
         self.served.store(!served.is_empty(), Ordering::Relaxed);
     }
 

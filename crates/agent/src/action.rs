@@ -213,6 +213,8 @@ impl Action {
             tree_path: work.tree_path.clone(),
             attempted_since_ms: work.attempted_since_ms,
             metadata_only: work.metadata_only,
+            owner: work.owner,
+            reader_waits: work.reader_waits,
         })
         .into()
     }

@@ -142,6 +142,7 @@ impl HsmAgent {
         let monitor = Arc::new(monitor.map_err(AgentError::Monitor)?);
         let endpoints = Endpoints::new(results.clone(), monitor.clone());
         let slots = Slots::new(config.in_flight_limit());
+        source.in_flight_limit_changed(slots.total());
         let dispatcher = Dispatcher {
             source,
             endpoints: Arc::clone(&endpoints),

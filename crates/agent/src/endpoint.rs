@@ -12,7 +12,7 @@ use crate::action::{Action, Addressed, Finished, Stop, Update};
 use model::limits::{DEFAULT_CREDITS, MAX_CREDITS};
 use model::{ActionId, Extent};
 use parking_lot::Mutex;
-use proto::{Capabilities, Instruction, pdm};
+use proto::{Capabilities, Instruction, ReportBody, pdm};
 use serde::Serialize;
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
@@ -32,7 +32,7 @@ pub struct Registration {
     pub name: String,
     /// What it can do beyond Lemur's protocol.
     pub capabilities: Capabilities,
-    /// How many actions it wants at once; 0 for [`DEFAULT_CREDITS`].
+    /// How many actions it wanted at once when it registered; 0 for [`DEFAULT_CREDITS`].
     pub credits: u32,
     /// The connection it came by.
     pub connection: u64,
@@ -49,6 +49,8 @@ pub struct Endpoint {
 
 struct State {
     phase: Phase,
+    /// How many actions it may have.
+    credits: u32,
     actions: HashMap<u64, Held, BuildHasherDefault<IdHasher>>,
     outgoing: VecDeque<Outgoing>,
     stream: Option<Waker>,
@@ -116,6 +118,8 @@ pub(crate) struct Reported {
     pub(crate) progress: Vec<(ActionId, u64, Extent)>,
     /// About actions that the mover does not have.
     pub(crate) ignored: Vec<ActionId>,
+    /// The mover wants more or fewer actions from now on.
+    pub(crate) credits_changed: bool,
 }
 
 /// What an endpoint that is gone left.
@@ -148,13 +152,14 @@ pub struct EndpointStatus {
 }
 
 impl Endpoint {
-    pub(crate) fn new(handle: u64, mut registration: Registration) -> Self {
-        registration.credits = match registration.credits {
+    pub(crate) fn new(handle: u64, registration: Registration) -> Self {
+        let credits = match registration.credits {
             0 => DEFAULT_CREDITS,
             credits => credits.min(MAX_CREDITS),
         };
         let state = State {
             phase: Phase::Registered,
+            credits,
             actions: HashMap::default(),
             outgoing: VecDeque::new(),
             stream: None,
@@ -188,19 +193,29 @@ impl Endpoint {
         if state.phase != Phase::Serving {
             return 0;
         }
-        (self.registration.credits as usize).saturating_sub(state.actions.len())
+        (state.credits as usize).saturating_sub(state.actions.len())
+    }
+
+    /// How many actions it may have.
+    #[must_use]
+    pub fn credits(&self) -> usize {
+        self.state.lock().credits as usize
     }
 
     /// What it says of itself.
     #[must_use]
     pub fn status(&self) -> EndpointStatus {
+        let (in_flight, credits) = {
+            let state = self.state.lock();
+            (state.actions.len(), state.credits as usize)
+        };
         EndpointStatus {
             handle: self.handle,
             archive_id: self.registration.archive_id,
             name: self.registration.name.clone(),
             pid: self.registration.pid,
-            in_flight: self.state.lock().actions.len(),
-            credits: self.registration.credits as usize,
+            in_flight,
+            credits,
             cancel: self.registration.capabilities.cancel,
             verify: self.registration.capabilities.verify,
         }
@@ -269,6 +284,12 @@ impl Endpoint {
         let state = &mut *guard;
         state.quiet_since = Instant::now();
         for Addressed { id, ends, body, .. } in reports {
+            if let Ok(ReportBody::Credits(credits)) = body {
+                let credits = credits.min(MAX_CREDITS);
+                done.credits_changed |= credits != state.credits;
+                state.credits = credits;
+                continue;
+            }
             let Some(held) = state.actions.get_mut(&id.0).filter(|held| held.sent) else {
                 done.ignored.push(id);
                 continue;

@@ -45,7 +45,7 @@ pub struct Endpoints {
     /// Actions that wait for credit; looked at without the lock.
     waiting: AtomicUsize,
     /// Held while the source is told, so that it hears of changes in their order.
-    announced: Mutex<Vec<u32>>,
+    announced: Mutex<Vec<(u32, usize)>>,
 }
 
 #[derive(Default)]
@@ -140,7 +140,7 @@ impl Endpoints {
     }
 
     /// Takes in what the movers behind one connection reported.
-    pub fn report(&self, reports: Vec<pdm::ActionStatus>, connection: u64) {
+    pub fn report(self: &Arc<Self>, reports: Vec<pdm::ActionStatus>, connection: u64) {
         let mut reports = reports.into_iter().map(Addressed::from).peekable();
         let mut done = Reported::default();
         while let Some(first) = reports.next() {
@@ -151,6 +151,9 @@ impl Endpoints {
             let handle = first.handle;
             let rest = std::iter::from_fn(|| reports.next_if(|next| next.handle == handle && handle.is_some()));
             endpoint.report(std::iter::once(first).chain(rest), &mut done);
+            if std::mem::take(&mut done.credits_changed) {
+                self.credits_changed(&endpoint);
+            }
             self.finish(&endpoint, &mut done);
         }
         if let Some(first) = done.ignored.first() {
@@ -171,6 +174,14 @@ impl Endpoints {
             self.refill(&mut self.inner.lock(), endpoint.registration().archive_id, &mut ended);
             self.results.complete(ended);
         }
+    }
+
+    /// A mover takes more or fewer actions than before.
+    fn credits_changed(&self, endpoint: &Endpoint) {
+        let mut ended = Vec::new();
+        self.refill(&mut self.inner.lock(), endpoint.registration().archive_id, &mut ended);
+        self.results.complete(ended);
+        self.announce();
     }
 
     /// The endpoint a report is about: by its handle, or else the one of the connection that has the action.

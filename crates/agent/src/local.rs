@@ -54,6 +54,8 @@ impl ActionSource for LocalSource {
                     tree_path: d.tree_path,
                     attempted_since_ms: d.attempted_since_ms,
                     metadata_only: d.metadata_only,
+                    owner: d.owner,
+                    reader_waits: d.class == model::Class::Reader,
                     size: d.size,
                     keepalive: d.file.map(|f| Box::new(f) as _),
                 })
@@ -73,8 +75,12 @@ impl ActionSource for LocalSource {
         Box::pin(self.engine.next_cancels())
     }
 
-    fn archives_changed(&self, served: &[u32]) {
+    fn archives_changed(&self, served: &[(u32, usize)]) {
         self.engine.archives_changed(served);
+    }
+
+    fn in_flight_limit_changed(&self, limit: usize) {
+        self.engine.in_flight_limit_changed(limit);
     }
 }
 

@@ -47,8 +47,8 @@ impl Results {
         self.source.progress(key, moved);
     }
 
-    /// The archives that have a mover changed.
-    pub(crate) fn archives_changed(&self, served: &[u32]) {
+    /// The archives that have a mover changed, or what their movers take.
+    pub(crate) fn archives_changed(&self, served: &[(u32, usize)]) {
         self.source.archives_changed(served);
     }
 }

@@ -44,6 +44,10 @@ pub struct Work {
     pub attempted_since_ms: u64,
     /// `tree_path` names something without content: its metadata is to be recorded (archive).
     pub metadata_only: bool,
+    /// The user it is done for: who asked, or whose process is blocked. Users share movers fairly by it.
+    pub owner: u32,
+    /// Somebody is blocked in a system call until it is done.
+    pub reader_waits: bool,
     /// Bytes that are moved when it succeeds, for statistics: short works report no progress.
     pub size: u64,
     /// Dropped after the result was handed over: for example the open descriptor that `primary_path` names.
@@ -102,9 +106,15 @@ pub trait ActionSource: Send + Sync + 'static {
         Box::pin(std::future::pending())
     }
 
-    /// Tells which archive ids have a mover from now on, ascending. Works of other archives would come back as temporary
-    /// failures, so a source may hold them until their archive is named here.
-    fn archives_changed(&self, served: &[u32]) {
+    /// Tells which archives have a mover from now on, ascending, each with the number of actions that all its movers take at
+    /// once. Works of other archives would come back as temporary failures, so a source may hold them until their archive is
+    /// named here. Works beyond an archive's number only wait in the agent and keep others' places: a source should not give them.
+    fn archives_changed(&self, served: &[(u32, usize)]) {
         let _ = served;
+    }
+
+    /// Tells how many works the agent has at most that have no result yet. It asks for no more than that.
+    fn in_flight_limit_changed(&self, limit: usize) {
+        let _ = limit;
     }
 }

@@ -24,7 +24,7 @@ pub use hsm::{HsmFlags, HsmState, HsmStateError};
 pub use identity::{Identity, ObjectId, ObjectIdError};
 pub use outcome::{Failure, Outcome};
 pub use record::{ArchiveRecord, RecordError};
-pub use scheduler::{Backoff, FairQueue};
+pub use scheduler::{Backoff, ClassTurns, FairQueue};
 
 /// Extended attribute names under which a file carries its HSM state. All are in `trusted.`, which only a process
 /// with `CAP_SYS_ADMIN` can read or set.

@@ -2,7 +2,7 @@
 
 use crate::pdm;
 use model::{
-    ActionId, Command, Digest, DigestError, ErrorKind, Extent, Failure, Identity, Outcome, errno_kind,
+    ActionId, Class, Command, Digest, DigestError, ErrorKind, Extent, Failure, Identity, Outcome, errno_kind,
     limits::{MAX_ACTION_DATA_BYTES, MAX_WIRE_TEXT_BYTES},
 };
 
@@ -19,6 +19,8 @@ pub struct Capabilities {
     pub range: bool,
     /// Keeps manifests, and records what has no content.
     pub namespace: bool,
+    /// Reads its configuration again on SIGHUP.
+    pub reload: bool,
 }
 
 impl Capabilities {
@@ -32,6 +34,7 @@ impl Capabilities {
             proposed_uuid: has(pdm::Capability::ProposedUuid),
             range: has(pdm::Capability::Range),
             namespace: has(pdm::Capability::Namespace),
+            reload: has(pdm::Capability::Reload),
         }
     }
 
@@ -44,6 +47,7 @@ impl Capabilities {
             | bit(self.proposed_uuid, pdm::Capability::ProposedUuid)
             | bit(self.range, pdm::Capability::Range)
             | bit(self.namespace, pdm::Capability::Namespace)
+            | bit(self.reload, pdm::Capability::Reload)
     }
 }
 
@@ -75,6 +79,18 @@ pub struct Task {
     pub attempted_since_ms: u64,
     /// `tree_path` names something without content: record its metadata (archive).
     pub metadata_only: bool,
+    /// The user it is done for.
+    pub owner: u32,
+    /// Somebody is blocked until it is done.
+    pub reader_waits: bool,
+}
+
+impl Task {
+    /// How urgent it is.
+    #[must_use]
+    pub fn class(&self) -> Class {
+        if self.reader_waits { Class::Reader } else { Class::of(self.command) }
+    }
 }
 
 /// What the agent tells a mover.
@@ -110,6 +126,8 @@ pub enum ReportBody {
     },
     /// It failed.
     Failed(Failure),
+    /// About no action (id 0): how many the mover wants to hold at once from now on.
+    Credits(u32),
 }
 
 /// A message that makes no sense.
@@ -189,6 +207,8 @@ impl From<Instruction> for pdm::ActionItem {
             tree_path: task.tree_path,
             attempted_since_ms: task.attempted_since_ms,
             metadata_only: task.metadata_only,
+            owner: task.owner,
+            reader_waits: task.reader_waits,
             ..Self::default()
         }
     }
@@ -224,6 +244,8 @@ impl TryFrom<pdm::ActionItem> for Instruction {
             tree_path: item.tree_path,
             attempted_since_ms: item.attempted_since_ms,
             metadata_only: item.metadata_only,
+            owner: item.owner,
+            reader_waits: item.reader_waits,
         }))
     }
 }
@@ -253,6 +275,7 @@ impl From<Report> for pdm::ActionStatus {
                 error_text: failure.message,
                 ..base
             },
+            ReportBody::Credits(credits) => Self { credits, ..base },
         }
     }
 }
@@ -277,6 +300,8 @@ impl TryFrom<pdm::ActionStatus> for Report {
             ReportBody::Failed(Failure { kind, errno, message })
         } else if status.completed {
             ReportBody::Done { identity: identity(status.uuid, &status.hash, status.url)? }
+        } else if status.id == 0 && status.credits > 0 {
+            ReportBody::Credits(status.credits)
         } else {
             let extent = Extent::from_wire(status.offset, status.length);
             ReportBody::Progress(extent.ok_or(WireError::Extent(status.offset))?)
@@ -286,10 +311,10 @@ impl TryFrom<pdm::ActionStatus> for Report {
 }
 
 impl ReportBody {
-    /// What the end of an action of this command means; `None` for progress.
+    /// What the end of an action of this command means; `None` for what is no end.
     pub fn outcome(self, command: Command) -> Option<Result<Outcome, WireError>> {
         let identity = match self {
-            Self::Progress(_) => return None,
+            Self::Progress(_) | Self::Credits(_) => return None,
             Self::Failed(failure) => return Some(Ok(Outcome::Failed(failure))),
             Self::Done { identity } => identity,
         };

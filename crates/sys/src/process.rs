@@ -169,6 +169,12 @@ pub fn raise_nofile_limit() -> u64 {
     rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
+/// The user that process `pid` was started by (its real user id): `None` when there is no such process.
+pub fn real_uid(pid: i32) -> Option<u32> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?.parse().ok()
+}
+
 /// The flags of the open(2) that process `pid` is blocked in, for a permission event of it; `None` when anything is unclear.
 ///
 /// Reads `/proc/<pid>/task/*/syscall` (needs the right to trace). An event names a process and not a thread: the answer is
@@ -263,6 +269,16 @@ mod tests {
         assert_eq!(flags("running"), None);
         assert_eq!(flags("-1 0x7ffd 0x7f"), None);
         assert_eq!(flags(""), None);
+    }
+
+    #[test]
+    fn a_process_has_a_user() {
+        use std::os::unix::process::CommandExt;
+        let mut child = Command::new("sleep").arg("1000").uid(4321).spawn().unwrap();
+        assert_eq!(real_uid(child.id() as i32), Some(4321));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!((real_uid(child.id() as i32), real_uid(0), real_uid(-1)), (None, None, None));
     }
 
     #[test]

@@ -163,10 +163,12 @@ impl Endpoints {
         }
     }
 
-    /// Tells the source which archives are served, if that changed.
+    /// Tells the source which archives are served and how many actions each takes, if that changed.
     pub(super) fn announce(&self) {
         let mut announced = self.announced.lock();
-        let served: Vec<u32> = self.inner.lock().serving.keys().copied().collect();
+        let room = |movers: &Vec<Arc<Endpoint>>| movers.iter().map(|mover| mover.credits()).sum();
+        let served: Vec<(u32, usize)> =
+            self.inner.lock().serving.iter().map(|(archive_id, movers)| (*archive_id, room(movers))).collect();
         if *announced != served {
             self.results.archives_changed(&served);
             *announced = served;

@@ -29,7 +29,7 @@ struct State {
     finished: u64,
     progress: Vec<(u64, Extent)>,
     cancels: Vec<u64>,
-    served: Vec<u32>,
+    served: Vec<(u32, usize)>,
 }
 
 impl State {
@@ -69,6 +69,8 @@ impl MemorySource {
             tree_path: Vec::new(),
             attempted_since_ms: 0,
             metadata_only: false,
+            owner: 0,
+            reader_waits: false,
             size: 0,
             keepalive: None,
         }
@@ -127,7 +129,13 @@ impl MemorySource {
     /// The archives that have a mover, as last told.
     #[must_use]
     pub fn served(&self) -> Vec<u32> {
-        self.state.lock().served.clone()
+        self.state.lock().served.iter().map(|(archive_id, _)| *archive_id).collect()
+    }
+
+    /// What the movers of an archive take at once, as last told.
+    #[must_use]
+    pub fn room(&self, archive_id: u32) -> Option<usize> {
+        self.state.lock().served.iter().find(|(id, _)| *id == archive_id).map(|(_, room)| *room)
     }
 }
 
@@ -171,7 +179,7 @@ impl ActionSource for MemorySource {
         })
     }
 
-    fn archives_changed(&self, served: &[u32]) {
+    fn archives_changed(&self, served: &[(u32, usize)]) {
         self.state.lock().served = served.to_vec();
     }
 }

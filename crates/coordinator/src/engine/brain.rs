@@ -177,16 +177,24 @@ impl Brain {
             return;
         }
         let mut room = self.shared.outbox.room().saturating_sub(self.preparing()).saturating_sub(self.parked);
+        // They are not in the outbox before they are prepared.
+        let mut begun_of: HashMap<u32, usize> = HashMap::new();
         while room > 0 {
             let now_ms = self.shared.now_ms();
-            if let Err(error) = self.lanes.refill(self.shared.queue.as_ref(), now_ms) {
+            // What waits for a slow archive leaves room for the others.
+            let (outbox, archives) = (&self.shared.outbox, self.served.len());
+            let has_room = |archive_id: u32| {
+                outbox.room_of(archive_id, archives) > begun_of.get(&archive_id).copied().unwrap_or(0)
+            };
+            if let Err(error) = self.lanes.refill(self.shared.queue.as_ref(), now_ms, has_room) {
                 tracing::error!(%error, "cannot read the queue");
                 return;
             }
-            let Some(entry) = self.lanes.pop() else {
+            let Some(entry) = self.lanes.pop(has_room) else {
                 self.plan_next_look(now_ms);
                 return;
             };
+            *begun_of.entry(entry.action.archive_id).or_default() += 1;
             room -= 1;
             self.start(entry);
         }
@@ -302,6 +310,8 @@ impl Brain {
         let work = Dispatch {
             key,
             archive_id: action.archive_id,
+            class: action.class,
+            owner: action.owner,
             command: action.command,
             path: file.map(crate::prepare::Opened::path).unwrap_or_default(),
             extent: Extent::WHOLE,
@@ -318,8 +328,7 @@ impl Brain {
             size,
             file: file.map(|f| Arc::clone(&f.fd)),
         };
-        let class = action.class;
-        self.shared.outbox.put(class, work);
+        self.shared.outbox.put(work);
     }
 
     // ---- what movers and committers report ----
@@ -571,12 +580,13 @@ impl Brain {
         self.next_ephemeral
     }
 
-    /// An action on a file that is in no queue.
+    /// An action on a file that is in no queue, done for the user `owner`.
     pub(super) fn ephemeral_action(
         file: &FileHandle,
         class: Class,
         command: Command,
         archive_id: u32,
+        owner: u32,
         path: String,
         now_ms: u64,
     ) -> NewAction {
@@ -585,7 +595,7 @@ impl Brain {
             class,
             command,
             archive_id,
-            owner: 0,
+            owner,
             file: Some(file.clone()),
             path,
             identity: Identity::default(),

@@ -11,6 +11,7 @@ mod lanes;
 mod outbox;
 mod readers;
 mod releases;
+mod turns;
 
 pub use outbox::Dispatch;
 
@@ -312,9 +313,7 @@ impl Engine {
     /// Waits for work; at least one piece. Empty when the engine has stopped. Cancel-safe.
     pub async fn next(&self, max: usize) -> Vec<Dispatch> {
         let works = self.shared.outbox.take(max).await;
-        if self.shared.outbox.is_low() {
-            self.tell(Msg::Refill);
-        }
+        self.tell(Msg::Refill);
         works
     }
 
@@ -330,12 +329,19 @@ impl Engine {
 
     /// Results of works, one each.
     pub fn complete(&self, results: Vec<(u64, Outcome)>) {
+        self.shared.outbox.ended(results.iter().map(|(key, _)| *key));
         self.tell(Msg::Results(results));
     }
 
-    /// Which archives have a mover now.
-    pub fn archives_changed(&self, served: &[u32]) {
-        self.tell(Msg::Served(served.to_vec()));
+    /// Which archives have a mover now, each with what its movers take at once.
+    pub fn archives_changed(&self, served: &[(u32, usize)]) {
+        self.shared.outbox.set_rooms(served);
+        self.tell(Msg::Served(served.iter().map(|(archive_id, _)| *archive_id).collect()));
+    }
+
+    /// How many works may be fetched and without result at one time.
+    pub fn in_flight_limit_changed(&self, limit: usize) {
+        self.shared.outbox.set_limit(limit);
     }
 
     /// A number for a new request.

@@ -1,8 +1,8 @@
 //! Works that are ready for a mover, and keys of works to stop: what the agent fetches.
 
+use super::turns::{Place, Turns};
 use model::{Class, Command, Extent, Identity};
 use parking_lot::Mutex;
-use std::collections::VecDeque;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,6 +18,10 @@ pub struct Dispatch {
     pub key: u64,
     /// Which archive.
     pub archive_id: u32,
+    /// How urgent it is.
+    pub class: Class,
+    /// The user it is done for: the one whose process is blocked, or the file's owner. 0 when not known.
+    pub owner: u32,
     /// What to do.
     pub command: Command,
     /// The file, for whoever is to read or write it; empty if none is concerned.
@@ -46,7 +50,8 @@ pub struct Dispatch {
 
 #[derive(Default)]
 pub(crate) struct Outbox {
-    works: Mutex<[VecDeque<Dispatch>; Class::ALL.len()]>,
+    works: Mutex<Turns<Dispatch>>,
+    /// There may be something to give now: a work came, or room.
     ready: Notify,
     cancels: Mutex<Vec<u64>>,
     cancelled: Notify,
@@ -54,20 +59,36 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn put(&self, class: Class, work: Dispatch) {
-        if let Some(lane) = self.works.lock().get_mut(class as usize) {
-            lane.push_back(work);
-        }
+    pub(crate) fn put(&self, work: Dispatch) {
+        let place = Place { key: work.key, class: work.class, archive_id: work.archive_id, owner: work.owner };
+        self.works.lock().put(place, work);
         self.ready.notify_one();
     }
 
     /// Takes a work back, if it was not fetched yet.
     pub(crate) fn withdraw(&self, key: u64) -> Option<Dispatch> {
+        self.works.lock().withdraw(key)
+    }
+
+    /// Works that were fetched have their results: others may go where they were.
+    pub(crate) fn ended(&self, keys: impl Iterator<Item = u64>) {
         let mut works = self.works.lock();
-        works.iter_mut().find_map(|lane| {
-            let at = lane.iter().position(|work| work.key == key)?;
-            lane.remove(at)
-        })
+        keys.for_each(|key| works.ended(key));
+        if works.len() > 0 {
+            self.ready.notify_one();
+        }
+    }
+
+    /// What the movers of each archive take at once.
+    pub(crate) fn set_rooms(&self, rooms: &[(u32, usize)]) {
+        self.works.lock().set_rooms(rooms);
+        self.ready.notify_one();
+    }
+
+    /// What may be fetched and without result altogether.
+    pub(crate) fn set_limit(&self, limit: usize) {
+        self.works.lock().set_limit(limit);
+        self.ready.notify_one();
     }
 
     pub(crate) fn cancel(&self, key: u64) {
@@ -76,15 +97,16 @@ impl Outbox {
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.works.lock().iter().map(VecDeque::len).sum()
+        self.works.lock().len()
     }
 
     pub(crate) fn room(&self) -> usize {
         TARGET.saturating_sub(self.len())
     }
 
-    pub(crate) fn is_low(&self) -> bool {
-        self.len() < TARGET / 2
+    /// Room for works of one of `archives` archives: what waits for a slow one leaves room for the others.
+    pub(crate) fn room_of(&self, archive_id: u32, archives: usize) -> usize {
+        (TARGET / archives.max(1)).saturating_sub(self.works.lock().len_of(archive_id))
     }
 
     pub(crate) fn close(&self) {
@@ -97,11 +119,7 @@ impl Outbox {
         loop {
             {
                 let mut works = self.works.lock();
-                let mut taken = Vec::new();
-                for lane in works.iter_mut() {
-                    let count = lane.len().min(max - taken.len());
-                    taken.extend(lane.drain(..count));
-                }
+                let taken: Vec<Dispatch> = std::iter::from_fn(|| works.give()).take(max).collect();
                 if !taken.is_empty() {
                     return taken;
                 }

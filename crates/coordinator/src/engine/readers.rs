@@ -59,8 +59,9 @@ impl Brain {
             None => {
                 let archive_id = state.archive_id().unwrap_or(0);
                 let path = std::fs::read_link(fd_path(&event)).map(|p| p.to_string_lossy().into_owned());
+                let owner = owner_of(&event);
                 self.block(&file, event);
-                self.restore_for_readers(&file, archive_id, path.unwrap_or_else(|_| file.to_string()), 0);
+                self.restore_for_readers(&file, archive_id, owner, path.unwrap_or_else(|_| file.to_string()), 0);
             }
             Some(NotRestorable::Emptied) => {
                 let opened = event.file.try_clone().map(|fd| Opened {
@@ -88,10 +89,10 @@ impl Brain {
         }
     }
 
-    fn restore_for_readers(&mut self, file: &FileHandle, archive_id: u32, path: String, attempts: u32) {
+    fn restore_for_readers(&mut self, file: &FileHandle, archive_id: u32, owner: u32, path: String, attempts: u32) {
         let key = self.ephemeral_key();
         let now_ms = self.shared.now_ms();
-        let action = Self::ephemeral_action(file, Class::Reader, Command::Restore, archive_id, path, now_ms);
+        let action = Self::ephemeral_action(file, Class::Reader, Command::Restore, archive_id, owner, path, now_ms);
         self.inodes.entry(file.clone()).or_default().holder = Some(Holder::Job(key));
         let job = Job::new(Purpose::Reader, action, attempts);
         if self.serves(archive_id) {
@@ -195,7 +196,9 @@ impl Brain {
         match state {
             Ok(state) if state.hsm.is_released() => {
                 let archive_id = state.archive_id().unwrap_or(0);
-                self.restore_for_readers(file, archive_id, path.unwrap_or_else(|_| file.to_string()), attempts);
+                let owner = owner_of(&first.event);
+                let path = path.unwrap_or_else(|_| file.to_string());
+                self.restore_for_readers(file, archive_id, owner, path, attempts);
             }
             _ => self.reconsider_blocked(file),
         }
@@ -211,6 +214,11 @@ impl Brain {
 fn fd_path(event: &PendingEvent) -> String {
     use std::os::fd::AsRawFd;
     format!("/proc/self/fd/{}", event.file.as_raw_fd())
+}
+
+/// The user whose process is blocked: restores are shared fairly between users. 0 when nobody knows.
+pub(super) fn owner_of(event: &PendingEvent) -> u32 {
+    sys::process::real_uid(event.pid).unwrap_or(0)
 }
 
 /// Whether the open cannot be misled by holes where data was: it truncates, or cannot read. Later accesses ask again; this

@@ -117,7 +117,7 @@ impl Brain {
         }
         let key = self.ephemeral_key();
         let now_ms = self.shared.now_ms();
-        let action = Self::ephemeral_action(file, Class::Archive, Command::Verify, archive_id, path, now_ms);
+        let action = Self::ephemeral_action(file, Class::Archive, Command::Verify, archive_id, 0, path, now_ms);
         self.inodes.entry(file.clone()).or_default().holder = Some(Holder::Job(key));
         self.run_job(key, Job::new(Purpose::Proof(number), action, 0));
     }

@@ -23,7 +23,7 @@ proptest! {
         let instruction = if cancel { Instruction::Cancel(ActionId(id)) } else {
             Instruction::Run(Task {
                 id: ActionId(id), command, write_path: primary_path.clone(), file_path: primary_path.clone(),
-                primary_path, extent, data, identity, expected_size, tree_path, attempted_since_ms, metadata_only: expected_size.is_none(),
+                primary_path, extent, data, identity, expected_size, tree_path, attempted_since_ms, metadata_only: expected_size.is_none(), owner: attempted_since_ms as u32, reader_waits: expected_size.is_some(),
             })
         };
         let wire = pdm::ActionItem::from(instruction.clone()).encode_to_vec();
@@ -32,14 +32,16 @@ proptest! {
     }
 
     #[test]
-    fn reports_round_trip(id: u64, handle: Option<u64>, extent in extents(), identity in identities(), errno in 1..130i32, temporary: bool, which in 0..3u8) {
+    fn reports_round_trip(id: u64, handle: Option<u64>, extent in extents(), identity in identities(), errno in 1..130i32, temporary: bool, which in 0..4u8, credits in 1..=u32::MAX) {
         let kind = if temporary { ErrorKind::Temporary } else { ErrorKind::Permanent };
         let body = match which {
             0 => ReportBody::Progress(extent),
             1 => ReportBody::Done { identity },
+            2 => ReportBody::Credits(credits),
             _ => ReportBody::Failed(Failure { kind, errno, message: "why".into() }),
         };
-        let report = Report { id: ActionId(id), handle, body };
+        let id = ActionId(if which == 2 { 0 } else { id });
+        let report = Report { id, handle, body };
         let wire = pdm::ActionStatus::from(report.clone()).encode_to_vec();
         prop_assert_eq!(Report::try_from(pdm::ActionStatus::decode(wire.as_slice()).unwrap()), Ok(report));
     }

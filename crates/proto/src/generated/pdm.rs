@@ -70,6 +70,12 @@ pub struct ActionItem {
     /// With ARCHIVE, for movers with NAMESPACE: `tree_path` is a directory, a link or a special file: no content is stored.
     #[prost(bool, tag = "21")]
     pub metadata_only: bool,
+    /// For whom: the user who asked, or, with `reader_waits`, whose process is blocked. A mover may be fair by it.
+    #[prost(uint32, tag = "22")]
+    pub owner: u32,
+    /// Somebody is blocked in a system call until this is done.
+    #[prost(bool, tag = "23")]
+    pub reader_waits: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ActionStatus {
@@ -100,6 +106,9 @@ pub struct ActionStatus {
     pub error_kind: i32,
     #[prost(string, tag = "17")]
     pub error_text: ::prost::alloc::string::String,
+    /// With id 0 and the registration's handle, about no action: how many actions the mover wants to hold at once from now on.
+    #[prost(uint32, tag = "18")]
+    pub credits: u32,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]
@@ -157,6 +166,8 @@ pub enum Capability {
     Range = 8,
     /// Keeps a manifest with each object, and records directories, links and special files (`metadata_only`).
     Namespace = 16,
+    /// Reads its configuration again on SIGHUP, and may report new `credits` then. Others are never sent that signal.
+    Reload = 32,
 }
 impl Capability {
     /// String value of the enum field names used in the ProtoBuf definition.
@@ -171,6 +182,7 @@ impl Capability {
             Self::ProposedUuid => "CAPABILITY_PROPOSED_UUID",
             Self::Range => "CAPABILITY_RANGE",
             Self::Namespace => "CAPABILITY_NAMESPACE",
+            Self::Reload => "CAPABILITY_RELOAD",
         }
     }
     /// Creates an enum from field names used in the ProtoBuf definition.
@@ -182,6 +194,7 @@ impl Capability {
             "CAPABILITY_PROPOSED_UUID" => Some(Self::ProposedUuid),
             "CAPABILITY_RANGE" => Some(Self::Range),
             "CAPABILITY_NAMESPACE" => Some(Self::Namespace),
+            "CAPABILITY_RELOAD" => Some(Self::Reload),
             _ => None,
         }
     }
