@@ -24,6 +24,12 @@ impl Served {
         Self { agent: None, site }
     }
 
+    /// Before it is started: what the configuration files say beside the usual.
+    pub(crate) fn configure(mut self, settings: impl FnOnce(&mut Site)) -> Self {
+        settings(&mut self.site);
+        self
+    }
+
     /// Starts the agent, and so guard and mover.
     pub(crate) fn start(&mut self) {
         self.agent = Some(self.site.start_agent());

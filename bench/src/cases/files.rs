@@ -137,7 +137,7 @@ fn round(bed: &Bed, load: &Load, cache: Cache, check: bool) -> Round {
     Round { archive, restore }
 }
 
-fn rsync_and_sync(from: &Path, to: &Path) {
+pub(crate) fn rsync_and_sync(from: &Path, to: &Path) {
     let mut from = from.as_os_str().to_owned();
     from.push("/");
     tool::run("rsync", Command::new("rsync").arg("-a").arg(from).arg(to));

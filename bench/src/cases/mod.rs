@@ -6,6 +6,8 @@ mod files;
 mod load;
 mod memory;
 mod noop_agent;
+mod packs;
+mod ranges;
 mod resident;
 
 use crate::finding::Finding;
@@ -25,6 +27,8 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "durable", about: durable::ABOUT, run: durable::run },
     Case { name: "small", about: files::ABOUT_SMALL, run: files::small },
     Case { name: "large", about: files::ABOUT_LARGE, run: files::large },
+    Case { name: "packs", about: packs::ABOUT, run: packs::run },
+    Case { name: "ranges", about: ranges::ABOUT, run: ranges::run },
     Case { name: "resident", about: resident::ABOUT, run: resident::run },
     Case { name: "memory", about: memory::ABOUT, run: memory::run },
 ];
