@@ -2,7 +2,7 @@
 //!
 //! Reading and writing them needs no write access to the data: an `O_RDONLY` descriptor will do, and so works on running programs.
 //! For `O_PATH` descriptors the plain calls answer `EBADF`; these functions then go through `/proc/self/fd`.
-//! A symbolic link's own attributes are out of reach.
+//! A symbolic link's own attributes are out of reach. Names may be texts or C strings: the kernel takes any bytes.
 
 use std::ffi::{CStr, CString};
 use std::io;
@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
+use rustix::path::Arg;
 
 /// `XATTR_SIZE_MAX`, and `XATTR_LIST_MAX` too.
 const MAX_BYTES: usize = 64 * 1024;
@@ -17,7 +18,7 @@ const MAX_BYTES: usize = 64 * 1024;
 const USUAL_BYTES: usize = 512;
 
 /// The attribute's value; `None` when the file has no such attribute (`ENODATA`).
-pub fn get(fd: impl AsFd, name: &str) -> io::Result<Option<Vec<u8>>> {
+pub fn get(fd: impl AsFd, name: impl Arg + Copy) -> io::Result<Option<Vec<u8>>> {
     let fd = fd.as_fd();
     let value = read_growing(|buffer| match rustix::fs::fgetxattr(fd, name, &mut *buffer) {
         Err(Errno::BADF) => rustix::fs::getxattr(proc_path(fd).as_c_str(), name, buffer),
@@ -31,7 +32,7 @@ pub fn get(fd: impl AsFd, name: &str) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Sets the attribute, whether or not it is there. Moves ctime.
-pub fn set(fd: impl AsFd, name: &str, value: &[u8]) -> io::Result<()> {
+pub fn set(fd: impl AsFd, name: impl Arg + Copy, value: &[u8]) -> io::Result<()> {
     let fd = fd.as_fd();
     match rustix::fs::fsetxattr(fd, name, value, XattrFlags::empty()) {
         Err(Errno::BADF) => Ok(rustix::fs::setxattr(proc_path(fd).as_c_str(), name, value, XattrFlags::empty())?),
@@ -40,7 +41,7 @@ pub fn set(fd: impl AsFd, name: &str, value: &[u8]) -> io::Result<()> {
 }
 
 /// Removes the attribute; `false` when there was none.
-pub fn remove(fd: impl AsFd, name: &str) -> io::Result<bool> {
+pub fn remove(fd: impl AsFd, name: impl Arg + Copy) -> io::Result<bool> {
     let fd = fd.as_fd();
     let removed = match rustix::fs::fremovexattr(fd, name) {
         Err(Errno::BADF) => rustix::fs::removexattr(proc_path(fd).as_c_str(), name),

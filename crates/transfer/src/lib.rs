@@ -8,6 +8,7 @@
 //! - [`copy`]: the engine. A source of data and holes, a digest, a sink; in two threads when the file is large.
 //! - [`Digester`]: BLAKE3, and SHA-1 for what Lemur archived.
 //! - [`Encoding`]: raw, gzip, zstd.
+//! - [`manifest`]: what the archive knows of a file besides its bytes, and the hash of each chunk of them.
 //! - [`Store`], [`PosixStore`]: objects in a directory tree with Lemur's layout.
 //! - [`pack`]: many small files in one object.
 //! - [`Durability`]: the calls that make things durable, as a trait so that tests can count them and make them fail.
@@ -17,6 +18,7 @@ pub mod copy;
 mod digest;
 mod durability;
 mod error;
+pub mod manifest;
 mod monitor;
 mod open_file;
 pub mod pack;
