@@ -10,14 +10,13 @@
 //!
 //! A failed sync fails everything it was to make durable, and removes it: whether the data is there is not known.
 
-use super::root::{OBJECTS, Root};
+use super::directories::Directories;
+use super::root::Root;
 use super::session::TempFile;
 use crate::{Durability, TransferError};
 use model::ObjectId;
 use parking_lot::{Condvar, Mutex};
-use std::collections::HashSet;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
@@ -25,8 +24,6 @@ use std::thread::JoinHandle;
 const FEW: usize = 4;
 /// Files written and not yet named; each holds a descriptor. More wait outside.
 const MAX_WAITING: usize = 2048;
-/// Directories remembered as durable.
-const MAX_KNOWN_DIRS: usize = 1 << 16;
 
 type Done = Box<dyn FnOnce(Result<(), TransferError>) + Send>;
 
@@ -59,7 +56,8 @@ pub(super) struct GroupSync {
 impl GroupSync {
     pub(super) fn start(root: Arc<Root>, durability: Arc<dyn Durability>) -> io::Result<Self> {
         let shared = Arc::new(Shared { waiting: Mutex::default(), arrived: Condvar::new(), room: Condvar::new() });
-        let syncer = Syncer { root, durability, shared: shared.clone(), known: HashSet::new() };
+        let directories = Directories::new(root.clone(), durability.clone());
+        let syncer = Syncer { root, durability, shared: shared.clone(), directories };
         let thread = std::thread::Builder::new().name("group-sync".to_owned()).spawn(move || syncer.run())?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -100,8 +98,7 @@ struct Syncer {
     root: Arc<Root>,
     durability: Arc<dyn Durability>,
     shared: Arc<Shared>,
-    /// Directories that were synced into their parents by [`Syncer::alone`].
-    known: HashSet<PathBuf>,
+    directories: Directories,
 }
 
 impl Syncer {
@@ -160,7 +157,7 @@ impl Syncer {
     fn alone(&mut self, item: Item) {
         match item {
             Item::Settle { id, done } => {
-                let synced = self.sync_directory(&id);
+                let synced = self.directories.sync(&Root::fan_out(&id));
                 done(synced.map_err(|e| self.not_durable(&id, &e)));
             }
             Item::Publish { temp, id, synced, done } => {
@@ -170,39 +167,13 @@ impl Syncer {
                 }
                 match temp.place(&id) {
                     Ok(replaced) => {
-                        let synced = self.sync_directory(&id);
+                        let synced = self.directories.sync(&Root::fan_out(&id));
                         self.acknowledge(Named { id, replaced, done }, &synced);
                     }
                     Err(e) => done(Err(self.not_named(&id, e))),
                 }
             }
         }
-    }
-
-    /// Makes the entries of an object's directory durable, and that directory's own, up to the root.
-    fn sync_directory(&mut self, id: &ObjectId) -> io::Result<()> {
-        let fan_out = Root::fan_out(id);
-        match self.root.open_dir(&fan_out) {
-            Ok(dir) => self.durability.sync_all(&dir)?,
-            // Nothing was ever in it.
-            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(e) => return Err(e),
-        }
-        if self.known.contains(&fan_out) {
-            return Ok(());
-        }
-        let parents = fan_out.ancestors().skip(1).filter(|p| !p.as_os_str().is_empty());
-        for parent in parents {
-            self.durability.sync_all(&self.root.open_dir(parent)?)?;
-            if parent == Path::new(OBJECTS) {
-                self.durability.sync_all(self.root.dir())?;
-            }
-        }
-        if self.known.len() >= MAX_KNOWN_DIRS {
-            self.known.clear();
-        }
-        self.known.insert(fan_out);
-        Ok(())
     }
 
     /// Ends what has its name: durable, or gone. What replaced an older object stays, because that one cannot come back.

@@ -2,6 +2,7 @@
 //!
 //! A [`Store`] knows objects by id and nothing of files' names, HSM state or actions.
 
+mod directories;
 mod group;
 mod posix;
 mod root;

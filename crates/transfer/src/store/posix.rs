@@ -2,14 +2,13 @@
 
 use super::group::{GroupSync, Item};
 use super::root::{OBJECTS, Root};
-use super::session::{Session, Swept, TempFile, sweep};
+use super::session::{Sessions, Swept, TempFile, sweep};
 use super::{Compression, Done, Expected, Head, PutOptions, Restored, Store, Stored};
 use crate::copy::sink::{Discard, Encoded, Overwrite, Sink};
 use crate::copy::source::{DecodedSource, FileSource, Source};
 use crate::copy::{Copied, copy_file, run};
 use crate::{DigestKind, Durability, Encoding, Monitor, OpenFile, TransferError, shrinks};
 use model::ObjectId;
-use parking_lot::Mutex;
 use rustix::fs::Dir;
 use std::fs::File;
 use std::io;
@@ -23,7 +22,7 @@ const SYNC_ALONE_FROM_BYTES: u64 = 8 << 20;
 /// An archive on a mounted filesystem. Several processes may have the same one open.
 pub struct PosixStore {
     root: Arc<Root>,
-    session: Mutex<Arc<Session>>,
+    sessions: Sessions,
     durability: Arc<dyn Durability>,
     group: GroupSync,
 }
@@ -33,10 +32,10 @@ impl PosixStore {
     pub fn open(root: &Path, durability: Arc<dyn Durability>) -> Result<Self, TransferError> {
         let root = Arc::new(Root::open(root)?);
         sweep(&root)?;
-        let session = Mutex::new(Arc::new(Session::open(root.clone())?));
+        let sessions = Sessions::open(root.clone())?;
         let group = GroupSync::start(root.clone(), durability.clone())
             .map_err(TransferError::io("start the syncing thread of", root.path()))?;
-        Ok(Self { root, session, durability, group })
+        Ok(Self { root, sessions, durability, group })
     }
 
     /// The root's path.
@@ -48,22 +47,6 @@ impl PosixStore {
     /// Removes temporary files of processes that are gone. Cheap; to be called every few minutes.
     pub fn sweep(&self) -> Result<Swept, TransferError> {
         sweep(&self.root)
-    }
-
-    /// A temporary file; in a new session when somebody removed the old one's directory.
-    fn create(&self, id: &ObjectId) -> Result<TempFile, TransferError> {
-        let session = self.session.lock().clone();
-        match session.create(id) {
-            Err(TransferError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            other => return other,
-        }
-        let mut current = self.session.lock();
-        if Arc::ptr_eq(&current, &session) {
-            *current = Arc::new(Session::open(self.root.clone())?);
-        }
-        let session = current.clone();
-        drop(current);
-        session.create(id)
     }
 
     fn open_object(&self, id: &ObjectId) -> Result<OpenFile, TransferError> {
@@ -185,7 +168,7 @@ impl Store for PosixStore {
             Compression::Auto(_) => Encoding::Raw,
         };
         let id = with_encoding(id, encoding)?;
-        let temp = self.create(&id)?;
+        let temp = self.sessions.create(&id)?;
         let copied = if encoding == Encoding::Raw {
             copy_file(source, temp.file(), options.digest, monitor)?
         } else {

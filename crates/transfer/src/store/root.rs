@@ -137,16 +137,16 @@ impl Root {
         others.iter().try_for_each(|other| unlink(&dir, other.as_str()).map(drop))
     }
 
-    /// Moves a file to an object's place and says whether it replaced one.
-    pub(super) fn place(&self, from: &File, name: &str, id: &ObjectId) -> io::Result<bool> {
-        let dir = self.ensure_dir(&Self::fan_out(id))?;
-        match sys::file::rename_noreplace(from, name, &dir, id.as_str()) {
+    /// Moves a file to its place and says whether it replaced one.
+    pub(super) fn place(&self, from: &File, name: &str, to_dir: &Path, to_name: &str) -> io::Result<bool> {
+        let dir = self.ensure_dir(to_dir)?;
+        match sys::file::rename_noreplace(from, name, &dir, to_name) {
             Ok(()) => return Ok(false),
             // NFS and others cannot; then it is taken for a replacement, which is undone more carefully.
             Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::InvalidInput) => {}
             Err(e) => return Err(e),
         }
-        rustix::fs::renameat(from, name, &dir, id.as_str())?;
+        rustix::fs::renameat(from, name, &dir, to_name)?;
         Ok(true)
     }
 }

@@ -7,9 +7,11 @@
 use super::root::{Root, unlink};
 use crate::{OpenFile, TransferError};
 use model::ObjectId;
+use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Dir};
 use rustix::io::Errno;
 use std::ffi::OsStr;
+use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
@@ -32,7 +34,7 @@ pub struct Swept {
 
 /// A locked directory for temporary files.
 #[derive(Debug)]
-pub(super) struct Session {
+struct Session {
     root: Arc<Root>,
     /// The lock goes with this descriptor.
     dir: File,
@@ -41,7 +43,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn open(root: Arc<Root>) -> Result<Self, TransferError> {
+    fn open(root: Arc<Root>) -> Result<Self, TransferError> {
         let path = root.path().join(TEMPORARY);
         let (dir, name) = Self::make(&root).map_err(TransferError::io("make a directory in", path))?;
         Ok(Self { root, dir, name, next: AtomicU64::new(0) })
@@ -75,14 +77,44 @@ impl Session {
         Err(Errno::EXIST.into())
     }
 
-    /// A new, empty file, named after the object it is to become.
-    pub(super) fn create(self: &Arc<Self>, id: &ObjectId) -> Result<TempFile, TransferError> {
-        let name = format!("{id}.{}", self.next.fetch_add(1, Ordering::Relaxed));
+    /// A new, empty file, named after what it is to become.
+    fn create(self: &Arc<Self>, purpose: &impl fmt::Display) -> Result<TempFile, TransferError> {
+        let name = format!("{purpose}.{}", self.next.fetch_add(1, Ordering::Relaxed));
         let path = self.root.path().join(TEMPORARY).join(&self.name).join(&name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
         let file = sys::file::open_beneath(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(TransferError::io("create", &path))?;
         Ok(TempFile { session: self.clone(), name, file: OpenFile::new(file.into(), path), placed: false })
+    }
+}
+
+/// The session of an open store, and a new one when somebody removed its directory.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    root: Arc<Root>,
+    current: Mutex<Arc<Session>>,
+}
+
+impl Sessions {
+    pub(super) fn open(root: Arc<Root>) -> Result<Self, TransferError> {
+        let current = Mutex::new(Arc::new(Session::open(root.clone())?));
+        Ok(Self { root, current })
+    }
+
+    /// A new, empty file, named after what it is to become.
+    pub(super) fn create(&self, purpose: &impl fmt::Display) -> Result<TempFile, TransferError> {
+        let session = self.current.lock().clone();
+        match session.create(purpose) {
+            Err(TransferError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
+            other => return other,
+        }
+        let mut current = self.current.lock();
+        if Arc::ptr_eq(&current, &session) {
+            *current = Arc::new(Session::open(self.root.clone())?);
+        }
+        let session = current.clone();
+        drop(current);
+        session.create(purpose)
     }
 }
 
@@ -110,8 +142,13 @@ impl TempFile {
     }
 
     /// Makes it the object `id`, and says whether it replaced one.
-    pub(super) fn place(mut self, id: &ObjectId) -> io::Result<bool> {
-        let replaced = self.session.root.place(&self.session.dir, &self.name, id)?;
+    pub(super) fn place(self, id: &ObjectId) -> io::Result<bool> {
+        self.place_as(&Root::fan_out(id), id.as_str())
+    }
+
+    /// Gives it this name in a directory of the archive, and says whether it replaced something.
+    pub(super) fn place_as(mut self, dir: &Path, name: &str) -> io::Result<bool> {
+        let replaced = self.session.root.place(&self.session.dir, &self.name, dir, name)?;
         self.placed = true;
         Ok(replaced)
     }
