@@ -4,6 +4,7 @@
 //! state machine and the scheduler here can be run by property tests over thousands of histories.
 
 mod action;
+mod copies;
 mod data;
 mod digest;
 mod error;
@@ -16,6 +17,7 @@ mod record;
 mod scheduler;
 
 pub use action::{ActionId, Class, Command, Extent, TO_EOF};
+pub use copies::{Copies, CopiesError, Copy};
 pub use data::ActionData;
 pub use digest::{Digest, DigestError};
 pub use error::{ErrorKind, errno_kind};
@@ -39,4 +41,6 @@ pub mod xattr {
     pub const URL: &str = "trusted.lhsm_url";
     /// What was archived, and of which inode; see [`crate::ArchiveRecord`].
     pub const RECORD: &str = "trusted.sifaka";
+    /// Copies in other archives; see [`crate::Copies`].
+    pub const COPIES: &str = "trusted.sifaka_copies";
 }
