@@ -1,10 +1,10 @@
 //! Threads for movers that block.
 
 use crate::{Handler, PluginError, Reply};
-use model::{ActionId, Command, Failure};
+use model::{ActionId, Class, ClassTurns, Command, Failure, FairQueue};
 use parking_lot::{Condvar, Mutex};
 use proto::Task;
-use std::collections::VecDeque;
+use std::collections::HashMap;
 use std::num::NonZeroUsize;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -22,8 +22,12 @@ impl<M: Mover> Mover for Arc<M> {
     }
 }
 
-/// A handler that runs a [`Mover`] on a fixed number of threads over one queue, restores first. Bounded by the
-/// credits of the archives it serves.
+/// A handler that runs a [`Mover`] on a fixed number of threads over one queue. Bounded by the credits of the archives it
+/// serves.
+///
+/// What is begun next: restores that readers are blocked on, then other restores, removals, archiving; of sixteen turns one
+/// at least is a less urgent one's. Among equals users take turns. One thread more takes nothing but restores of users who
+/// have none running: neither long archives nor another's restores keep anybody's first one waiting.
 ///
 /// Dropping it lets idle threads end; a thread inside the mover is not waited for.
 #[derive(Debug)]
@@ -35,48 +39,74 @@ pub struct Workers {
 struct Shared {
     queue: Mutex<Queue>,
     work: Condvar,
+    /// For the one thread that takes first restores only.
+    first_restore: Condvar,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
-    restores: VecDeque<(Task, Reply)>,
-    others: VecDeque<(Task, Reply)>,
+    waiting: [FairQueue<(Task, Reply)>; Class::ALL.len()],
+    turns: ClassTurns,
+    /// How many restores run, by user.
+    restoring: HashMap<u32, usize>,
     closed: bool,
 }
 
 impl Queue {
+    fn push(&mut self, task: Task, reply: Reply) {
+        if let Some(lane) = self.waiting.get_mut(task.class() as usize) {
+            lane.push(task.owner, (task, reply));
+        }
+    }
+
     fn pop(&mut self) -> Option<(Task, Reply)> {
-        self.restores.pop_front().or_else(|| self.others.pop_front())
+        let Self { waiting, turns, .. } = self;
+        let class = turns.next(|class| waiting.get(class as usize).is_some_and(|lane| !lane.is_empty()))?;
+        waiting.get_mut(class as usize)?.pop()
+    }
+
+    /// The next restore of a user who has none running.
+    fn pop_first_restore(&mut self) -> Option<(Task, Reply)> {
+        let Self { waiting, restoring, .. } = self;
+        waiting.iter_mut().find_map(|lane| {
+            lane.pop_if(|owner, (task, _)| task.command == Command::Restore && !restoring.contains_key(&owner))
+        })
+    }
+
+    fn begin(&mut self, task: &Task) {
+        if task.command == Command::Restore {
+            *self.restoring.entry(task.owner).or_default() += 1;
+        }
+    }
+
+    fn end(&mut self, owner: u32) {
+        if let Some(count) = self.restoring.get_mut(&owner) {
+            *count -= 1;
+            if *count == 0 {
+                self.restoring.remove(&owner);
+            }
+        }
     }
 
     fn remove_cancelled(&mut self) -> Vec<Reply> {
-        let mut removed = Vec::new();
-        for lane in [&mut self.restores, &mut self.others] {
-            let mut at = 0;
-            while let Some((_, reply)) = lane.get(at) {
-                if reply.is_cancelled() {
-                    removed.extend(lane.remove(at).map(|(_, reply)| reply));
-                } else {
-                    at += 1;
-                }
-            }
-        }
-        removed
+        let removed = self.waiting.iter_mut().flat_map(|lane| lane.remove(|(_, reply)| reply.is_cancelled()));
+        removed.map(|(_, reply)| reply).collect()
     }
 }
 
 impl Workers {
-    /// Starts `threads` threads, named `name`-1 and so on (Linux shows the first 15 bytes).
+    /// Starts `threads` threads, named `name`-1 and so on (Linux shows the first 15 bytes), and one more, `name`-r.
     ///
     /// # Errors
     /// A thread cannot be started; those that were have ended.
     pub fn start(name: &str, threads: NonZeroUsize, mover: impl Mover) -> Result<Self, PluginError> {
         let (workers, mover) = (Self { shared: Arc::default() }, Arc::new(mover));
-        for number in 1..=threads.get() {
+        let names = (1..=threads.get()).map(|number| (format!("{name}-{number}"), false));
+        for (name, first_restores_only) in names.chain([(format!("{name}-r"), true)]) {
             let (shared, mover) = (workers.shared.clone(), mover.clone());
             std::thread::Builder::new()
-                .name(format!("{name}-{number}"))
-                .spawn(move || shared.work(&*mover))
+                .name(name)
+                .spawn(move || shared.work(&*mover, first_restores_only))
                 .map_err(|source| PluginError::System { doing: "start a worker thread", source })?;
         }
         Ok(workers)
@@ -84,39 +114,45 @@ impl Workers {
 }
 
 impl Shared {
-    fn work(&self, mover: &impl Mover) {
-        while let Some((task, reply)) = self.next() {
-            let id = task.id;
+    fn work(&self, mover: &impl Mover, first_restores_only: bool) {
+        while let Some((task, reply)) = self.next(first_restores_only) {
+            let (id, owner, command) = (task.id, task.owner, task.command);
             // The reply was moved into the call: when that unwinds, dropping it has reported the failure.
             if catch_unwind(AssertUnwindSafe(|| mover.run(task, reply))).is_err() {
                 tracing::error!(%id, "the mover panicked");
             }
+            if command == Command::Restore {
+                self.queue.lock().end(owner);
+                self.first_restore.notify_one();
+            }
         }
     }
 
-    fn next(&self) -> Option<(Task, Reply)> {
+    fn next(&self, first_restores_only: bool) -> Option<(Task, Reply)> {
         let mut queue = self.queue.lock();
         loop {
-            if let Some(work) = queue.pop() {
-                return Some(work);
+            let work = if first_restores_only { queue.pop_first_restore() } else { queue.pop() };
+            if let Some((task, reply)) = work {
+                queue.begin(&task);
+                return Some((task, reply));
             }
             if queue.closed {
                 return None;
             }
-            self.work.wait(&mut queue);
+            let more = if first_restores_only { &self.first_restore } else { &self.work };
+            more.wait(&mut queue);
         }
     }
 }
 
 impl Handler for Workers {
     fn accept(&self, task: Task, reply: Reply) {
-        let mut queue = self.shared.queue.lock();
-        match task.command {
-            Command::Restore => queue.restores.push_back((task, reply)),
-            Command::Archive | Command::Remove | Command::Verify => queue.others.push_back((task, reply)),
-        }
-        drop(queue);
+        let is_restore = task.command == Command::Restore;
+        self.shared.queue.lock().push(task, reply);
         self.shared.work.notify_one();
+        if is_restore {
+            self.shared.first_restore.notify_one();
+        }
     }
 
     /// Answers queued actions at once; a running one sees it in its reply.
@@ -138,5 +174,6 @@ impl Drop for Workers {
     fn drop(&mut self) {
         self.shared.queue.lock().closed = true;
         self.shared.work.notify_all();
+        self.shared.first_restore.notify_all();
     }
 }

@@ -285,7 +285,7 @@ fn a_queued_action_that_is_cancelled_waits_for_no_worker() {
 }
 
 #[test]
-fn restores_are_begun_before_others() {
+fn restores_are_begun_at_once_then_removals_then_the_rest() {
     let (workers, begun, order) = led();
     let mut service = Service::start(workers);
     service.send(1, pdm::Command::Archive);
@@ -293,10 +293,35 @@ fn restores_are_begun_before_others() {
     service.send(2, pdm::Command::Archive);
     service.send(3, pdm::Command::Remove);
     service.send(4, pdm::Command::Restore);
+    assert_eq!(
+        begun.recv_timeout(PATIENCE),
+        Ok(ActionId(4)),
+        "the one worker is busy, and the restore does not wait for it"
+    );
     service.wait_until_read();
     (0..4).for_each(|_| order.send(Order::Finish).unwrap());
-    let order: Vec<_> = (0..3).map(|_| begun.recv_timeout(PATIENCE).unwrap().0).collect();
-    assert_eq!(order, [4, 2, 3]);
+    let order: Vec<_> = (0..2).map(|_| begun.recv_timeout(PATIENCE).unwrap().0).collect();
+    assert_eq!(order, [3, 2]);
+}
+
+#[test]
+fn a_users_first_restore_waits_for_no_other_users() {
+    let (workers, begun, order) = led();
+    let mut service = Service::start(workers);
+    let restore = |id, owner| ActionItem { owner, reader_waits: true, ..item(id, pdm::Command::Restore) };
+    service.send(1, pdm::Command::Archive);
+    assert_eq!(begun.recv_timeout(PATIENCE), Ok(ActionId(1)));
+    for (id, owner) in [(2, 7), (3, 7), (4, 7), (5, 8)] {
+        service.agent.send(service.handle, restore(id, owner));
+    }
+    assert_eq!(begun.recv_timeout(PATIENCE), Ok(ActionId(2)));
+    service.wait_until_read();
+    for next in [3, 5] {
+        order.send(Order::Finish).unwrap();
+        assert_eq!(begun.recv_timeout(PATIENCE), Ok(ActionId(next)));
+    }
+    (0..3).for_each(|_| order.send(Order::Finish).unwrap());
+    assert_eq!(begun.recv_timeout(PATIENCE), Ok(ActionId(4)));
 }
 
 #[test]

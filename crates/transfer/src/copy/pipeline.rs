@@ -39,22 +39,24 @@ impl Intake<'_> {
             return Err(TransferError::Cancelled);
         }
         let step = self.source.next(buffer)?;
+        let offset = self.position;
         let length = match step {
             Step::End => return Ok(step),
             Step::Data(count) => {
                 if let Some(digester) = &mut self.digester {
                     digester.update(buffer.get(..count).unwrap_or_default());
                 }
+                self.monitor.advanced(Extent { offset, length: count as u64 });
                 count as u64
             }
             Step::Hole(length) => {
                 if let Some(digester) = &mut self.digester {
                     digester.update_zeros(length);
                 }
+                self.monitor.skipped(Extent { offset, length });
                 length
             }
         };
-        self.monitor.advanced(Extent { offset: self.position, length });
         self.position += length;
         Ok(step)
     }
