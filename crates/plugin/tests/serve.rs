@@ -311,10 +311,11 @@ fn a_users_first_restore_waits_for_no_other_users() {
     let restore = |id, owner| ActionItem { owner, reader_waits: true, ..item(id, pdm::Command::Restore) };
     service.send(1, pdm::Command::Archive);
     assert_eq!(begun.recv_timeout(PATIENCE), Ok(ActionId(1)));
-    for (id, owner) in [(2, 7), (3, 7), (4, 7), (5, 8)] {
+    service.agent.send(service.handle, restore(2, 7));
+    assert_eq!(begun.recv_timeout(PATIENCE), Ok(ActionId(2)));
+    for (id, owner) in [(3, 7), (4, 7), (5, 8)] {
         service.agent.send(service.handle, restore(id, owner));
     }
-    assert_eq!(begun.recv_timeout(PATIENCE), Ok(ActionId(2)));
     service.wait_until_read();
     for next in [3, 5] {
         order.send(Order::Finish).unwrap();
