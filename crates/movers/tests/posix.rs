@@ -9,10 +9,11 @@ use proto::pdm::{ActionItem, ActionStatus, Command as Op, ErrorKind};
 use std::collections::HashMap;
 use std::env;
 use std::fs;
+use std::io::Read;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use testkit::pdm_agent::PdmAgent;
 use testkit::{FsKind, LoopFs, Random, Scratch, wait_until};
 
@@ -55,13 +56,12 @@ impl Bench {
     fn start_at(scratch: Scratch, root: &Path, settings: &str) -> Self {
         fs::create_dir(scratch.join("files")).unwrap();
         fs::create_dir(root).unwrap();
-        let config = format!("num_threads = 3\narchive \"one\" {{\n id = 7\n root = {root:?}\n {settings}\n}}\n");
-        fs::write(scratch.join("config"), config).unwrap();
-        fs::set_permissions(scratch.join("config"), fs::Permissions::from_mode(0o600)).unwrap();
+        configure(&scratch, root, settings);
         let mut agent = PdmAgent::start(scratch.join("agent.sock").to_str().unwrap());
         let mover = spawn(scratch.path());
         let (endpoint, handle) = agent.registration();
-        assert_eq!((endpoint.archive, endpoint.capabilities), (7, 7), "cancel, verify, proposed uuid");
+        assert_eq!(endpoint.archive, 7);
+        assert_eq!(endpoint.capabilities & 39, 39, "cancel, verify, proposed uuid, reload");
         Self { agent, mover, handle, next: 0, scratch }
     }
 
@@ -88,6 +88,12 @@ impl Bench {
         }
     }
 
+    /// Other settings for the archive, and the signal to read them.
+    fn reload(&self, settings: &str) {
+        configure(&self.scratch, &self.scratch.join("root"), settings);
+        sys::process::PidFd::open(self.mover.id().cast_signed()).unwrap().kill(1).unwrap();
+    }
+
     fn archive_files(&self) -> Vec<PathBuf> {
         files_below(&self.scratch.join("root"))
     }
@@ -105,6 +111,12 @@ impl Drop for Bench {
         let _ = self.mover.kill();
         let _ = self.mover.wait();
     }
+}
+
+fn configure(base: &Scratch, root: &Path, settings: &str) {
+    let config = format!("num_threads = 3\narchive \"one\" {{\n id = 7\n root = {root:?}\n {settings}\n}}\n");
+    fs::write(base.join("config"), config).unwrap();
+    fs::set_permissions(base.join("config"), fs::Permissions::from_mode(0o600)).unwrap();
 }
 
 fn spawn(base: &Path) -> Child {
@@ -307,4 +319,70 @@ fn a_root_that_is_not_there_is_refused_at_the_start() {
     };
     let error = movers::posix::run(environment, &config).unwrap_err().to_string();
     assert!(error.contains("archive \"one\"") && error.contains("nothing"), "{error}");
+}
+
+#[test]
+fn p4_an_archive_that_waits_for_its_share_of_the_bandwidth_is_cancelled_at_once() {
+    let mut bench = Bench::start("bandwidth_limit = \"64KiB/s\"");
+    // Two minutes' worth.
+    bench.file("big", &content(8 << 20));
+    let id = bench.send(Op::Archive, primary("big"));
+    // It says that it lives while it waits.
+    assert_eq!((bench.agent.status().id, bench.archive_files().len()), (id, 1));
+    let asked = Instant::now();
+    bench.agent.send(bench.handle, ActionItem { op: Op::Cancel.into(), cancel_target: id, ..ActionItem::default() });
+    let status = std::iter::repeat_with(|| bench.agent.status()).find(|status| status.completed).unwrap();
+    assert_failed(&status, ECANCELED, ErrorKind::Permanent, &[]);
+    assert!(asked.elapsed() < Duration::from_secs(30), "{:?}", asked.elapsed());
+    assert!(bench.archive_files().is_empty());
+}
+
+/// Only too fast is an error: a busy machine may be as slow as it likes.
+#[test]
+fn the_bandwidth_of_an_archive_is_limited_until_the_limit_is_taken_away() {
+    let mut bench = Bench::start("bandwidth_limit = \"2MiB/s\"");
+    let bytes = content(6 << 20);
+    let path = bench.file("f", &bytes);
+    let archived = {
+        let began = Instant::now();
+        let archived = bench.run(Op::Archive, primary("f"));
+        // But for the first tenth of a second's, and for the last chunk.
+        assert!(began.elapsed() > Duration::from_secs(2), "{:?}", began.elapsed());
+        archived
+    };
+    let began = Instant::now();
+    let restore = ActionItem {
+        write_path: path.to_str().unwrap().to_owned(),
+        uuid: archived.uuid,
+        hash: archived.hash,
+        expected_size: Some(bytes.len() as u64),
+        ..ActionItem::default()
+    };
+    fs::write(&path, b"").unwrap();
+    let restored = bench.run(Op::Restore, restore);
+    assert_eq!(restored.error, 0, "{}", restored.error_text);
+    assert!(began.elapsed() > Duration::from_secs(2), "restores are limited too: {:?}", began.elapsed());
+    assert!(fs::read(&path).unwrap() == bytes);
+
+    // A quarter of an hour's worth, until the limit goes: then a moment's.
+    bench.reload("bandwidth_limit = \"64KiB/s\" max_in_flight = 5");
+    let told = bench.agent.status();
+    assert_eq!((told.id, told.credits, told.handle.map(|handle| handle.id)), (0, 5, Some(bench.handle)));
+    let big = bench.file("big", b"");
+    let big = fs::OpenOptions::new().write(true).open(big).unwrap();
+    std::io::copy(&mut std::io::repeat(7).take(64 << 20), &mut &big).unwrap();
+    let id = bench.send(Op::Archive, primary("big"));
+    assert_eq!(bench.agent.status().id, id);
+    bench.reload("compression = \"zstd\"");
+    let done = std::iter::repeat_with(|| bench.agent.status()).find(|status| status.id == id && status.completed);
+    assert_eq!(done.unwrap().error, 0);
+    bench.file("g", &bytes);
+    let compressed = bench.run(Op::Archive, primary("g"));
+    assert!(compressed.uuid.ends_with(".zst"), "{}: compressed from now on", compressed.uuid);
+
+    // A file that is wrong changes nothing, and the mover goes on.
+    bench.reload("compression = \"none\"");
+    bench.file("h", &bytes);
+    let still = bench.run(Op::Archive, primary("h"));
+    assert!(still.uuid.ends_with(".zst"), "{}", still.uuid);
 }

@@ -17,6 +17,7 @@ const EOPNOTSUPP: i32 = 95;
 /// One archive as registered.
 pub(crate) struct Lane {
     handle: u64,
+    archive: u32,
     handler: Arc<dyn Handler>,
     outbox: Arc<Outbox>,
     state: Mutex<State>,
@@ -35,12 +36,16 @@ struct State {
 }
 
 impl Lane {
-    pub(crate) fn new(handle: u64, handler: Arc<dyn Handler>, outbox: Arc<Outbox>) -> Arc<Self> {
-        Arc::new(Self { handle, handler, outbox, state: Mutex::default(), idle: Notify::new() })
+    pub(crate) fn new(handle: u64, archive: u32, handler: Arc<dyn Handler>, outbox: Arc<Outbox>) -> Arc<Self> {
+        Arc::new(Self { handle, archive, handler, outbox, state: Mutex::default(), idle: Notify::new() })
     }
 
     pub(crate) fn handle(&self) -> u64 {
         self.handle
+    }
+
+    pub(crate) fn archive(&self) -> u32 {
+        self.archive
     }
 
     pub(crate) fn outbox(&self) -> &Outbox {

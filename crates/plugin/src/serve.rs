@@ -6,12 +6,14 @@ use crate::outbox::{Outbox, Reports};
 use crate::{Environment, PluginError, Reply, connection};
 use model::ActionId;
 use proto::pdm::{self, data_mover_client::DataMoverClient};
-use proto::{Capabilities, Task};
+use proto::{Capabilities, ReportBody, Task};
+use std::convert::Infallible;
+use std::fmt;
 use std::future::Future;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tonic::transport::Channel;
 
 /// How long running actions may go on after the process was asked to end.
@@ -42,7 +44,7 @@ pub trait Handler: Send + Sync + 'static {
 pub struct Archive {
     /// The archive's id, 1 or more.
     pub id: u32,
-    /// What the mover can do beyond Lemur's protocol. `cancel` need not be set: the SDK does it.
+    /// What the mover can do beyond Lemur's protocol. `cancel` and `reload` are set by the SDK.
     pub capabilities: Capabilities,
     /// How many actions it wants to hold at once; 0 leaves it to the agent.
     pub credits: u32,
@@ -50,18 +52,40 @@ pub struct Archive {
     pub handler: Arc<dyn Handler>,
 }
 
+/// What a mover does on SIGHUP: gives the archives whose number of actions at once may have changed, each with that number.
+type OnReload = Box<dyn FnMut() -> Vec<(u32, u32)> + Send>;
+
 /// A mover process.
-#[derive(Debug)]
 pub struct Plugin {
     environment: Environment,
     name: String,
     drain_timeout: Duration,
+    on_reload: Option<OnReload>,
+}
+
+impl fmt::Debug for Plugin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Plugin")
+            .field("environment", &self.environment)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Plugin {
     /// A mover of this name and version (for people).
     pub fn new(environment: Environment, name: impl Into<String>) -> Self {
-        Self { environment, name: name.into(), drain_timeout: DRAIN_TIMEOUT }
+        Self { environment, name: name.into(), drain_timeout: DRAIN_TIMEOUT, on_reload: None }
+    }
+
+    /// Has `reload` called when the process gets SIGHUP, which the agent sends when its configuration was read again; the agent
+    /// learns that this mover understands the signal. `reload` reads the mover's configuration, keeps what it has when that is
+    /// wrong, and gives the archives it serves, each with the number of actions it wants to hold at once from now on. It is
+    /// called on the thread that receives actions, and must be quick.
+    #[must_use]
+    pub fn on_reload(mut self, reload: impl FnMut() -> Vec<(u32, u32)> + Send + 'static) -> Self {
+        self.on_reload = Some(Box::new(reload));
+        self
     }
 
     /// Sets how long running actions may go on after SIGTERM before they are stopped; 30 s by default.
@@ -101,19 +125,22 @@ impl Plugin {
     /// # Errors
     /// As `serve`.
     pub async fn serve_until(
-        self,
+        mut self,
         archives: Vec<Archive>,
         asked_to_end: impl Future<Output = ()>,
     ) -> Result<(), PluginError> {
         if archives.is_empty() {
             return Err(PluginError::NoArchives);
         }
+        // Before anybody is told that the signal does no harm.
+        let on_reload = self.on_reload.take().map(|reload| Ok((reload, signal(SignalKind::hangup())?))).transpose();
+        let on_reload = on_reload.map_err(|source| PluginError::System { doing: "handle signals", source })?;
         let mut client = DataMoverClient::new(connection::connect(&self.environment.agent).await?);
         let outbox = Arc::new(Outbox::default());
         let mut lanes = Vec::with_capacity(archives.len());
         for archive in archives {
-            let handle = self.register(&mut client, &archive).await?;
-            lanes.push(Lane::new(handle, archive.handler, outbox.clone()));
+            let handle = self.register(&mut client, &archive, on_reload.is_some()).await?;
+            lanes.push(Lane::new(handle, archive.id, archive.handler, outbox.clone()));
         }
         tracing::info!(name = self.name, archives = lanes.len(), "the mover is in service");
 
@@ -123,15 +150,21 @@ impl Plugin {
             why = &mut intake => why,
             end = &mut statuses => status_stream_end(end),
             () = asked_to_end => return self.drain(&lanes, intake, statuses).await,
+            never = reload_when_asked(on_reload, &lanes) => match never {},
         };
         Err(agent_gone(&lanes, gone))
     }
 
-    async fn register(&self, client: &mut DataMoverClient<Channel>, archive: &Archive) -> Result<u64, PluginError> {
+    async fn register(
+        &self,
+        client: &mut DataMoverClient<Channel>,
+        archive: &Archive,
+        reload: bool,
+    ) -> Result<u64, PluginError> {
         let endpoint = pdm::Endpoint {
             archive: archive.id,
             fs_url: self.environment.client_mountpoint.to_string_lossy().into_owned(),
-            capabilities: Capabilities { cancel: true, ..archive.capabilities }.bits(),
+            capabilities: Capabilities { cancel: true, reload, ..archive.capabilities }.bits(),
             credits: archive.credits,
             name: self.name.clone(),
         };
@@ -175,6 +208,21 @@ impl Plugin {
         drop(intake);
         Ok(())
     }
+}
+
+/// Reads the configuration again at each SIGHUP, and tells the agent what changed for it.
+async fn reload_when_asked(on_reload: Option<(OnReload, Signal)>, lanes: &[Arc<Lane>]) -> Infallible {
+    let Some((mut reload, mut hangups)) = on_reload else { return std::future::pending().await };
+    while hangups.recv().await.is_some() {
+        let wanted = reload();
+        for lane in lanes {
+            let credits = wanted.iter().find(|(archive, _)| *archive == lane.archive()).map(|(_, credits)| *credits);
+            if let Some(credits) = credits.filter(|credits| *credits > 0) {
+                lane.report(ActionId(0), ReportBody::Credits(credits));
+            }
+        }
+    }
+    std::future::pending().await
 }
 
 type StatusStreamEnd = Result<tonic::Response<pdm::Empty>, tonic::Status>;

@@ -3,11 +3,14 @@
 //! This module starts it: configuration, stores, threads. `mover` does the actions; bytes are `transfer`'s.
 
 mod mover;
+mod rate;
+mod reload;
 
 use config::posix::{PosixArchive, PosixConfig};
 use config::{ConfigError, Warning};
 use mover::PosixMover;
 use plugin::{Archive, Capabilities, Environment, Plugin, PluginError, Workers};
+use reload::{Reload, ServedArchive};
 use std::num::NonZeroUsize;
 use std::path::Path;
 use std::sync::Arc;
@@ -45,24 +48,27 @@ pub enum PosixError {
 /// # Errors
 /// The configuration is wrong; an archive's root is no directory; the agent cannot be reached, refuses, or is gone
 /// (then end the process at once).
-pub fn run(environment: Environment, config: &Path) -> Result<(), PosixError> {
-    let (config, warnings) = PosixConfig::load(config)?;
+pub fn run(environment: Environment, file: &Path) -> Result<(), PosixError> {
+    let (config, warnings) = PosixConfig::load(file)?;
     warnings.iter().for_each(|warning: &Warning| tracing::warn!("{warning}"));
     sys::process::raise_nofile_limit();
     let threads = usize::try_from(config.num_threads).ok().and_then(NonZeroUsize::new).unwrap_or(NonZeroUsize::MIN);
 
     let mut archives = Vec::with_capacity(config.archives.len());
     let mut stores = Vec::with_capacity(config.archives.len());
-    for archive in config.archives {
+    let mut served = Vec::with_capacity(config.archives.len());
+    for archive in config.archives.clone() {
         let store = open(&archive)?;
-        let id = archive.id;
+        let (id, credits) = (archive.id, reload::credits(&archive));
+        let archive = Arc::new(ServedArchive::new(archive));
+        served.push(Arc::clone(&archive));
         let mover = PosixMover::new(archive, store.clone(), environment.clone());
         let workers = Workers::start(&format!("posix-{id}"), threads, mover)?;
         stores.push(store);
         archives.push(Archive {
             id,
             capabilities: Capabilities { cancel: true, verify: true, proposed_uuid: true, ..Capabilities::default() },
-            credits: 0,
+            credits,
             handler: Arc::new(workers),
         });
     }
@@ -77,7 +83,8 @@ pub fn run(environment: Environment, config: &Path) -> Result<(), PosixError> {
         })
         .map_err(PosixError::Sweeper)?;
     let name = concat!("sifaka posix ", env!("CARGO_PKG_VERSION"));
-    Ok(Plugin::new(environment, name).run(archives)?)
+    let reload = Reload::new(file.to_owned(), config, served);
+    Ok(Plugin::new(environment, name).on_reload(move || reload.run()).run(archives)?)
 }
 
 fn open(archive: &PosixArchive) -> Result<Arc<PosixStore>, PosixError> {

@@ -3,7 +3,9 @@
 //! Blocks; runs on the threads of [`plugin::Workers`]. Archives and removals are answered from the store's syncing thread.
 //! A task's extent is only a hint: whole files are moved (Lustre's and our coordinator ask for nothing else).
 
-use config::posix::{Codec, Compression as Configured, Format, PosixArchive};
+use super::rate::Limiter;
+use super::reload::ServedArchive;
+use config::posix::{Codec, Compression as Configured, Format};
 use model::{Command, Digest, Extent, Identity, ObjectId};
 use plugin::{Environment, Mover, Reply, Task};
 use std::sync::Arc;
@@ -15,7 +17,8 @@ use uuid::Uuid;
 
 /// Serves one archive out of a store.
 pub(super) struct PosixMover<S> {
-    archive: PosixArchive,
+    /// As the configuration has it now: see [`super::reload`].
+    archive: Arc<ServedArchive>,
     store: Arc<S>,
     environment: Environment,
 }
@@ -32,7 +35,7 @@ impl<S: Store + 'static> Mover for PosixMover<S> {
 }
 
 impl<S: Store + 'static> PosixMover<S> {
-    pub(super) fn new(archive: PosixArchive, store: Arc<S>, environment: Environment) -> Self {
+    pub(super) fn new(archive: Arc<ServedArchive>, store: Arc<S>, environment: Environment) -> Self {
         Self { archive, store, environment }
     }
 
@@ -40,7 +43,7 @@ impl<S: Store + 'static> PosixMover<S> {
         let context = self.context("archive", task);
         let staged = proposed_id(&task.identity.uuid).and_then(|id| {
             let source = OpenFile::for_reading(self.environment.resolve(&task.primary_path))?;
-            self.store.stage(&id, &source, self.put_options(), &Watch(&reply))
+            self.store.stage(&id, &source, self.put_options(), &self.watch(&reply, false))
         });
         match staged {
             Err(error) => reply.fail(error.into_failure(&context)),
@@ -57,10 +60,10 @@ impl<S: Store + 'static> PosixMover<S> {
     fn restore(&self, task: &Task, reply: &Reply) -> Result<Identity, TransferError> {
         let id = ObjectId::parse(&task.identity.uuid)?;
         let target = OpenFile::for_writing(self.environment.resolve(&task.write_path))?;
-        let checksums = self.archive.checksums;
+        let checksums = self.archive.settings().checksums;
         let compare = !checksums.disabled && !checksums.disable_compare_on_restore;
         let expected = Expected { size: task.expected_size, digest: task.identity.hash.filter(|_| compare) };
-        let restored = self.store.get(&id, &target, expected, &Watch(reply))?;
+        let restored = self.store.get(&id, &target, expected, &self.watch(reply, true))?;
         Ok(identity(&id, restored.digest))
     }
 
@@ -70,11 +73,11 @@ impl<S: Store + 'static> PosixMover<S> {
             // The hash alone says that the file did not change, not that its copy is there.
             let id = ObjectId::parse(&task.identity.uuid)?;
             if self.store.head(&id)?.is_none() {
-                return Err(TransferError::Missing { path: self.archive.root.join(id.as_str()) });
+                return Err(TransferError::Missing { path: self.archive.settings().root.join(id.as_str()) });
             }
         }
         let kind = task.identity.hash.as_ref().map_or(self.digest_kind(), DigestKind::of);
-        let (_, digest) = hash_file(&file, kind, &Watch(reply))?;
+        let (_, digest) = hash_file(&file, kind, &Unlimited(reply))?;
         Ok(Identity { hash: Some(digest), ..Identity::default() })
     }
 
@@ -99,18 +102,23 @@ impl<S: Store + 'static> PosixMover<S> {
         }
     }
 
+    fn watch<'a>(&'a self, reply: &'a Reply, is_restore: bool) -> Watch<'a> {
+        Watch { reply, limiter: self.archive.limiter(), is_restore }
+    }
+
     fn put_options(&self) -> PutOptions {
-        let compression = match self.archive.compression {
+        let archive = self.archive.settings();
+        let compression = match archive.compression {
             Configured::Off => Compression::Off,
             Configured::On(codec) => Compression::On(encoding(codec)),
             Configured::Auto(codec) => Compression::Auto(encoding(codec)),
         };
-        let digest = (!self.archive.checksums.disabled).then(|| self.digest_kind());
+        let digest = (!archive.checksums.disabled).then(|| self.digest_kind());
         PutOptions { digest, compression }
     }
 
     fn digest_kind(&self) -> DigestKind {
-        match self.archive.format {
+        match self.archive.settings().format {
             Format::Sifaka => DigestKind::Blake3,
             Format::Lemur => DigestKind::Sha1,
         }
@@ -120,7 +128,7 @@ impl<S: Store + 'static> PosixMover<S> {
     fn context(&self, verb: &str, task: &Task) -> String {
         let paths = [&task.file_path, &task.primary_path, &task.write_path, &task.identity.uuid];
         let file = paths.into_iter().find(|path| !path.is_empty()).map_or("?", String::as_str);
-        format!("cannot {verb} {file} (archive \"{}\")", self.archive.name)
+        format!("cannot {verb} {file} (archive \"{}\")", self.archive.settings().name)
     }
 }
 
@@ -141,10 +149,36 @@ fn encoding(codec: Codec) -> Encoding {
     }
 }
 
-/// A reply, watching its own action.
-struct Watch<'a>(&'a Reply);
+/// A reply, watching its own action and what the archive may move in a second.
+struct Watch<'a> {
+    reply: &'a Reply,
+    limiter: &'a Limiter,
+    is_restore: bool,
+}
 
 impl Monitor for Watch<'_> {
+    fn cancelled(&self) -> bool {
+        self.limiter.wait(self.is_restore, || {
+            // Whoever waits for his share is not hung, and the agent is to know.
+            self.reply.progress(Extent { offset: 0, length: 0 });
+            self.reply.is_cancelled()
+        })
+    }
+
+    fn advanced(&self, extent: Extent) {
+        self.limiter.spend(extent.length);
+        self.reply.progress(extent);
+    }
+
+    fn skipped(&self, extent: Extent) {
+        self.reply.progress(extent);
+    }
+}
+
+/// A reply, watching an action that moves nothing to or from the archive.
+struct Unlimited<'a>(&'a Reply);
+
+impl Monitor for Unlimited<'_> {
     fn cancelled(&self) -> bool {
         self.0.is_cancelled()
     }
