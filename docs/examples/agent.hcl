@@ -15,6 +15,7 @@ handler_count        = 8 # default: the number of CPUs
 default_archive      = 1
 mover_hang_timeout_s = 300
 remove_grace_s       = 604800 # a week
+keep_versions_s      = 0      # older versions go at once
 state_dir            = "/var/lib/sifaka"
 
 snapshots {

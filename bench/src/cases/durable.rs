@@ -64,6 +64,8 @@ async fn measure(fs: &LoopFs, count: u64) -> Measured {
         restore_timeout: None,
         backoff: Backoff { max_delay_ms: 1000, max_attempts: 1 },
         remove_grace: Duration::ZERO,
+        keep_versions: Duration::ZERO,
+        snapshots: false,
     };
     let fatal = |why: String| panic!("the queue is damaged: {why}");
     let engine = Engine::start(config, queue.clone(), None, fatal).expect("start the engine");

@@ -64,6 +64,8 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path) -> Outcome {
             max_attempts: config.retry.max_attempts.map_or(0, Into::into),
         },
         remove_grace: config.remove_grace,
+        keep_versions: config.keep_versions,
+        snapshots: config.snapshots.enabled,
     };
     let engine = Engine::start(engine_config, queue, guard, |error| {
         tracing::error!(error, "the agent ends, to begin a new queue");

@@ -37,7 +37,6 @@ fn lemur_agent_file_in_hcl_and_json_means_the_same() {
         warnings(&hcl_warnings),
         [
             "agent:5:1: `agent_mountpoint` has no effect (the agent mounts at <mount_root>/agent; remove this key)",
-            "agent:12:25: `snapshots.enabled` has no effect yet: snapshots are not built",
             "agent:13:28: `transport.port` has no effect (the transport is a unix socket under socket_dir; remove this key)",
         ]
     );
@@ -45,7 +44,6 @@ fn lemur_agent_file_in_hcl_and_json_means_the_same() {
         warnings(&json_warnings),
         [
             "agent:4:5: `agent_mountpoint` has no effect (the agent mounts at <mount_root>/agent; remove this key)",
-            "agent:8:30: `snapshots.enabled` has no effect yet: snapshots are not built",
             "agent:9:36: `transport.port` has no effect (the transport is a unix socket under socket_dir; remove this key)",
         ]
     );
@@ -70,7 +68,7 @@ fn lemur_posix_file_in_hcl_and_json_means_the_same() {
 fn documented_agent_example_is_the_defaults_it_claims_to_show() {
     let (mut config, warnings) = AgentConfig::parse(&documentation("examples/agent.hcl"), "agent.hcl").unwrap();
     let shown: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(shown, ["agent.hcl:49:14: `influxdb` has no effect yet: nothing is pushed"]);
+    assert_eq!(shown, ["agent.hcl:50:14: `influxdb` has no effect yet: nothing is pushed"]);
     let influxdb = config.influxdb.take().unwrap();
     assert_eq!(influxdb.password.unwrap().expose(), "change me");
     assert_eq!(config.admin.group.take().as_deref(), Some("hsmadmin"));

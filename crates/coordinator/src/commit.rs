@@ -3,13 +3,16 @@
 //! A committer is a thread that takes whatever has come together and pays one sync for all of it. There are two: one for
 //! restores, whose readers wait, and one for everything else.
 
+use crate::engine::{Shared, removal, removal_action};
 use crate::filesystem::{Filesystem, stamp_of};
 use crate::prepare::{EIO, ENOENT, Opened, attribute, system};
+use crate::shared::{mark, remember};
 use crate::state::{FileState, write_hsm};
 use model::{ArchiveRecord, Digest, Failure, HsmFlags, HsmState, Identity, Stamp};
-use queue::{Change, ObjectRef, OrphanCheck, Queue, SyncedStamp};
+use queue::{About, Change, ObjectRef, OrphanCheck, Queue, Retired, SyncedStamp};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
+use std::time::Duration;
 use sys::lease::ReadLease;
 
 /// Files committed together at most.
@@ -28,6 +31,15 @@ pub(crate) enum Step {
     Detach,
     /// The file's content has this digest.
     Verified(Digest),
+}
+
+/// What becomes of versions.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Policy {
+    /// How long the object of an older one stays.
+    pub(crate) keep_versions: Duration,
+    /// Whether a snapshot will name the object of each new one.
+    pub(crate) snapshots: bool,
 }
 
 /// One file's commit.
@@ -50,7 +62,7 @@ pub(crate) struct Done {
 }
 
 /// Runs until the engine is gone.
-pub(crate) fn run(fs: &Filesystem, queue: &Arc<dyn Queue>, items: &Receiver<Item>, report: impl Fn(Vec<Done>)) {
+pub(crate) fn run(shared: &Shared, policy: &Policy, items: &Receiver<Item>, report: impl Fn(Vec<Done>)) {
     while let Ok(first) = items.recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH
@@ -58,7 +70,7 @@ pub(crate) fn run(fs: &Filesystem, queue: &Arc<dyn Queue>, items: &Receiver<Item
         {
             batch.push(item);
         }
-        report(commit(fs, queue.as_ref(), batch));
+        report(commit(shared, policy, batch));
     }
 }
 
@@ -70,8 +82,9 @@ struct Half {
     lease: Option<ReadLease<Arc<std::os::fd::OwnedFd>>>,
 }
 
-fn commit(fs: &Filesystem, queue: &dyn Queue, batch: Vec<Item>) -> Vec<Done> {
-    let owed = owe_checks(queue, &batch);
+fn commit(shared: &Shared, policy: &Policy, batch: Vec<Item>) -> Vec<Done> {
+    let fs = &shared.fs;
+    let owed = owe_checks(shared.queue.as_ref(), &batch);
     let mut halves: Vec<Half> =
         batch.into_iter().map(|item| Half { item, outcome: Ok(Vec::new()), lease: None }).collect();
     if let Err(failure) = owed {
@@ -81,11 +94,11 @@ fn commit(fs: &Filesystem, queue: &dyn Queue, batch: Vec<Item>) -> Vec<Done> {
     sync(fs, &mut halves, |step| matches!(step, Step::Restored(..)));
     for half in &mut halves {
         if half.outcome.is_ok() {
-            half.outcome = first_half(&half.item, &mut half.lease);
+            half.outcome = first_half(&half.item, &mut half.lease, policy, shared.now_ms());
         }
     }
     sync(fs, &mut halves, |step| matches!(step, Step::Archived(..) | Step::Detach));
-    halves.into_iter().map(second_half).collect()
+    halves.into_iter().map(|half| second_half(half, policy)).collect()
 }
 
 fn fail(item: Item, failure: Failure) -> Done {
@@ -94,7 +107,12 @@ fn fail(item: Item, failure: Failure) -> Done {
 
 /// An object that a file is about to stop naming would be forgotten by a crash right after: it is written down first.
 fn owe_checks(queue: &dyn Queue, batch: &[Item]) -> Result<(), Failure> {
-    let checks: Vec<Change> = batch.iter().filter_map(replaced).map(Change::OweOrphanCheck).collect();
+    let mut checks = Vec::new();
+    for (item, check) in batch.iter().filter_map(|item| replaced(item).map(|check| (item, check))) {
+        // What the file says of others that may name the object is lost with its identity.
+        checks.extend(remember(&*item.file.fd, object_of(&check)));
+        checks.push(Change::OweOrphanCheck(check));
+    }
     if checks.is_empty() {
         return Ok(());
     }
@@ -119,6 +137,10 @@ fn replaced(item: &Item) -> Option<OrphanCheck> {
     })
 }
 
+fn object_of(check: &OrphanCheck) -> ObjectRef {
+    ObjectRef { archive_id: check.archive_id, uuid: check.uuid.clone(), url: check.url.clone() }
+}
+
 fn sync(fs: &Filesystem, halves: &mut [Half], which: impl Fn(&Step) -> bool) {
     let chosen = |half: &Half| half.outcome.is_ok() && which(&half.item.step);
     let count = halves.iter().filter(|half| chosen(half)).count();
@@ -141,7 +163,12 @@ fn look(file: &Opened) -> Result<(Stamp, u64), Failure> {
     Ok((stamp_of(&stamp), stamp.nlink))
 }
 
-fn first_half(item: &Item, lease: &mut Option<ReadLease<Arc<std::os::fd::OwnedFd>>>) -> Result<Vec<Change>, Failure> {
+fn first_half(
+    item: &Item,
+    lease: &mut Option<ReadLease<Arc<std::os::fd::OwnedFd>>>,
+    policy: &Policy,
+    now_ms: u64,
+) -> Result<Vec<Change>, Failure> {
     let file = &item.file;
     match &item.step {
         Step::Archived(identity, archive_id) => {
@@ -170,8 +197,12 @@ fn first_half(item: &Item, lease: &mut Option<ReadLease<Arc<std::os::fd::OwnedFd
             };
             let record = ArchiveRecord { size: now.size, mtime: now.mtime, inode: file.handle.clone() };
             let state = FileState { hsm, identity: identity.clone(), record: Some(record) };
+            if policy.snapshots {
+                // Now, since it would move ctime later, and with it the proof for a release.
+                mark(&*file.fd, &identity.uuid).map_err(|e| system("marking it", &e))?;
+            }
             state.write(&*file.fd).map_err(|e| attribute(&e))?;
-            Ok(settle(item))
+            Ok(settle(item, policy, now_ms))
         }
         Step::Restored(identity, digest) => restored(file, identity, *digest).map(|()| Vec::new()),
         Step::Detach => {
@@ -190,22 +221,41 @@ fn first_half(item: &Item, lease: &mut Option<ReadLease<Arc<std::os::fd::OwnedFd
 }
 
 /// The owed check is settled in the transaction that also queues the old object's removal.
-fn settle(item: &Item) -> Vec<Change> {
+fn settle(item: &Item, policy: &Policy, now_ms: u64) -> Vec<Change> {
     replaced(item).map_or_else(Vec::new, |check| {
-        vec![
-            Change::SettleOrphanCheck { archive_id: check.archive_id, uuid: check.uuid.clone() },
-            remove_object(&check, item),
-        ]
+        let settled = Change::SettleOrphanCheck { archive_id: check.archive_id, uuid: check.uuid.clone() };
+        vec![settled, retire(&check, item, policy, now_ms)]
     })
 }
 
-fn remove_object(check: &OrphanCheck, item: &Item) -> Change {
-    crate::engine::removal(
-        check.archive_id,
-        Identity { uuid: check.uuid.clone(), hash: None, url: check.url.clone() },
-        format!("object of an older version of {}", item.file.handle),
-        0,
-    )
+fn retire(check: &OrphanCheck, item: &Item, policy: &Policy, now_ms: u64) -> Change {
+    let identity = Identity { uuid: check.uuid.clone(), hash: None, url: check.url.clone() };
+    let name = format!("object of an older version of {}", item.file.handle);
+    if policy.keep_versions.is_zero() {
+        return removal(check.archive_id, identity, name, 0);
+    }
+    let until_ms = now_ms.saturating_add(u64::try_from(policy.keep_versions.as_millis()).unwrap_or(u64::MAX / 4));
+    let removal = queue::NewAction { created_ms: now_ms, ..removal_action(check.archive_id, identity, name, until_ms) };
+    let old = &item.file.state;
+    let (size, mtime) = old.record.as_ref().map_or_else(Default::default, |record| (record.size, record.mtime));
+    let about = About { size, mtime, hash: old.identity.hash, ..about(&item.file, None).unwrap_or_default() };
+    let retired = Retired { replaced: true, file: item.file.handle.clone(), about, retired_ms: now_ms };
+    Change::Retire { removal, retired }
+}
+
+/// What the file is now, with the hash of what it holds.
+fn about(file: &Opened, hash: Option<Digest>) -> Option<About> {
+    let stat = sys::file::stamp(&*file.fd).ok()?;
+    let stamp = stamp_of(&stat);
+    Some(About {
+        path: file.tree_path.clone(),
+        size: stamp.size,
+        mode: stat.mode,
+        uid: stat.uid,
+        gid: stat.gid,
+        mtime: stamp.mtime,
+        hash,
+    })
 }
 
 fn restored(file: &Opened, identity: &Identity, digest: Option<Digest>) -> Result<(), Failure> {
@@ -265,7 +315,7 @@ fn verified(
     }
 }
 
-fn second_half(half: Half) -> Done {
+fn second_half(half: Half, policy: &Policy) -> Done {
     let Half { item, outcome, lease } = half;
     let mut changes = match outcome {
         Ok(changes) => changes,
@@ -281,6 +331,18 @@ fn second_half(half: Half) -> Done {
             _ => (item.archive_id, &file.state.identity),
         };
         let object = ObjectRef { archive_id, uuid: identity.uuid.clone(), url: identity.url.clone() };
+        match &item.step {
+            Step::Archived(identity, _) => {
+                if policy.snapshots {
+                    // Nobody but this file can name it yet.
+                    let files = vec![file.handle.clone()];
+                    changes.push(Change::Share { object: object.clone(), complete: true, files });
+                }
+                let described = about(file, identity.hash);
+                changes.extend(described.map(|about| Change::Describe { file: file.handle.clone(), about }));
+            }
+            _ => changes.extend(remember(&*file.fd, object.clone())),
+        }
         // A stamp that proves nothing is one that no file has.
         let stamp = stamp.filter(|_| unwritten).unwrap_or_default();
         changes

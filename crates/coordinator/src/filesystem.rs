@@ -51,6 +51,18 @@ impl Filesystem {
         Ok(fd)
     }
 
+    /// Opens a directory. ESTALE when it is gone; ENOTDIR when it is none.
+    pub fn open_directory(&self, handle: &FileHandle) -> io::Result<OwnedFd> {
+        let raw = RawHandle { kind: handle.kind, bytes: handle.bytes.to_vec() };
+        sys::handle::open_by_handle(&self.root, &raw, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW)
+    }
+
+    /// Where the directory with this handle is now, relative to the root: empty for the root itself. `None` when it is gone or elsewhere.
+    #[must_use]
+    pub fn path_of_directory(&self, handle: &FileHandle) -> Option<Vec<u8>> {
+        self.directory_path(&self.open_directory(handle).ok()?).ok().flatten()
+    }
+
     /// Where an open file is now, relative to the root, without a slash at the start; one of its names if it has several.
     /// `None` when the kernel does not know (the inode was found by its handle alone), or it has no name below the root any more.
     #[must_use]

@@ -10,17 +10,23 @@ mod engine;
 mod filesystem;
 pub mod guard;
 mod journal;
+mod named;
+mod newfile;
 mod pool;
 mod prepare;
 mod record;
 mod release;
 mod requests;
+mod shared;
+mod snapshots;
 mod state;
 
 pub use engine::{
     Dispatch, Engine, EngineConfig, EngineError, FlagChange, Refusal, ReleaseReport, Running, Selection, Target,
 };
 pub use filesystem::{Filesystem, handle_of, stamp_of};
+pub use named::{Make, NewName, Source};
 pub use record::Entry;
 pub use requests::{Accepted, Request};
+pub use snapshots::SNAPSHOT_DIRECTORY;
 pub use state::{FileState, StateError};

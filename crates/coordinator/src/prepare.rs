@@ -137,6 +137,12 @@ fn archive(
     if hsm.is_released() {
         return Ok(Prepared::Done(file.state.identity.uuid));
     }
+    let (named, proposed) = (&file.state.identity.uuid, &action.identity.uuid);
+    if !proposed.is_empty() && named.starts_with(proposed) && crate::shared::is_marked(&*file.fd, named) {
+        // This action did it once, and its result was lost with a crash. Others may name that object by now: what the file holds
+        // since then must not be written over it.
+        return Ok(Prepared::Done(file.state.identity.uuid));
+    }
     if hsm.flags.contains(HsmFlags::NOARCHIVE) {
         return Err(Failure::permanent(
             EPERM,

@@ -151,7 +151,7 @@ impl Filesystem {
     }
 
     /// A directory's path below the root; empty for the root itself; `None` for what is no directory, or not below the root.
-    fn directory_path(&self, fd: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
+    pub(crate) fn directory_path(&self, fd: &OwnedFd) -> io::Result<Option<Vec<u8>>> {
         let (own, root) = (sys::file::stamp(fd)?, sys::file::stamp(self.root())?);
         if (own.dev, own.ino) == (root.dev, root.ino) {
             return Ok(Some(Vec::new()));

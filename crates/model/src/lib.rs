@@ -43,4 +43,8 @@ pub mod xattr {
     pub const RECORD: &str = "trusted.sifaka";
     /// Copies in other archives; see [`crate::Copies`].
     pub const COPIES: &str = "trusted.sifaka_copies";
+    /// The id of an object that other files may name too, as text. Of no account when the file names another object.
+    pub const SHARED: &str = "trusted.sifaka_shared";
+    /// On the filesystem's root: which queue database knows all files that share objects, and how far.
+    pub const SHARING: &str = "trusted.sifaka_sharing";
 }

@@ -13,7 +13,7 @@ pub struct About {
     pub path: Vec<u8>,
     /// Bytes.
     pub size: u64,
-    /// Permission bits.
+    /// Type and permission bits (`st_mode`); 0 when nothing is known of the file.
     pub mode: u32,
     /// Owner.
     pub uid: u32,

@@ -195,10 +195,8 @@ fn p3_what_was_accepted_survives_a_restart() {
 #[test]
 fn what_a_failed_test_leaves_ends_with_its_site() {
     let fs = LoopFs::new(FsKind::Ext4, 300);
-    let mut site = Site::local(&fs);
-    site.add_agent_setting("snapshots {\n  enabled = true\n}");
+    let site = Site::local(&fs);
     let agent = site.start_agent();
-    assert!(agent.log().contains("`snapshots.enabled` has no effect"), "{}", agent.log());
     let pids = |site: &Site| {
         let status: serde_json::Value = serde_json::from_slice(&site.sifaka(&["status", "--json"]).stdout).ok()?;
         Some((number(&status["pid"]), number(&status["source"]["guard"]["pid"])))

@@ -51,6 +51,9 @@ pub struct AgentConfig {
     pub mover_hang_timeout: Duration,
     /// `remove_grace_s` (604800, a week; up to ten years): how long the archive copy of an unlinked file is kept.
     pub remove_grace: Duration,
+    /// `keep_versions_s` (0; up to ten years): how long the archive copy of an older version is kept after the file was
+    /// archived again.
+    pub keep_versions: Duration,
     /// `default_archive` (1): the archive of a request that names none.
     pub default_archive: u32,
     /// `log { … }`.
@@ -62,7 +65,7 @@ pub struct AgentConfig {
 /// `snapshots { … }`.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Snapshots {
-    /// `enabled` (false): leave a released copy of each archived version in `.hsmsnapshot`.
+    /// `enabled` (false): leave a released file for each archived version in `.hsmsnapshot`.
     pub enabled: bool,
 }
 
@@ -175,6 +178,7 @@ impl AgentConfig {
             retry: Retry { max_attempts: None, max_delay: Duration::from_secs(600) },
             mover_hang_timeout: Duration::from_secs(300),
             remove_grace: Duration::from_secs(7 * read::DAY_S),
+            keep_versions: Duration::ZERO,
             default_archive: 1,
             log: Log { level: LogLevel::Info },
             given: BTreeSet::new(),
@@ -233,6 +237,7 @@ impl AgentConfig {
             retry,
             mover_hang_timeout,
             remove_grace,
+            keep_versions,
             default_archive,
             log,
             given,
@@ -259,6 +264,7 @@ impl AgentConfig {
         replace(&mut self.retry.max_delay, retry.max_delay, set("retry.max_delay_s"));
         replace(&mut self.mover_hang_timeout, mover_hang_timeout, set("mover_hang_timeout_s"));
         replace(&mut self.remove_grace, remove_grace, set("remove_grace_s"));
+        replace(&mut self.keep_versions, keep_versions, set("keep_versions_s"));
         replace(&mut self.default_archive, default_archive, set("default_archive"));
         replace(&mut self.log.level, log.level, set("log.level"));
         if set("transport.socket_dir") && !set("admin.socket") && !self.given.contains("admin.socket") {

@@ -52,11 +52,7 @@ fn read(mut root: Section<'_>) -> AgentConfig {
     root.ignored("agent_mountpoint", "the agent mounts at <mount_root>/agent; remove this key");
 
     let mut snapshots = root.section("snapshots");
-    let enabled = snapshots.optional_bool("enabled");
-    if let Some(At { pos, .. }) = enabled.as_ref().filter(|enabled| enabled.value) {
-        snapshots.reader().warning(*pos, "`snapshots.enabled` has no effect yet: snapshots are not built", None);
-    }
-    set(&mut config.snapshots.enabled, enabled);
+    set(&mut config.snapshots.enabled, snapshots.optional_bool("enabled"));
     snapshots.finish();
 
     transport(root.section("transport"), &mut config.transport);
@@ -79,6 +75,7 @@ fn read(mut root: Section<'_>) -> AgentConfig {
 
     set(&mut config.mover_hang_timeout, seconds(&mut root, "mover_hang_timeout_s", 1..=DAY_S));
     set(&mut config.remove_grace, seconds(&mut root, "remove_grace_s", 0..=3650 * DAY_S));
+    set(&mut config.keep_versions, seconds(&mut root, "keep_versions_s", 0..=3650 * DAY_S));
     if let Some(archive) = root.optional_u64("default_archive", 1..=u64::from(u32::MAX)) {
         config.default_archive = u32::try_from(archive.value).unwrap_or(1);
     }

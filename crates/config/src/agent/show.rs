@@ -15,6 +15,7 @@ impl Display for AgentConfig {
         writeln!(f, "state_dir = {}", path(&self.state_dir))?;
         writeln!(f, "mover_hang_timeout_s = {}", self.mover_hang_timeout.as_secs())?;
         writeln!(f, "remove_grace_s = {}", self.remove_grace.as_secs())?;
+        writeln!(f, "keep_versions_s = {}", self.keep_versions.as_secs())?;
         writeln!(f, "default_archive = {}", self.default_archive)?;
         writeln!(f, "snapshots {{\n  enabled = {}\n}}", self.snapshots.enabled)?;
         let super::TransportKind::Grpc = self.transport.kind;

@@ -28,7 +28,7 @@ fn empty_file_lacks_both_required_keys() {
 fn every_key_is_read() {
     let config = parsed(
         r#"mount_root = "/m" client_mount_options = ["flock", "user_xattr", "flock"] handler_count = 4096
-        plugin_dir = "/p" state_dir = "/s" mover_hang_timeout_s = 1 remove_grace_s = 0 default_archive = 4294967295
+        plugin_dir = "/p" state_dir = "/s" mover_hang_timeout_s = 1 remove_grace_s = 0 keep_versions_s = 7 default_archive = 4294967295
         snapshots { enabled = true } transport { socket_dir = "/t" } log { level = "trace" }
         admin { socket = "/a" group = "g" } restore { timeout_s = 0 } retry { max_attempts = 3 max_delay_s = 9 }
         influxdb { url = "http://h:8086" db = "d" user = "u" password = "pw" }"#,
@@ -54,6 +54,7 @@ fn every_key_is_read() {
         retry: Retry { max_attempts: NonZeroU32::new(3), max_delay: Duration::from_secs(9) },
         mover_hang_timeout: Duration::from_secs(1),
         remove_grace: Duration::ZERO,
+        keep_versions: Duration::from_secs(7),
         default_archive: u32::MAX,
         log: Log { level: LogLevel::Trace },
         given: config.given.clone(),
@@ -182,7 +183,7 @@ fn merge_takes_what_the_other_file_set_and_nothing_else() {
 #[test]
 fn merging_a_file_that_sets_every_key_gives_that_file() {
     let text = r#"mount_root = "/m" handler_count = 3 plugin_dir = "/p" state_dir = "/s" mover_hang_timeout_s = 1
-        remove_grace_s = 5 default_archive = 6 snapshots { enabled = true }
+        remove_grace_s = 5 keep_versions_s = 7 default_archive = 6 snapshots { enabled = true }
         transport { type = "grpc" socket_dir = "/t" } log { level = "trace" } restore { timeout_s = 0 }
         admin { socket = "/a" group = "g" } retry { max_attempts = 3 max_delay_s = 9 }
         influxdb { url = "http://h:8086" db = "d" } client_mount_options = []"#;
@@ -214,6 +215,7 @@ fn each_key_alone_survives_a_merge() {
         "retry { max_delay_s = 9 }",
         "mover_hang_timeout_s = 1",
         "remove_grace_s = 5",
+        "keep_versions_s = 7",
         "default_archive = 6",
         "log { level = \"trace\" }",
     ] {
@@ -264,6 +266,7 @@ prop_compose! {
         config.retry = Retry { max_attempts: NonZeroU32::new(max_attempts), max_delay: Duration::from_secs(seconds.1) };
         config.mover_hang_timeout = Duration::from_secs(seconds.2);
         config.remove_grace = Duration::from_secs(seconds.3);
+        config.keep_versions = Duration::from_secs(seconds.3 / 2);
         config.default_archive = default_archive;
         config.snapshots.enabled = enabled;
         config.log.level = level;

@@ -1,4 +1,4 @@
-//! What administrators and users do beside asking for actions: cancelling, setting flags, writing to files, removing them.
+//! What administrators and users do beside asking for actions: cancelling, setting flags, writing to files.
 
 use super::brain::Brain;
 use super::job::Purpose;
@@ -6,7 +6,7 @@ use super::{FlagChange, Selection, removal};
 use crate::prepare::is_archived_as_it_is;
 use crate::record::is_record;
 use crate::state::{FileState, write_hsm};
-use model::{ActionId, Command, Failure, FileHandle, HsmFlags, HsmState, Identity};
+use model::{ActionId, Command, Failure, FileHandle, HsmFlags, HsmState};
 use queue::Change;
 
 const EBUSY: i32 = 16;
@@ -46,7 +46,8 @@ impl Brain {
         }
         let finished_ms = self.shared.now_ms();
         let mut changes = vec![Change::Finish { id, result: Err(Failure::cancelled()), bytes: 0, finished_ms }];
-        if entry.action.command == Command::Archive && entry.attempts > 0 && !is_record(&entry.action) {
+        let doubted = id <= self.shared.doubted;
+        if entry.action.command == Command::Archive && entry.attempts > 0 && !is_record(&entry.action) && !doubted {
             changes.push(removal(
                 entry.action.archive_id,
                 entry.action.identity,
@@ -102,25 +103,5 @@ impl Brain {
                 tracing::warn!(%error, %file, "cannot mark a changed file dirty");
             }
         }
-    }
-
-    /// The last link of files went: their archive copies go after the grace period.
-    pub(super) fn deleted(&mut self, files: Vec<FileHandle>) {
-        let not_before_ms =
-            self.shared.now_ms() + u64::try_from(self.config.remove_grace.as_millis()).unwrap_or(u64::MAX / 4);
-        let mut changes = Vec::new();
-        for file in files {
-            let Ok(Some(stamp)) = self.shared.queue.stamp(&file) else { continue };
-            if let Some(object) = stamp.object {
-                changes.push(removal(
-                    object.archive_id,
-                    Identity { uuid: object.uuid, hash: None, url: object.url },
-                    format!("removed file {file}"),
-                    not_before_ms,
-                ));
-            }
-            changes.push(Change::ForgetStamp { file });
-        }
-        self.record(changes, Vec::new());
     }
 }

@@ -5,7 +5,7 @@
 use super::job::{Blocked, Holder, Inode, Job, Parked, Purpose, Ticket};
 use super::lanes::Lanes;
 use super::outbox::Dispatch;
-use super::{EngineConfig, Msg, Running, Shared, removal};
+use super::{EngineConfig, Msg, ObjectKey, Running, Shared, removal};
 use crate::commit::{Done, Item, Step};
 use crate::guard::GuardLink;
 use crate::journal::Journal;
@@ -13,6 +13,7 @@ use crate::pool::Pool;
 use crate::prepare::{Prepared, prepare};
 use crate::record::is_record;
 use crate::release::punch_again;
+use crate::snapshots::{Snapshot, Snapshots};
 use model::{ActionId, Class, Command, ErrorKind, Extent, Failure, FileHandle, Identity, Outcome};
 use queue::{Change, NewAction, QueuedAction, SyncedStamp};
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -21,6 +22,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+const EBUSY: i32 = 16;
 /// How long the end waits for what is being committed. What is not is done again in the next life.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -32,10 +34,13 @@ pub(super) struct Brain {
     pub(super) guard: Option<Arc<GuardLink>>,
     journal: Arc<Journal>,
     pub(super) messages: Sender<Msg>,
-    prepare_pool: Pool,
+    pub(super) prepare_pool: Pool,
     pub(super) release_pool: Pool,
     commit_restores: Sender<Item>,
     commit_others: Sender<Item>,
+    pub(super) snapshots: Option<Snapshots>,
+    /// Objects of which no removal is started, with how often that was asked for.
+    pub(super) held: HashMap<ObjectKey, usize>,
     pub(super) jobs: HashMap<u64, Job>,
     pub(super) inodes: HashMap<FileHandle, Inode>,
     pub(super) lanes: Lanes,
@@ -68,6 +73,7 @@ impl Brain {
         release_pool: Pool,
         commit_restores: Sender<Item>,
         commit_others: Sender<Item>,
+        snapshots: Option<Snapshots>,
     ) -> Self {
         Self {
             started_ms: shared.now_ms(),
@@ -80,6 +86,8 @@ impl Brain {
             release_pool,
             commit_restores,
             commit_others,
+            snapshots,
+            held: HashMap::new(),
             jobs: HashMap::new(),
             inodes: HashMap::new(),
             lanes: Lanes::default(),
@@ -153,6 +161,9 @@ impl Brain {
             Msg::Deleted(files) => self.record_then(Vec::new(), Msg::Gone(files)),
             Msg::Gone(files) => self.deleted(files),
             Msg::SetFlags(change, reply) => drop(reply.send(self.set_flags(&change))),
+            Msg::Hold(objects, reply) => drop(reply.send(self.hold(objects))),
+            Msg::LetGo(objects) => self.let_go(&objects),
+            Msg::Snapshot(snapshot) => self.snapshots.iter().for_each(|snapshots| snapshots.make(snapshot.clone())),
         }
     }
 
@@ -248,8 +259,9 @@ impl Brain {
         self.jobs.insert(key, job);
         let (shared, messages) = (Arc::clone(&self.shared), self.messages.clone());
         self.prepare_pool.run(move || {
-            let prepared = Box::new(prepare(&shared.fs, shared.group.as_ref(), &action));
-            let _ = messages.send(Msg::Prepared(key, prepared));
+            let prepared = prepare(&shared.fs, shared.group.as_ref(), &action);
+            let prepared = crate::shared::gate(&shared, ActionId(key), &action, prepared);
+            let _ = messages.send(Msg::Prepared(key, Box::new(prepared)));
         });
     }
 
@@ -259,6 +271,12 @@ impl Brain {
             return self.failed(key, Failure::cancelled());
         }
         match prepared {
+            Prepared::Run(None, identity)
+                if job.action.command == Command::Remove
+                    && self.held.contains_key(&(job.action.archive_id, identity.uuid.clone())) =>
+            {
+                self.failed(key, Failure::temporary(EBUSY, "a file that names the object is being made"));
+            }
             Prepared::Run(file, identity) => {
                 job.file = file;
                 job.identity = identity;
@@ -275,18 +293,28 @@ impl Brain {
                 let item = Item { key, file, archive_id: job.action.archive_id, step: Step::Detach };
                 let _ = self.commit_others.send(item);
             }
+            Prepared::Done(_) if job.detached => self.object_settled(key),
             Prepared::Done(named) => {
                 // Another action may have archived the file after an attempt of this one had stored its object.
                 let proposed = &job.action.identity;
-                let orphan =
-                    job.action.command == Command::Archive && job.maybe_begun && !named.starts_with(&proposed.uuid);
+                let orphan = job.action.command == Command::Archive
+                    && job.maybe_begun
+                    && !named.starts_with(&proposed.uuid)
+                    && ActionId(key) > self.shared.doubted;
                 let changes = orphan.then(|| {
                     let path = format!("what is left of archiving {}", job.action.path);
                     removal(job.action.archive_id, proposed.clone(), path, self.shared.now_ms())
                 });
                 self.succeeded(key, 0, changes.into_iter().collect());
             }
-            Prepared::Failed(failure) => self.failed(key, failure),
+            Prepared::Failed(failure) => {
+                if job.detached && failure.kind == ErrorKind::Permanent {
+                    // The object stays for `sifaka fsck`: the next start would find out no more.
+                    let (archive_id, uuid) = (job.action.archive_id, job.identity.uuid.clone());
+                    self.record(vec![Change::SettleOrphanCheck { archive_id, uuid }], Vec::new());
+                }
+                self.failed(key, failure);
+            }
         }
     }
 
@@ -390,29 +418,27 @@ impl Brain {
                 // Only the file's half is done: now the object.
                 job.detached = true;
                 self.record(done.changes, Vec::new());
-                if let Some(job) = self.jobs.get_mut(&done.key) {
-                    job.file = None;
-                }
-                self.dispatch(done.key);
+                self.remove_detached(done.key);
             }
             Ok(()) => self.succeeded(done.key, done.bytes, done.changes),
         }
     }
 
-    fn object_removed(&mut self, key: u64) {
-        let Some(job) = self.jobs.get(&key) else { return };
-        let settle = Change::SettleOrphanCheck { archive_id: job.action.archive_id, uuid: job.identity.uuid.clone() };
-        let changes = if job.detached { vec![settle] } else { Vec::new() };
-        self.succeeded(key, 0, changes);
-    }
-
-    fn succeeded(&mut self, key: u64, bytes: u64, mut changes: Vec<Change>) {
+    pub(super) fn succeeded(&mut self, key: u64, bytes: u64, mut changes: Vec<Change>) {
         let Some(job) = self.take_job(key) else { return };
         match job.purpose {
             Purpose::Queued => {
                 let finished_ms = self.shared.now_ms();
                 changes.push(Change::Finish { id: ActionId(key), result: Ok(()), bytes, finished_ms });
                 self.record(changes, vec![ActionId(key)]);
+                if self.snapshots.is_some()
+                    && job.action.command == Command::Archive
+                    && let Some(file) = job.file
+                {
+                    // Once it is recorded: before that, a crash would have the object written again.
+                    let snapshot = Snapshot { file: file.handle, tree_path: file.tree_path };
+                    self.record_then(Vec::new(), Msg::Snapshot(snapshot));
+                }
                 self.free(job.action.file.as_ref(), key);
             }
             Purpose::Reader => {
@@ -474,8 +500,9 @@ impl Brain {
             tracing::warn!(action = key, command = %job.action.command, path = job.action.path, %failure, "failed");
         }
         let mut changes = vec![Change::Finish { id, result: Err(failure), bytes: 0, finished_ms: now }];
+        let doubted = id <= self.shared.doubted;
         // Whatever an attempt may have stored. A record's id is that of the one before, which may still be good.
-        if job.action.command == Command::Archive && job.maybe_begun && !is_record(&job.action) {
+        if job.action.command == Command::Archive && job.maybe_begun && !is_record(&job.action) && !doubted {
             let proposed = &job.action.identity;
             changes.push(removal(
                 job.action.archive_id,

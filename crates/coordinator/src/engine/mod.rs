@@ -8,6 +8,7 @@ mod administration;
 mod brain;
 mod job;
 mod lanes;
+mod objects;
 mod outbox;
 mod readers;
 mod releases;
@@ -16,13 +17,14 @@ mod turns;
 pub use outbox::Dispatch;
 
 use crate::changes;
-use crate::commit::{Done, Item};
+use crate::commit::{Done, Item, Policy};
 use crate::filesystem::Filesystem;
 use crate::guard::{GuardInfo, GuardLink, GuardSetup, LinkError, PendingEvent};
 use crate::journal::Journal;
 use crate::pool::Pool;
 use crate::prepare::Prepared;
 use crate::release::Released;
+use crate::snapshots::{Snapshot, Snapshots};
 use brain::Brain;
 use model::{ActionId, Backoff, Class, Command, Extent, Failure, FileHandle, Identity, Outcome};
 use outbox::Outbox;
@@ -51,7 +53,14 @@ pub struct EngineConfig {
     pub backoff: Backoff,
     /// How long the archive copy of a file stays after its last link went.
     pub remove_grace: Duration,
+    /// How long the archive copy of an older version stays after the file was archived again.
+    pub keep_versions: Duration,
+    /// Whether each archived version gets a released file in [`crate::SNAPSHOT_DIRECTORY`].
+    pub snapshots: bool,
 }
+
+/// Archive and id of an object.
+pub(crate) type ObjectKey = (u32, String);
 
 /// A file that somebody named.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -136,6 +145,12 @@ pub(crate) enum Msg {
     /// The same files, when everything recorded before is in the queue.
     Gone(Vec<FileHandle>),
     SetFlags(FlagChange, oneshot::Sender<Result<bool, Failure>>),
+    /// No removal of these objects is to start. The answer has those of which none runs.
+    Hold(Vec<ObjectKey>, oneshot::Sender<Vec<ObjectKey>>),
+    /// The end of that.
+    LetGo(Vec<ObjectKey>),
+    /// The archive of a version is recorded.
+    Snapshot(Snapshot),
     Stop,
 }
 
@@ -163,6 +178,10 @@ pub(crate) struct Shared {
     pub(crate) running: Mutex<HashMap<u64, Running>>,
     /// Readers that are blocked on a restore.
     pub(crate) blocked_readers: AtomicU64,
+    /// What actions up to this one said of objects is not believed; see [`crate::shared`].
+    pub(crate) doubted: ActionId,
+    /// Held while the filesystem's note is written.
+    pub(crate) noting: Mutex<()>,
     last_ms: AtomicU64,
 }
 
@@ -226,6 +245,7 @@ impl Engine {
         let guard = guard.map(|setup| connect(setup, fs.fsid, messages.clone())).transpose()?;
         let group =
             guard.as_ref().map(|g| g.group()).transpose().map_err(EngineError::Thread)?.map(PreContentGroup::from_fd);
+        let doubted = crate::shared::reconcile(&fs, queue.as_ref())?;
         let shared = Arc::new(Shared {
             fs: Arc::clone(&fs),
             queue: Arc::clone(&queue),
@@ -233,17 +253,24 @@ impl Engine {
             outbox: Outbox::default(),
             running: Mutex::new(HashMap::new()),
             blocked_readers: AtomicU64::new(0),
+            doubted,
+            noting: Mutex::new(()),
             last_ms: AtomicU64::new(0),
         });
         // After the guard knows us: opening a released file before that would wait for ourselves.
         settle_orphans(&fs, queue.as_ref(), shared.now_ms())?;
         let committer = |name: &str| -> Result<Sender<Item>, EngineError> {
             let (items, taken) = channel();
-            let (fs, queue, messages) = (Arc::clone(&fs), Arc::clone(&queue), messages.clone());
-            let run = move || crate::commit::run(&fs, &queue, &taken, |done| drop(messages.send(Msg::Committed(done))));
+            let (shared, messages) = (Arc::clone(&shared), messages.clone());
+            let policy = Policy { keep_versions: config.keep_versions, snapshots: config.snapshots };
+            let run = move || {
+                crate::commit::run(&shared, &policy, &taken, |done| drop(messages.send(Msg::Committed(done))));
+            };
             std::thread::Builder::new().name(name.into()).spawn(run).map_err(EngineError::Thread)?;
             Ok(items)
         };
+        let snapshots = config.snapshots.then(|| Snapshots::start(Arc::clone(&shared), messages.clone()));
+        let snapshots = snapshots.transpose().map_err(EngineError::Thread)?;
         let brain = Brain::new(
             Arc::clone(&shared),
             config.clone(),
@@ -254,6 +281,7 @@ impl Engine {
             Pool::new("release", 2).map_err(EngineError::Thread)?,
             committer("commit-restore")?,
             committer("commit-archive")?,
+            snapshots,
         );
         let thread =
             std::thread::Builder::new().name("engine".into()).stack_size(8 << 20).spawn(move || brain.run(&incoming));
@@ -468,7 +496,12 @@ fn settle_orphans(fs: &Filesystem, queue: &dyn Queue, now_ms: u64) -> Result<(),
 
 /// The removal of an object that no file names (any more).
 pub(crate) fn removal(archive_id: u32, identity: Identity, path: String, not_before_ms: u64) -> Change {
-    Change::Submit(NewAction {
+    Change::Submit(removal_action(archive_id, identity, path, not_before_ms))
+}
+
+/// As [`removal`], not yet entered.
+pub(crate) fn removal_action(archive_id: u32, identity: Identity, path: String, not_before_ms: u64) -> NewAction {
+    NewAction {
         request: queue::RequestId(0),
         class: Class::Remove,
         command: Command::Remove,
@@ -480,5 +513,5 @@ pub(crate) fn removal(archive_id: u32, identity: Identity, path: String, not_bef
         data: Vec::new(),
         not_before_ms,
         created_ms: not_before_ms,
-    })
+    }
 }
