@@ -34,6 +34,7 @@ admin {
 
 restore {
   timeout_s = 3600 # 0: a reader waits for ever
+  # mode    = "range" # restore what is read, not the whole file: read docs/configuration.md before
 }
 
 retry {

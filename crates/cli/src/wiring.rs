@@ -4,9 +4,9 @@ use crate::exit::{CliError, Exit, Outcome};
 use agent::admin::AdminSocket;
 use agent::local::{LocalControl, LocalSource};
 use agent::{HsmAgent, Services, SpawnHooks, configure_mounts};
-use config::{AgentConfig, ClientDevice};
+use config::{AgentConfig, ClientDevice, RestoreMode};
 use coordinator::guard::{GuardLink, GuardSetup};
-use coordinator::{Engine, EngineConfig};
+use coordinator::{Engine, EngineConfig, RangeConfig};
 use model::Backoff;
 use queue::{Queue, QueueError, SqliteQueue};
 use std::ffi::OsString;
@@ -66,6 +66,11 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path) -> Outcome {
         remove_grace: config.remove_grace,
         keep_versions: config.keep_versions,
         snapshots: config.snapshots.enabled,
+        ranges: (config.restore.mode == RestoreMode::Range).then(|| RangeConfig {
+            threshold: config.restore.threshold,
+            readahead: config.restore.readahead,
+            whole_for: config.restore.whole_for.clone(),
+        }),
     };
     let engine = Engine::start(engine_config, queue, guard, |error| {
         tracing::error!(error, "the agent ends, to begin a new queue");

@@ -26,7 +26,7 @@ pub mod reader;
 mod secret;
 pub mod tree;
 
-pub use agent::AgentConfig;
+pub use agent::{AgentConfig, RestoreMode};
 pub use device::{ClientDevice, DeviceError};
 pub use error::{ConfigError, Problem, Warning};
 pub use posix::PosixConfig;

@@ -68,7 +68,7 @@ fn lemur_posix_file_in_hcl_and_json_means_the_same() {
 fn documented_agent_example_is_the_defaults_it_claims_to_show() {
     let (mut config, warnings) = AgentConfig::parse(&documentation("examples/agent.hcl"), "agent.hcl").unwrap();
     let shown: Vec<String> = warnings.iter().map(ToString::to_string).collect();
-    assert_eq!(shown, ["agent.hcl:50:14: `influxdb` has no effect yet: nothing is pushed"]);
+    assert_eq!(shown, ["agent.hcl:51:14: `influxdb` has no effect yet: nothing is pushed"]);
     let influxdb = config.influxdb.take().unwrap();
     assert_eq!(influxdb.password.unwrap().expose(), "change me");
     assert_eq!(config.admin.group.take().as_deref(), Some("hsmadmin"));

@@ -6,6 +6,7 @@
 use crate::engine::{Shared, removal, removal_action};
 use crate::filesystem::{Filesystem, stamp_of};
 use crate::prepare::{EIO, ENOENT, Opened, attribute, system};
+use crate::ranges::residency;
 use crate::shared::{mark, remember};
 use crate::state::{FileState, write_hsm};
 use model::{ArchiveRecord, Digest, Failure, HsmFlags, HsmState, Identity, Stamp};
@@ -282,7 +283,9 @@ fn restored(file: &Opened, identity: &Identity, digest: Option<Digest>) -> Resul
     }
     let mut hsm = file.state.hsm;
     hsm.flags = hsm.flags.without(HsmFlags::RELEASED).without(HsmFlags::LOST);
-    write_hsm(&*file.fd, &hsm).map_err(|e| attribute(&e))
+    write_hsm(&*file.fd, &hsm).map_err(|e| attribute(&e))?;
+    // Last: while it says that it is released, whoever has parts of it mapped is protected by the mark.
+    residency::forget(&*file.fd).map_err(|e| attribute(&e))
 }
 
 /// Equal content is a clean copy, whatever its times say now; different content is dirty, whatever they say.

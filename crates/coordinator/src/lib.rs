@@ -14,6 +14,7 @@ mod named;
 mod newfile;
 mod pool;
 mod prepare;
+mod ranges;
 mod record;
 mod release;
 mod requests;
@@ -22,7 +23,8 @@ mod snapshots;
 mod state;
 
 pub use engine::{
-    Dispatch, Engine, EngineConfig, EngineError, FlagChange, Refusal, ReleaseReport, Running, Selection, Target,
+    Dispatch, Engine, EngineConfig, EngineError, FlagChange, RangeConfig, Refusal, ReleaseReport, Running, Selection,
+    Target,
 };
 pub use filesystem::{Filesystem, handle_of, stamp_of};
 pub use named::{Make, NewName, Source};

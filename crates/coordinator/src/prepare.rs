@@ -47,6 +47,8 @@ pub(crate) enum Prepared {
     Detach(Opened),
     /// A mover has to record it: its stamp now, and its path.
     Record(Stamp, Vec<u8>),
+    /// Parts of it are there, and may be in use: only what is missing may be fetched.
+    Parts,
     /// It is as it was asked for already; the file names this object.
     Done(String),
     /// It cannot be done.
@@ -179,6 +181,7 @@ fn restore(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<P
             Ok(Prepared::Done(file.state.identity.uuid))
         }
         Some(NotRestorable::Because(why)) => Err(Failure::permanent(EIO, why)),
+        None if is_in_parts(&file)? => Ok(Prepared::Parts),
         None => {
             let own = &file.state.identity;
             let named = &action.identity;
@@ -187,6 +190,11 @@ fn restore(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<P
             Ok(Prepared::Run(Some(file), identity))
         }
     }
+}
+
+fn is_in_parts(file: &Opened) -> Result<bool, Failure> {
+    let same_size = file.state.record.as_ref().is_some_and(|record| record.size == file.before.size);
+    Ok(same_size && crate::ranges::residency::is_marked(&*file.fd).map_err(|e| attribute(&e))?)
 }
 
 /// Why a released file is not simply restored.
@@ -225,7 +233,8 @@ pub(crate) fn why_not_restorable(state: &FileState, stamp: &Stamp) -> Option<Not
 pub(crate) fn emptied(file: &Opened) -> Result<(), StateError> {
     let mut hsm = file.state.hsm;
     hsm.flags = hsm.flags.without(HsmFlags::RELEASED).with(HsmFlags::DIRTY);
-    write_hsm(&*file.fd, &hsm)
+    write_hsm(&*file.fd, &hsm)?;
+    crate::ranges::residency::forget(&*file.fd)
 }
 
 fn remove(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<Prepared, Failure> {

@@ -6,10 +6,14 @@
 //! 3. the content is the archived one (its stamp is the one recorded after the archive);
 //! 4. RELEASED is set and synced; if the guard was replaced meanwhile, it is taken back;
 //! 5. the blocks are punched out, mtime is set back, the hold ends.
+//!
+//! A file that is released and there in parts goes the same way, without step 3: what is punched was proven when it was released
+//! first. In step 4 its mark goes, so that no crash leaves a claim for what is punched then.
 
 use crate::filesystem::{Filesystem, handle_of, stamp_of};
 use crate::guard::GuardLink;
 use crate::prepare::{EPERM, attribute, is_archived_as_it_is, system};
+use crate::ranges::residency;
 use crate::state::{FileState, write_hsm};
 use model::{Failure, FileHandle, HsmFlags, HsmState, Timestamp};
 use queue::{Queue, SyncedStamp};
@@ -40,6 +44,8 @@ struct Candidate {
     at: usize,
     fd: OwnedFd,
     state: FileState,
+    /// It is released, and parts of it are there.
+    in_parts: bool,
 }
 
 /// Releases a batch of files whose inodes the engine has locked. One result a file, in their order.
@@ -58,7 +64,10 @@ pub(crate) fn release(
     };
     for (at, handle) in files.iter().enumerate() {
         match open(fs, handle) {
-            Ok(Ok((fd, state))) => candidates.push(Candidate { at, fd, state }),
+            Ok(Ok((fd, state))) => {
+                let in_parts = state.hsm.is_released();
+                candidates.push(Candidate { at, fd, state, in_parts });
+            }
             Ok(Err(result)) => settle(&mut results, at, result),
             Err(failure) => settle(&mut results, at, Released::Refused(failure)),
         }
@@ -112,7 +121,8 @@ fn open(fs: &Filesystem, handle: &FileHandle) -> Result<Look, Failure> {
     })?;
     let state = FileState::read(&fd).map_err(|e| attribute(&e))?;
     if state.hsm.is_released() {
-        return Ok(Err(Released::Already));
+        let in_parts = residency::is_marked(&fd).map_err(|e| attribute(&e))?;
+        return Ok(if in_parts { Ok((fd, state)) } else { Err(Released::Already) });
     }
     if let Some(why) = state.hsm.release_refusal() {
         return Err(Failure::permanent(EPERM, why));
@@ -142,6 +152,10 @@ fn flag(queue: &dyn Queue, candidate: &Candidate, handle: Option<&FileHandle>) -
         return Err(Failure::temporary(EBUSY, "somebody has it open"));
     }
     drop(lease);
+    residency::forget(fd).map_err(|e| attribute(&e))?;
+    if candidate.in_parts {
+        return Ok(None);
+    }
     let stamp = sys::file::stamp(fd).map_err(|e| system("looking at it", &e))?;
     let proven = queue.stamp(&handle).map_err(|e| Failure::temporary(5, e.to_string()))?;
     let own = &candidate.state.identity.uuid;
@@ -156,6 +170,9 @@ fn flag(queue: &dyn Queue, candidate: &Candidate, handle: Option<&FileHandle>) -
 
 /// The data is still there; if this fails too, the next reader restores what is there already.
 fn unflag(candidate: &Candidate) {
+    if candidate.in_parts {
+        return;
+    }
     if let Err(error) = write_hsm(&candidate.fd, &candidate.state.hsm) {
         tracing::warn!(%error, "a file that could not be released stays marked released; its next reader restores it");
     }

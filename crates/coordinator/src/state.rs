@@ -53,7 +53,7 @@ impl StateError {
     }
 }
 
-fn get(fd: impl AsFd, name: &'static str) -> Result<Option<Vec<u8>>, StateError> {
+pub(crate) fn get(fd: impl AsFd, name: &'static str) -> Result<Option<Vec<u8>>, StateError> {
     sys::xattr::get(fd, name).map_err(|source| StateError::Io { what: "read", name, source })
 }
 
@@ -62,11 +62,11 @@ fn text(fd: impl AsFd, name: &'static str) -> Result<String, StateError> {
     String::from_utf8(bytes).map_err(|e| StateError::Damaged { name, why: e.to_string() })
 }
 
-fn set(fd: impl AsFd, name: &'static str, value: &[u8]) -> Result<(), StateError> {
+pub(crate) fn set(fd: impl AsFd, name: &'static str, value: &[u8]) -> Result<(), StateError> {
     sys::xattr::set(fd, name, value).map_err(|source| StateError::Io { what: "set", name, source })
 }
 
-fn clear(fd: impl AsFd, name: &'static str) -> Result<(), StateError> {
+pub(crate) fn clear(fd: impl AsFd, name: &'static str) -> Result<(), StateError> {
     sys::xattr::remove(fd, name).map(drop).map_err(|source| StateError::Io { what: "remove", name, source })
 }
 

@@ -112,7 +112,74 @@ pub struct Admin {
 pub struct Restore {
     /// `timeout_s` (3600; up to 30 days; 0 is `None`, for ever): after so long a blocked reader gets EIO.
     pub timeout: Option<Duration>,
+    /// `mode` (`whole`): what is restored when a released file is used.
+    pub mode: RestoreMode,
+    /// `threshold` (16 MiB): in mode `range`, smaller files are restored whole.
+    pub threshold: u64,
+    /// `readahead` (32 MiB; 0 to 1 GiB): in mode `range`, how far a file is fetched ahead of a reader who reads it in order.
+    pub readahead: u64,
+    /// `whole_for` (programs that look for holes): in mode `range`, names of programs, as `/proc/PID/comm` has them, for which
+    /// a file is restored whole when they open it.
+    pub whole_for: Vec<String>,
 }
+
+impl Default for Restore {
+    fn default() -> Self {
+        Self {
+            timeout: Some(Duration::from_secs(3600)),
+            mode: RestoreMode::Whole,
+            threshold: 16 << 20,
+            readahead: 32 << 20,
+            whole_for: WHOLE_FOR.map(str::to_owned).into(),
+        }
+    }
+}
+
+/// `restore.mode`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RestoreMode {
+    /// All of the file, when it is opened.
+    Whole,
+    /// Of large files those parts that are read, when they are read.
+    Range,
+}
+
+impl RestoreMode {
+    /// The mode's name in the file.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Whole => "whole",
+            Self::Range => "range",
+        }
+    }
+}
+
+/// Programs that find out where a file has data and where holes, or serve others who do.
+const WHOLE_FOR: [&str; 22] = [
+    "cp",
+    "mv",
+    "install",
+    "tar",
+    "bsdtar",
+    "bsdcpio",
+    "star",
+    "qemu-img",
+    "qemu-nbd",
+    "qemu-kvm",
+    "qemu-system-x86_64",
+    "virtiofsd",
+    "borg",
+    "restic",
+    "nfsd",
+    "ganesha.nfsd",
+    "smbd",
+    "xfsdump",
+    "xfs_copy",
+    "filefrag",
+    "ddrescue",
+    "bmaptool",
+];
 
 /// `retry { … }`: what is done about temporary errors.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -174,7 +241,7 @@ impl AgentConfig {
             state_dir: "/var/lib/sifaka".into(),
             admin: Admin { socket: default_admin_socket(&socket_dir), group: None },
             transport: Transport { kind: TransportKind::Grpc, socket_dir },
-            restore: Restore { timeout: Some(Duration::from_secs(3600)) },
+            restore: Restore::default(),
             retry: Retry { max_attempts: None, max_delay: Duration::from_secs(600) },
             mover_hang_timeout: Duration::from_secs(300),
             remove_grace: Duration::from_secs(7 * read::DAY_S),
@@ -260,6 +327,10 @@ impl AgentConfig {
         replace(&mut self.admin.socket, admin.socket, set("admin.socket"));
         replace(&mut self.admin.group, admin.group, set("admin.group"));
         replace(&mut self.restore.timeout, restore.timeout, set("restore.timeout_s"));
+        replace(&mut self.restore.mode, restore.mode, set("restore.mode"));
+        replace(&mut self.restore.threshold, restore.threshold, set("restore.threshold"));
+        replace(&mut self.restore.readahead, restore.readahead, set("restore.readahead"));
+        replace(&mut self.restore.whole_for, restore.whole_for, set("restore.whole_for"));
         replace(&mut self.retry.max_attempts, retry.max_attempts, set("retry.max_attempts"));
         replace(&mut self.retry.max_delay, retry.max_delay, set("retry.max_delay_s"));
         replace(&mut self.mover_hang_timeout, mover_hang_timeout, set("mover_hang_timeout_s"));

@@ -1,8 +1,8 @@
 //! The agent's keys: which there are, what they may hold, and what is wrong with what they do hold.
 
 use super::{
-    AGENT_MOUNT, Admin, AgentConfig, InfluxDb, LogLevel, Transport, TransportKind, default_admin_socket, plugin_name,
-    push_unique,
+    AGENT_MOUNT, Admin, AgentConfig, InfluxDb, LogLevel, RestoreMode, Transport, TransportKind, default_admin_socket,
+    plugin_name, push_unique,
 };
 use crate::device::ClientDevice;
 use crate::error::{ConfigError, Warning};
@@ -63,6 +63,13 @@ fn read(mut root: Section<'_>) -> AgentConfig {
     let mut restore = root.section("restore");
     if let Some(timeout) = seconds(&mut restore, "timeout_s", 0..=30 * DAY_S) {
         config.restore.timeout = Some(timeout.value).filter(|timeout| !timeout.is_zero());
+    }
+    let modes = [RestoreMode::Whole, RestoreMode::Range].map(|mode| (mode.as_str(), mode));
+    set(&mut config.restore.mode, restore.optional_choice("mode", &modes));
+    set(&mut config.restore.threshold, restore.optional_bytes("threshold", 1..=u64::MAX >> 1));
+    set(&mut config.restore.readahead, restore.optional_bytes("readahead", 0..=1 << 30));
+    if let Some(list) = restore.string_list("whole_for") {
+        config.restore.whole_for = list.value.into_iter().map(|name| name.value).collect();
     }
     restore.finish();
 

@@ -36,7 +36,11 @@ impl Display for AgentConfig {
         }
         writeln!(f, "}}")?;
         let timeout_s = self.restore.timeout.map_or(0, |timeout| timeout.as_secs());
-        writeln!(f, "restore {{\n  timeout_s = {timeout_s}\n}}")?;
+        let restore = &self.restore;
+        writeln!(f, "restore {{\n  timeout_s = {timeout_s}\n  mode = \"{}\"", restore.mode.as_str())?;
+        writeln!(f, "  threshold = \"{}\"", crate::bytes::show(restore.threshold))?;
+        writeln!(f, "  readahead = \"{}\"", crate::bytes::show(restore.readahead))?;
+        writeln!(f, "  whole_for = {}\n}}", List(&restore.whole_for))?;
         let attempts = self.retry.max_attempts.map_or(0, u32::from);
         let delay_s = self.retry.max_delay.as_secs();
         writeln!(f, "retry {{\n  max_attempts = {attempts}\n  max_delay_s = {delay_s}\n}}")?;

@@ -30,7 +30,7 @@ fn every_key_is_read() {
         r#"mount_root = "/m" client_mount_options = ["flock", "user_xattr", "flock"] handler_count = 4096
         plugin_dir = "/p" state_dir = "/s" mover_hang_timeout_s = 1 remove_grace_s = 0 keep_versions_s = 7 default_archive = 4294967295
         snapshots { enabled = true } transport { socket_dir = "/t" } log { level = "trace" }
-        admin { socket = "/a" group = "g" } restore { timeout_s = 0 } retry { max_attempts = 3 max_delay_s = 9 }
+        admin { socket = "/a" group = "g" } restore { timeout_s = 0 mode = "range" threshold = "1MiB" readahead = 0 whole_for = ["x"] } retry { max_attempts = 3 max_delay_s = 9 }
         influxdb { url = "http://h:8086" db = "d" user = "u" password = "pw" }"#,
     );
     let expected = AgentConfig {
@@ -50,7 +50,13 @@ fn every_key_is_read() {
         }),
         state_dir: "/s".into(),
         admin: Admin { socket: "/a".into(), group: Some("g".into()) },
-        restore: Restore { timeout: None },
+        restore: Restore {
+            timeout: None,
+            mode: RestoreMode::Range,
+            threshold: 1 << 20,
+            readahead: 0,
+            whole_for: vec!["x".into()],
+        },
         retry: Retry { max_attempts: NonZeroU32::new(3), max_delay: Duration::from_secs(9) },
         mover_hang_timeout: Duration::from_secs(1),
         remove_grace: Duration::ZERO,
@@ -184,7 +190,7 @@ fn merge_takes_what_the_other_file_set_and_nothing_else() {
 fn merging_a_file_that_sets_every_key_gives_that_file() {
     let text = r#"mount_root = "/m" handler_count = 3 plugin_dir = "/p" state_dir = "/s" mover_hang_timeout_s = 1
         remove_grace_s = 5 keep_versions_s = 7 default_archive = 6 snapshots { enabled = true }
-        transport { type = "grpc" socket_dir = "/t" } log { level = "trace" } restore { timeout_s = 0 }
+        transport { type = "grpc" socket_dir = "/t" } log { level = "trace" } restore { timeout_s = 0 mode = "range" threshold = "1MiB" readahead = 0 whole_for = ["x"] }
         admin { socket = "/a" group = "g" } retry { max_attempts = 3 max_delay_s = 9 }
         influxdb { url = "http://h:8086" db = "d" } client_mount_options = []"#;
     let full = parsed(text);
@@ -211,6 +217,10 @@ fn each_key_alone_survives_a_merge() {
         "admin { socket = \"/a\" }",
         "admin { group = \"g\" }",
         "restore { timeout_s = 0 }",
+        "restore { mode = \"range\" }",
+        "restore { threshold = 5 }",
+        "restore { readahead = 0 }",
+        "restore { whole_for = [] }",
         "retry { max_attempts = 3 }",
         "retry { max_delay_s = 9 }",
         "mover_hang_timeout_s = 1",

@@ -36,7 +36,9 @@ pub(super) struct Brain {
     pub(super) messages: Sender<Msg>,
     pub(super) prepare_pool: Pool,
     pub(super) release_pool: Pool,
-    commit_restores: Sender<Item>,
+    pub(super) parts_pool: Pool,
+    pub(super) record_pool: Pool,
+    pub(super) commit_restores: Sender<Item>,
     commit_others: Sender<Item>,
     pub(super) snapshots: Option<Snapshots>,
     /// Objects of which no removal is started, with how often that was asked for.
@@ -54,7 +56,7 @@ pub(super) struct Brain {
     started_ms: u64,
     next_due: Option<Instant>,
     /// Entries that wait for an inode: they take room like others, however many there are for one file.
-    parked: usize,
+    pub(super) parked: usize,
     /// The queue was asked when its next entry is due, and nothing has come since.
     looked_ahead: bool,
     /// No new actions any more; until when commits are waited for.
@@ -71,6 +73,8 @@ impl Brain {
         messages: Sender<Msg>,
         prepare_pool: Pool,
         release_pool: Pool,
+        parts_pool: Pool,
+        record_pool: Pool,
         commit_restores: Sender<Item>,
         commit_others: Sender<Item>,
         snapshots: Option<Snapshots>,
@@ -84,6 +88,8 @@ impl Brain {
             messages,
             prepare_pool,
             release_pool,
+            parts_pool,
+            record_pool,
             commit_restores,
             commit_others,
             snapshots,
@@ -164,6 +170,9 @@ impl Brain {
             Msg::Hold(objects, reply) => drop(reply.send(self.hold(objects))),
             Msg::LetGo(objects) => self.let_go(&objects),
             Msg::Snapshot(snapshot) => self.snapshots.iter().for_each(|snapshots| snapshots.make(snapshot.clone())),
+            Msg::PartsOpened(file, opened) => self.parts_opened(&file, *opened),
+            Msg::PartDone(key, result) => self.part_done(key, result),
+            Msg::PartsRecorded(file, result) => self.parts_recorded(&file, result),
         }
     }
 
@@ -173,6 +182,7 @@ impl Brain {
         self.looked_ahead = false;
         self.lanes.look_again();
         self.readers_tick();
+        self.parts_tick();
     }
 
     /// Something is to be done then.
@@ -240,7 +250,10 @@ impl Brain {
             return;
         }
         if let Some(file) = entry.action.file.clone() {
-            let inode = self.inodes.entry(file).or_default();
+            let inode = self.inodes.entry(file.clone()).or_default();
+            if inode.parts.is_some() && entry.action.command == Command::Restore {
+                return self.entry_needs_all(entry, &file);
+            }
             if inode.holder.is_some() {
                 inode.parked.push_back(Parked::Entry(Box::new(entry)));
                 self.parked += 1;
@@ -288,6 +301,7 @@ impl Brain {
                 job.action.data = tree_path;
                 self.dispatch(key);
             }
+            Prepared::Parts => self.take_over(key),
             Prepared::Detach(file) => {
                 job.identity = file.state.identity.clone();
                 let item = Item { key, file, archive_id: job.action.archive_id, step: Step::Detach };
@@ -318,7 +332,7 @@ impl Brain {
         }
     }
 
-    fn dispatch(&mut self, key: u64) {
+    pub(super) fn dispatch(&mut self, key: u64) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let action = &job.action;
         let file = job.file.as_ref();
@@ -332,7 +346,7 @@ impl Brain {
             archive_id: action.archive_id,
             path: action.path.clone(),
             bytes_done: 0,
-            size,
+            size: job.extent.within(size).1,
         };
         self.shared.running.lock().insert(key, running);
         let work = Dispatch {
@@ -342,7 +356,7 @@ impl Brain {
             owner: action.owner,
             command: action.command,
             path: file.map(crate::prepare::Opened::path).unwrap_or_default(),
-            extent: Extent::WHOLE,
+            extent: job.extent,
             data: if job.record.is_some() { Vec::new() } else { action.data.clone() },
             identity: job.identity.clone(),
             file_path: action.path.clone(),
@@ -373,6 +387,9 @@ impl Brain {
             tracing::warn!(key, "a result for an action that is not running; ignored");
             return;
         };
+        if job.purpose == Purpose::Part {
+            return self.part_result(key, outcome);
+        }
         let step = match outcome {
             Outcome::Failed(failure) => return self.failed(key, failure),
             Outcome::Removed => return self.object_removed(key),
@@ -412,6 +429,9 @@ impl Brain {
 
     fn committed(&mut self, done: Done) {
         let Some(job) = self.jobs.get_mut(&done.key) else { return };
+        if job.purpose == Purpose::Part {
+            return self.parts_committed(done.key, done.result, done.changes);
+        }
         match done.result {
             Err(failure) => self.failed(done.key, failure),
             Ok(()) if job.action.command == Command::Remove => {
@@ -427,6 +447,7 @@ impl Brain {
     pub(super) fn succeeded(&mut self, key: u64, bytes: u64, mut changes: Vec<Change>) {
         let Some(job) = self.take_job(key) else { return };
         match job.purpose {
+            Purpose::Part => {}
             Purpose::Queued => {
                 let finished_ms = self.shared.now_ms();
                 changes.push(Change::Finish { id: ActionId(key), result: Ok(()), bytes, finished_ms });
@@ -471,6 +492,7 @@ impl Brain {
             punch_again(&file.fd, file.before.size, file.mtime);
         }
         match job.purpose {
+            Purpose::Part => {}
             Purpose::Queued => self.entry_failed(key, &job, failure),
             Purpose::Reader => self.readers_go_on(&job, Err(failure)),
             Purpose::Proof(ticket) => self.proof(ticket, job.action.file.clone(), Err(failure)),
@@ -531,7 +553,7 @@ impl Brain {
         })
     }
 
-    fn take_job(&mut self, key: u64) -> Option<Job> {
+    pub(super) fn take_job(&mut self, key: u64) -> Option<Job> {
         self.shared.running.lock().remove(&key);
         self.jobs.remove(&key)
     }
@@ -576,6 +598,7 @@ impl Brain {
         }
         self.unpark(file);
         self.reconsider_blocked(file);
+        self.pump(file);
     }
 
     pub(super) fn unpark(&mut self, file: &FileHandle) {

@@ -1,8 +1,9 @@
 //! What is going on: actions between being taken from the queue and having their result, and the inodes they lock.
 
+use super::parts::Parts;
 use crate::guard::PendingEvent;
 use crate::prepare::Opened;
-use model::{FileHandle, Identity, Stamp};
+use model::{Extent, FileHandle, Identity, Stamp};
 use queue::{NewAction, QueuedAction};
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -19,6 +20,8 @@ pub(crate) enum Purpose {
     Reader,
     /// A release needs the proof; the ticket waits for it.
     Proof(u64),
+    /// A part of a file, or the end of its having been there in parts: see `ranges`.
+    Part,
 }
 
 /// One action that was started.
@@ -31,6 +34,8 @@ pub(crate) struct Job {
     pub(crate) file: Option<Opened>,
     /// The object the mover works on.
     pub(crate) identity: Identity,
+    /// Which bytes.
+    pub(crate) extent: Extent,
     /// It records something that has no content: what it was when it was looked at.
     pub(crate) record: Option<Stamp>,
     /// Whether a mover may have begun, in this life or one before.
@@ -45,6 +50,7 @@ impl Job {
         Self {
             purpose,
             identity: Identity::default(),
+            extent: Extent::WHOLE,
             action,
             attempts,
             file: None,
@@ -63,6 +69,8 @@ pub(crate) enum Holder {
     Job(u64),
     /// A release, by its ticket.
     Release(u64),
+    /// Parts of the file are being restored.
+    Parts,
 }
 
 /// Somebody who waits for the inode.
@@ -91,11 +99,17 @@ pub(crate) struct Inode {
     pub(crate) blocked: Vec<Blocked>,
     /// A restore for readers failed temporarily and is to be tried again.
     pub(crate) retry: Option<(Instant, u32)>,
+    /// It is released and there in parts, or about to be.
+    pub(crate) parts: Option<Box<Parts>>,
 }
 
 impl Inode {
     pub(crate) fn is_idle(&self) -> bool {
-        self.holder.is_none() && self.parked.is_empty() && self.blocked.is_empty() && self.retry.is_none()
+        self.holder.is_none()
+            && self.parked.is_empty()
+            && self.blocked.is_empty()
+            && self.retry.is_none()
+            && self.parts.is_none()
     }
 }
 

@@ -10,6 +10,8 @@ mod job;
 mod lanes;
 mod objects;
 mod outbox;
+mod parts;
+mod ranges;
 mod readers;
 mod releases;
 mod turns;
@@ -57,6 +59,31 @@ pub struct EngineConfig {
     pub keep_versions: Duration,
     /// Whether each archived version gets a released file in [`crate::SNAPSHOT_DIRECTORY`].
     pub snapshots: bool,
+    /// Whether large files are restored in parts; `None`: all files whole, when they are opened.
+    pub ranges: Option<RangeConfig>,
+}
+
+/// How files are restored in parts.
+#[derive(Debug, Clone)]
+pub struct RangeConfig {
+    /// Files of fewer bytes are restored whole.
+    pub threshold: u64,
+    /// Bytes that are fetched ahead of a reader who reads in order, at most.
+    pub readahead: u64,
+    /// Programs, by their name as `/proc/PID/comm` has it, for which files are restored whole when they are opened: those that look for
+    /// holes and would take what is away for one.
+    pub whole_for: Vec<String>,
+}
+
+impl RangeConfig {
+    /// Whether the process is one of [`Self::whole_for`]; so is one that cannot be looked at.
+    fn is_for_whole(&self, pid: i32) -> bool {
+        /// The kernel keeps so many bytes of a name.
+        const KEPT: usize = 15;
+        let Ok(comm) = std::fs::read_to_string(format!("/proc/{pid}/comm")) else { return true };
+        let comm = comm.trim_end_matches('\n').as_bytes();
+        self.whole_for.iter().any(|name| name.as_bytes().get(..KEPT).unwrap_or(name.as_bytes()) == comm)
+    }
 }
 
 /// Archive and id of an object.
@@ -151,6 +178,9 @@ pub(crate) enum Msg {
     LetGo(Vec<ObjectKey>),
     /// The archive of a version is recorded.
     Snapshot(Snapshot),
+    PartsOpened(FileHandle, Box<Result<parts::OpenedParts, Failure>>),
+    PartDone(u64, Result<(), Failure>),
+    PartsRecorded(FileHandle, Result<(), Failure>),
     Stop,
 }
 
@@ -182,6 +212,8 @@ pub(crate) struct Shared {
     pub(crate) doubted: ActionId,
     /// Held while the filesystem's note is written.
     pub(crate) noting: Mutex<()>,
+    /// Chunks that could not be restored for good, since the start.
+    pub(crate) damaged_chunks: AtomicU64,
     last_ms: AtomicU64,
 }
 
@@ -255,6 +287,7 @@ impl Engine {
             blocked_readers: AtomicU64::new(0),
             doubted,
             noting: Mutex::new(()),
+            damaged_chunks: AtomicU64::new(0),
             last_ms: AtomicU64::new(0),
         });
         // After the guard knows us: opening a released file before that would wait for ourselves.
@@ -279,6 +312,8 @@ impl Engine {
             messages.clone(),
             Pool::new("prepare", 4).map_err(EngineError::Thread)?,
             Pool::new("release", 2).map_err(EngineError::Thread)?,
+            Pool::new("parts", 3).map_err(EngineError::Thread)?,
+            Pool::new("parts-record", 2).map_err(EngineError::Thread)?,
             committer("commit-restore")?,
             committer("commit-archive")?,
             snapshots,
@@ -336,6 +371,12 @@ impl Engine {
     #[must_use]
     pub fn blocked_readers(&self) -> u64 {
         self.shared.blocked_readers.load(Ordering::Relaxed)
+    }
+
+    /// Chunks of files that could not be restored for good, since the agent started; each time it was tried counts.
+    #[must_use]
+    pub fn damaged_chunks(&self) -> u64 {
+        self.shared.damaged_chunks.load(Ordering::Relaxed)
     }
 
     /// Waits for work; at least one piece. Empty when the engine has stopped. Cancel-safe.

@@ -14,6 +14,9 @@ impl Brain {
         let until_ms = now_ms + u64::try_from(self.config.remove_grace.as_millis()).unwrap_or(u64::MAX / 4);
         let mut changes = Vec::new();
         for file in files {
+            // Its descriptor would keep the inode, and its blocks.
+            self.drop_parts(&file);
+            self.forget_idle(&file);
             let Ok(Some(stamp)) = self.shared.queue.stamp(&file) else { continue };
             if let Some(object) = stamp.object {
                 let about = self.shared.queue.about(&file).ok().flatten().unwrap_or_default();

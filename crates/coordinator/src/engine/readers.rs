@@ -34,9 +34,22 @@ impl Brain {
             event.allow();
             return self.forget_idle(&file);
         }
+        if event.is_open && self.opens_in_parts(&event, &file, &state) {
+            event.allow();
+            return self.forget_idle(&file);
+        }
+        if self.inodes.get(&file).is_some_and(|inode| inode.parts.is_some()) {
+            return if event.is_open { self.wait_for_all(event, &file) } else { self.access_part(event, &file) };
+        }
         if event.is_open && opens_without_reading(event.pid) {
             event.allow();
             return self.forget_idle(&file);
+        }
+        if !event.is_open && self.can_be_in_parts(&event, &file, &state) {
+            let path = std::fs::read_link(fd_path(&event)).map(|p| p.to_string_lossy().into_owned());
+            let owner = owner_of(&event);
+            self.block(&file, event);
+            return self.begin_parts(&file, path.unwrap_or_else(|_| file.to_string()), owner);
         }
         self.wants_content(event, file, state);
     }
@@ -89,7 +102,14 @@ impl Brain {
         }
     }
 
-    fn restore_for_readers(&mut self, file: &FileHandle, archive_id: u32, owner: u32, path: String, attempts: u32) {
+    pub(super) fn restore_for_readers(
+        &mut self,
+        file: &FileHandle,
+        archive_id: u32,
+        owner: u32,
+        path: String,
+        attempts: u32,
+    ) {
         let key = self.ephemeral_key();
         let now_ms = self.shared.now_ms();
         let action = Self::ephemeral_action(file, Class::Reader, Command::Restore, archive_id, owner, path, now_ms);
@@ -110,19 +130,29 @@ impl Brain {
         let Some(file) = &job.action.file else { return };
         match result {
             Ok(()) => self.answer_all(file, None),
-            Err(failure) if failure.kind == ErrorKind::Temporary => {
-                let attempts = job.attempts.saturating_add(1);
+            Err(failure) => {
+                tracing::warn!(path = job.action.path, %failure, "a restore for blocked readers failed");
+                self.reader_failed(file, job.attempts, &failure);
+            }
+        }
+    }
+
+    /// What blocked readers wait for cannot be had: now, and it is tried again; or at all.
+    pub(super) fn reader_failed(&mut self, file: &FileHandle, attempts: u32, failure: &Failure) {
+        match failure.kind {
+            ErrorKind::Temporary => {
+                let attempts = attempts.saturating_add(1);
                 let backoff = model::Backoff { max_attempts: 0, ..self.config.backoff };
                 let delay = Duration::from_millis(backoff.delay_ms(attempts).unwrap_or(1000).min(10_000));
-                tracing::warn!(path = job.action.path, %failure, ?delay, "restore for a blocked reader failed; trying again");
+                tracing::info!(%file, ?delay, "will be tried again");
                 let at = Instant::now() + delay;
                 if let Some(inode) = self.inodes.get_mut(file) {
                     inode.retry = Some((at, attempts));
                 }
                 self.due(at);
             }
-            Err(failure) => {
-                tracing::error!(path = job.action.path, %failure, "restore for a blocked reader failed");
+            ErrorKind::Permanent => {
+                tracing::error!(%file, %failure, "blocked readers get an error");
                 self.answer_all(file, Some(failure.errno));
             }
         }

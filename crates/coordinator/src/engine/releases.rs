@@ -46,6 +46,7 @@ impl Brain {
         self.tickets.insert(number, ticket);
         let mut free = Vec::new();
         for file in files {
+            self.drop_parts(&file);
             let inode = self.inodes.entry(file.clone()).or_default();
             if inode.holder.is_some() {
                 inode.parked.push_back(Parked::Release(number));
@@ -61,6 +62,7 @@ impl Brain {
 
     /// The inode became free for a release that waited for it.
     pub(super) fn release_file(&mut self, ticket: u64, file: FileHandle) {
+        self.drop_parts(&file);
         self.inodes.entry(file.clone()).or_default().holder = Some(Holder::Release(ticket));
         self.release_batch(ticket, vec![file]);
     }
@@ -90,6 +92,7 @@ impl Brain {
             }
             self.unpark(file);
             self.reconsider_blocked(file);
+            self.pump(file);
         }
     }
 

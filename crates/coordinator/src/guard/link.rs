@@ -1,6 +1,6 @@
 //! The agent's end: connects to the guard, starts one where there is none, and again when it dies.
 
-use super::message::{MAX_BYTES, ToAgent, ToGuard, VERSION};
+use super::message::{Inode, MAX_BYTES, ToAgent, ToGuard, VERSION, WITH_RANGES};
 use super::{REGION, socket_path};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -152,6 +152,8 @@ impl Drop for Hold {
 }
 
 struct State {
+    /// What the guard speaks: it may be of another build.
+    version: u32,
     socket: Arc<OwnedFd>,
     group: Arc<PreContentGroup>,
     generation: u64,
@@ -190,6 +192,7 @@ impl std::fmt::Debug for GuardLink {
 struct Connected {
     socket: OwnedFd,
     group: PreContentGroup,
+    version: u32,
     pid: u32,
     floor: u32,
     agent_restarts: u64,
@@ -222,6 +225,7 @@ impl GuardLink {
             setup,
             socket_path: path,
             state: Mutex::new(State {
+                version: connected.version,
                 socket: Arc::new(connected.socket),
                 group: Arc::new(connected.group),
                 generation: 0,
@@ -299,6 +303,24 @@ impl GuardLink {
                 return Err(self.talk("hold files with")(io::ErrorKind::TimedOut.into()));
             }
         }
+    }
+
+    /// Whether the guard can be told that parts of a released file are there. One of an older build cannot, and denies every
+    /// access to a released file.
+    pub(crate) fn knows_ranges(&self) -> bool {
+        self.state.lock().version >= WITH_RANGES
+    }
+
+    /// These bytes of a released file are there: from now on the guard lets reads of them through by itself, and takes an
+    /// answer that allows one. Until [`Self::forget`], the next hold of the file, or the guard's end; so say it again before each answer.
+    pub(crate) fn resident(&self, inode: Inode, size: u64, bytes: &std::ops::Range<u64>) {
+        // A guard that cannot be told asks.
+        let _ = self.tell(&ToGuard::Resident { inode, size, start: bytes.start, end: bytes.end }, &[], None);
+    }
+
+    /// Nothing of the file is known to be there any more.
+    pub(crate) fn forget(&self, inode: Inode) {
+        let _ = self.tell(&ToGuard::Forget { inode }, &[], None);
     }
 
     /// Figures for the status page.
@@ -426,6 +448,7 @@ impl GuardLink {
         let trusted: Vec<i32> = {
             let mut state = self.state.lock();
             state.socket = Arc::new(connected.socket);
+            state.version = connected.version;
             state.guard_pid = connected.pid;
             state.floor = connected.floor;
             state.child = Some(child);
@@ -488,8 +511,8 @@ fn hail(path: &Path, setup: &GuardSetup) -> Result<Connected, LinkError> {
     let received = received.map_err(talk("hear"))?;
     let (n, mut fds) = received.ok_or_else(|| talk("hear")(io::ErrorKind::UnexpectedEof.into()))?;
     match (ToAgent::decode(buffer.get(..n).unwrap_or_default()), fds.pop()) {
-        (Some(ToAgent::Welcome { pid, floor, agent_restarts, .. }), Some(group)) => {
-            Ok(Connected { socket, group: PreContentGroup::from_fd(group), pid, floor, agent_restarts })
+        (Some(ToAgent::Welcome { version, pid, floor, agent_restarts }), Some(group)) => {
+            Ok(Connected { socket, group: PreContentGroup::from_fd(group), version, pid, floor, agent_restarts })
         }
         (Some(ToAgent::Busy { pid }), _) => Err(LinkError::Busy { pid }),
         _ => Err(talk("understand")(io::ErrorKind::InvalidData.into())),

@@ -7,7 +7,9 @@ use std::ffi::OsString;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
 /// Version of this protocol.
-pub(crate) const VERSION: u32 = 1;
+pub(crate) const VERSION: u32 = 2;
+/// The first version of a guard that knows `Resident` and `Forget`.
+pub(crate) const WITH_RANGES: u32 = 2;
 /// Longest message.
 pub(crate) const MAX_BYTES: usize = 64 << 10;
 
@@ -30,6 +32,18 @@ pub(crate) enum ToGuard {
     Goodbye,
     /// End: nothing is released on the filesystem, or the administrator insists.
     Stop,
+    /// These bytes of a released file are there: reads of them need not be asked about, as long as the file is of this size. Since
+    /// version 2.
+    Resident { inode: Inode, size: u64, start: u64, end: u64 },
+    /// Nothing of this file is known to be there any more. Since version 2.
+    Forget { inode: Inode },
+}
+
+/// An inode as `stat` tells it: number and device (on btrfs each subvolume has its own device and numbers).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Inode {
+    pub(crate) dev: u64,
+    pub(crate) ino: u64,
 }
 
 /// From the guard to the agent.
@@ -89,6 +103,11 @@ impl ToGuard {
             Self::Unhold { token } => [&[6u8][..], &token.to_le_bytes()].concat(),
             Self::Goodbye => vec![7],
             Self::Stop => vec![8],
+            Self::Resident { inode, size, start, end } => {
+                let words = [inode.dev, inode.ino, *size, *start, *end].map(u64::to_le_bytes);
+                [&[9u8][..], words.as_flattened()].concat()
+            }
+            Self::Forget { inode } => [&[10u8][..], &inode.dev.to_le_bytes(), &inode.ino.to_le_bytes()].concat(),
         }
     }
 
@@ -108,6 +127,11 @@ impl ToGuard {
             6 => Self::Unhold { token: r.u64()? },
             7 => Self::Goodbye,
             8 => Self::Stop,
+            9 => {
+                let inode = Inode { dev: r.u64()?, ino: r.u64()? };
+                Self::Resident { inode, size: r.u64()?, start: r.u64()?, end: r.u64()? }
+            }
+            10 => Self::Forget { inode: Inode { dev: r.u64()?, ino: r.u64()? } },
             _ => return None,
         })
     }
@@ -172,6 +196,7 @@ mod tests {
             for m in [
                 ToGuard::Hello { version: c, command_line }, ToGuard::Answer { seq: a, errno: b }, ToGuard::Trust { pid: b },
                 ToGuard::Distrust { pid: b }, ToGuard::Hold { token: a }, ToGuard::Unhold { token: a }, ToGuard::Goodbye, ToGuard::Stop,
+                ToGuard::Resident { inode: Inode { dev: a, ino: !a }, size: a, start: 1, end: a }, ToGuard::Forget { inode: Inode { dev: a, ino: !a } },
             ] {
                 prop_assert_eq!(ToGuard::decode(&m.encode()), Some(m));
             }

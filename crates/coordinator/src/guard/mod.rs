@@ -4,16 +4,18 @@
 //! agent. It is single-threaded, runs no async runtime, moves no data, and outlives the agent: as long as it (or
 //! anybody else who holds the group's descriptor) lives, the kernel lets no reader through to a hole.
 //!
-//! * `server`: the guard's own loop. * `link`: the agent's end. * `message`: what they say to one another.
+//! * `server`: the guard's own loop; `resident`: what it knows of files that are there in parts. * `link`: the agent's end. * `message`: what they say to one another.
 //! * [`socket_path`]: where they meet.
 
 mod link;
 mod message;
 mod pending;
+mod resident;
 mod server;
 mod supervise;
 
 pub use link::{GuardInfo, GuardLink, GuardSetup, Hold, LinkError, PendingEvent, stop_guard};
+pub(crate) use message::Inode;
 pub use server::{GuardOptions, run};
 
 use std::path::{Path, PathBuf};

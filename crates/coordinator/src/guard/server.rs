@@ -3,8 +3,9 @@
 //! Nothing here may wait for the agent, for a disk of its own, or for a terminal: while the guard waits, every first
 //! access on the filesystem waits with it.
 
-use super::message::{MAX_BYTES, ToAgent, ToGuard, VERSION};
+use super::message::{Inode, MAX_BYTES, ToAgent, ToGuard, VERSION};
 use super::pending::{Pending, Waiting};
+use super::resident::Resident;
 use super::supervise::{AgentStarter, Trusted};
 use super::{MAX_PENDING, REGION};
 use model::HsmState;
@@ -66,6 +67,7 @@ pub fn run(options: GuardOptions) -> io::Result<()> {
         starter: AgentStarter::new(),
         agent: None,
         holds: HashMap::new(),
+        resident: Resident::default(),
         buffer: EventBuffer::with_capacity(64 << 10),
         done: false,
     };
@@ -118,6 +120,8 @@ struct Guard {
     agent: Option<Agent>,
     /// Inodes whose every access goes to the agent, by token.
     holds: HashMap<u64, Vec<u64>>,
+    /// Parts of released files that are there.
+    resident: Resident,
     buffer: EventBuffer,
     done: bool,
 }
@@ -222,7 +226,32 @@ impl Guard {
             return;
         }
         let PermissionEvent { number, pid, mask, range, .. } = event;
-        self.pending.add(Waiting { file, number, pid, mask, range });
+        let waiting = Waiting { file, number, pid, mask, range };
+        if self.finds_what_is_there(&waiting) {
+            self.answer(waiting.number, Verdict::Allow);
+            return;
+        }
+        self.pending.add(waiting);
+    }
+
+    /// Whether somebody reads only parts of a released file that the agent said are there.
+    ///
+    /// That it is a read follows from two things. Nobody gets the file open for writing while it is there in parts: the agent
+    /// lets such an open through only when all is there and this is forgotten. And truncate(2), which needs no open, says no count or that
+    /// of one page, and then its caller is looked at.
+    fn finds_what_is_there(&mut self, waiting: &Waiting) -> bool {
+        let Some((offset, count)) = waiting.range.filter(|_| waiting.mask & OPEN_PERM == 0) else { return false };
+        self.is_known_there(waiting, offset, count)
+            && !self.is_held(&waiting.file)
+            && (count > rustix::param::page_size() as u64 || !sys::process::may_be_truncating(waiting.pid))
+    }
+
+    fn is_known_there(&mut self, waiting: &Waiting, offset: u64, count: u64) -> bool {
+        if self.resident.is_empty() {
+            return false;
+        }
+        let stamp = sys::file::stamp(&waiting.file);
+        stamp.is_ok_and(|s| self.resident.covers(Inode { dev: s.dev, ino: s.ino }, s.size, offset, count))
     }
 
     fn is_held(&self, file: &OwnedFd) -> bool {
@@ -277,7 +306,10 @@ impl Guard {
             ToGuard::Distrust { pid } => self.trusted.remove(pid),
             ToGuard::Hold { token } => self.hold(token, &fds),
             ToGuard::Unhold { token } => drop(self.holds.remove(&token)),
+            ToGuard::Resident { inode, size, start, end } => self.resident.learn(inode, size, start..end),
+            ToGuard::Forget { inode } => self.resident.forget(inode),
             ToGuard::Goodbye => {
+                self.resident.forget_all();
                 self.starter.do_not_start();
                 self.trusted = Trusted::default();
                 self.holds.clear();
@@ -325,10 +357,11 @@ impl Guard {
         let Some(waiting) = self.pending.remove(seq) else { return };
         let resident = is_resident(&waiting.file);
         let held = self.is_held(&waiting.file);
+        let there = !resident && !held && waiting.range.is_some_and(|(o, n)| self.is_known_there(&waiting, o, n));
         let verdict = match errno {
-            // Whatever the agent believes: nobody reads a file that says it is released. At open, only its flags can
-            // have spoken for it, and the accesses that follow will ask again.
-            0 if !resident && waiting.mask & OPEN_PERM == 0 => Verdict::Deny(EIO),
+            // Whatever the agent believes: nobody reads a file that says it is released, but for the parts of it that the
+            // agent said before are there. At open, only its flags can have spoken for it, and the accesses that follow will ask again.
+            0 if !resident && waiting.mask & OPEN_PERM == 0 && !there => Verdict::Deny(EIO),
             0 => Verdict::Allow,
             errno => Verdict::Deny(errno),
         };
@@ -343,6 +376,7 @@ impl Guard {
         for file in files {
             if let Ok(stamp) = sys::file::stamp(file) {
                 inodes.push(stamp.ino);
+                self.resident.forget_number(stamp.ino);
             }
         }
         self.holds.entry(token).or_default().extend(inodes);
@@ -357,6 +391,7 @@ impl Guard {
     fn agent_is_gone(&mut self) {
         let Some(agent) = self.agent.take() else { return };
         self.pending.forget_what_was_told();
+        self.resident.forget_all();
         if !agent.greeted {
             return;
         }

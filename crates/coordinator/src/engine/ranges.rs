@@ -1,0 +1,718 @@
+//! Restoring ranges: released files of which only those chunks are fetched that somebody reads.
+//!
+//! Why no reader sees a hole (P5):
+//! * An access is let through only when every chunk that it touches was fetched, verified by the mover, and is in the file.
+//! * Nothing that is there goes away: nothing is punched out of a file in parts while anybody has it open, since what is mapped is not
+//!   asked about again. The mark on the file (`residency`) keeps it so when the agent that knew is gone.
+//! * Only reads are let through. While a file is there in parts nobody gets it open for writing: such opens wait until all is
+//!   there, and when somebody had it open before, no access can be told from a write, and every one waits for
+//!   all of it. truncate(2), which needs no open, says a count of 0 or of one page; then its caller is looked at. So size and content
+//!   stay what was archived until the file is an ordinary one. (If the size changes all the same, nothing is known any more.)
+//! * The guard lets through by itself only what it was told is there, and an answer of ours for a released file only if it was
+//!   told before. It forgets with the agent's end and with each hold; we say `forget` before this state goes.
+//! * An event is owned by exactly one list. Dropped unanswered, it is EIO to its reader.
+//!
+//! Jobs of the same inode exclude ranges and the other way round by the inode's holder. Events never wait for a holder here,
+//! only for chunks.
+
+use super::Msg;
+use super::brain::Brain;
+use super::job::{Blocked, Holder, Job, Parked, Purpose};
+use super::parts::{Fetch, OpenedParts, Parts, Phase, Reader, open_parts, record_parts, settle_part};
+use super::readers::owner_of;
+use crate::commit::{Item, Step};
+use crate::guard::PendingEvent;
+use crate::prepare::EIO;
+use crate::ranges::{CHUNK, Flight, Limits, Run, chunks_touched, plan, residency};
+use crate::state::FileState;
+use model::{ActionId, Class, Command, Digest, ErrorKind, Extent, Failure, FileHandle, Outcome};
+use queue::QueuedAction;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+/// Runs of resident chunks that are remembered of one file.
+const MAX_RUNS: usize = 4096;
+/// Files in parts with nothing going on that are kept in memory; what is known of others is on the file.
+const MAX_IDLE: usize = 256;
+const IDLE: Duration = Duration::from_secs(30);
+/// How often what came is written down.
+const RECORD_EVERY: Duration = Duration::from_secs(3);
+/// Fetches of one file that somebody waits for.
+const DEMANDED: usize = 64;
+/// Fetches of one file beyond which nothing is fetched ahead.
+const AHEAD: usize = 6;
+/// Readers of one file that the next fetches are planned for; others have their turn when these are answered.
+const PLANNED_READERS: usize = 128;
+/// The guard is told of what is there in blocks of so many chunks: each block is asked about once, which shows us where readers are.
+const TOLD: u64 = 4;
+
+const O_ACCMODE: i32 = 3;
+const O_TRUNC: i32 = 0o1000;
+const EOPNOTSUPP: i32 = 95;
+
+impl Brain {
+    // ---- opens and accesses ----
+
+    /// Whether a released file may be opened as it is, because its accesses can be served in parts: for reading only, and not by a
+    /// program that looks for holes.
+    pub(super) fn opens_in_parts(&self, event: &PendingEvent, file: &FileHandle, state: &FileState) -> bool {
+        let known = self.inodes.get(file).is_some_and(|inode| inode.parts.is_some());
+        let Some(config) = self.config.ranges.as_ref() else { return false };
+        if !(known || self.can_be_in_parts(event, file, state)) {
+            return false;
+        }
+        let reads = |flags: i32| flags & O_ACCMODE == 0 && flags & O_TRUNC == 0;
+        open_flags(event.pid).is_some_and(reads) && !config.is_for_whole(event.pid)
+    }
+
+    /// Whether a file that is not yet may begin to be there in parts.
+    pub(super) fn can_be_in_parts(&self, event: &PendingEvent, file: &FileHandle, state: &FileState) -> bool {
+        let Some(config) = &self.config.ranges else { return false };
+        let free = self.inodes.get(file).is_none_or(|inode| inode.holder.is_none() && inode.retry.is_none());
+        let size = sys::file::stamp(&event.file).map_or(0, |stamp| stamp.size);
+        free && self.guard.as_ref().is_some_and(|guard| guard.knows_ranges())
+            && size >= config.threshold.max(1)
+            && state.record.as_ref().is_some_and(|record| record.size == size)
+            && matches!(state.identity.hash, Some(Digest::Blake3(_)))
+            && !state.identity.uuid.is_empty()
+            && state.archive_id().is_some()
+    }
+
+    /// Begins to restore a file in parts. Nobody else may hold its inode.
+    pub(super) fn begin_parts(&mut self, file: &FileHandle, path: String, owner: u32) {
+        let inode = self.inodes.entry(file.clone()).or_default();
+        inode.parts = Some(Box::new(Parts::opening(path, owner)));
+        inode.holder = Some(Holder::Parts);
+        let (shared, messages, file) = (Arc::clone(&self.shared), self.messages.clone(), file.clone());
+        self.parts_pool.run(move || {
+            let opened = Box::new(open_parts(&shared.fs, &file));
+            let _ = messages.send(Msg::PartsOpened(file, opened));
+        });
+    }
+
+    /// Somebody opens a file that is there in parts in a way that needs all of it, or accesses it so. That goes for opens that truncate
+    /// it, too: until the truncation is done, nobody could say what is there.
+    pub(super) fn wait_for_all(&mut self, event: PendingEvent, file: &FileHandle) {
+        let waiting = self.blocked(event);
+        if let Some(parts) = self.parts(file) {
+            parts.owner = owner_of(&waiting.event);
+            parts.whole.push(waiting);
+        }
+        self.pump(file);
+    }
+
+    /// Somebody accesses a file that is there in parts.
+    pub(super) fn access_part(&mut self, event: PendingEvent, file: &FileHandle) {
+        let told = self.guard.as_ref().is_some_and(|guard| guard.knows_ranges());
+        let limit = self.config.ranges.as_ref().map_or(0, |config| config.readahead / CHUNK);
+        let Some(parts) = self.parts(file) else { return };
+        let Some(size) = parts.file.as_ref().filter(|_| parts.phase == Phase::Ready).map(|f| f.size) else {
+            return self.block(file, event);
+        };
+        match sys::file::stamp(&event.file) {
+            Ok(stamp) if stamp.size == size => {
+                let mtime = crate::filesystem::stamp_of(&stamp).mtime;
+                if parts.fetches.is_empty() && parts.mtime != mtime {
+                    // Nobody of ours moved it: the user did.
+                    parts.mtime = mtime;
+                    parts.unrecorded = true;
+                }
+            }
+            _ => {
+                parts.phase = Phase::Broken;
+                self.block(file, event);
+                return self.pump(file);
+            }
+        }
+        parts.used = Instant::now();
+        let (offset, count) = event.range.unwrap_or_default();
+        let a_page = rustix::param::page_size() as u64;
+        if parts.writers || !told || count == 0 || (count <= a_page && sys::process::may_be_truncating(event.pid)) {
+            return self.wait_for_all(event, file);
+        }
+        let touched = chunks_touched(offset, count, size);
+        if !touched.is_empty() {
+            let ahead = parts.streams.access(&touched, limit);
+            if !ahead.is_empty() {
+                parts.ahead.push(ahead);
+            }
+        }
+        if parts.resident.contains(&touched) {
+            self.let_through(event, file, &touched);
+        } else {
+            let waiting = self.blocked(event);
+            self.queue_reader(file, waiting, touched);
+        }
+        self.pump(file);
+    }
+
+    fn queue_reader(&mut self, file: &FileHandle, waiting: Blocked, touched: Run) {
+        let Some(parts) = self.parts(file) else { return };
+        parts.owner = owner_of(&waiting.event);
+        let mut missing = crate::ranges::Runs::default();
+        let mut rest = touched.clone();
+        while let Some(gap) = parts.resident.first_gap(&rest) {
+            rest.start = gap.end;
+            missing.insert(gap);
+        }
+        let comes_later = |f: &&mut Fetch| !f.demanded && missing.touches(&f.run);
+        let late: Vec<u64> = parts
+            .fetches
+            .iter_mut()
+            .filter(comes_later)
+            .map(|f| {
+                f.demanded = true;
+                f.key
+            })
+            .collect();
+        parts.readers.push(Reader { waiting, touched, missing });
+        for key in late {
+            // Fetched ahead, and not begun: now somebody waits for it.
+            if let Some(mut work) = self.shared.outbox.withdraw(key) {
+                work.class = Class::Reader;
+                self.shared.outbox.put(work);
+            }
+        }
+    }
+
+    /// Allows an access to chunks that are there, and tells the guard, which believes no answer without that.
+    fn let_through(&mut self, event: PendingEvent, file: &FileHandle, touched: &Run) {
+        let guard = self.guard.clone();
+        if let Some(parts) = self.parts(file)
+            && let (Some(guard), Some(f)) = (guard, &parts.file)
+        {
+            let mut known = touched.clone();
+            if !touched.is_empty()
+                && let Some(there) = parts.resident.around(touched.start)
+                && there.end >= touched.end
+            {
+                known.start = there.start.max(touched.start / TOLD * TOLD);
+                known.end = there.end.min(touched.end.next_multiple_of(TOLD)).max(touched.end);
+            }
+            guard.resident(f.inode, f.size, &(known.start * CHUNK..known.end.saturating_mul(CHUNK).min(f.size)));
+        }
+        event.allow();
+    }
+
+    // ---- fetching ----
+
+    pub(super) fn parts_opened(&mut self, file: &FileHandle, opened: Result<OpenedParts, Failure>) {
+        let Some(inode) = self.inodes.get_mut(file) else { return };
+        let Some(parts) = inode.parts.as_mut() else { return };
+        match opened {
+            Ok(OpenedParts::Ready { file: f, mtime, resident, writers }) => {
+                parts.phase = Phase::Ready;
+                parts.file = Some(f);
+                (parts.mtime, parts.resident, parts.writers) = (mtime, resident, writers);
+                let early = std::mem::take(&mut inode.blocked);
+                self.count_blocked(-i64::try_from(early.len()).unwrap_or(0));
+                for waiting in early {
+                    self.event(waiting.event, file.clone());
+                }
+                self.pump(file);
+            }
+            Ok(OpenedParts::Whole) => self.restore_whole(file),
+            Ok(OpenedParts::Changed) => {
+                self.dissolve(file);
+                self.free_parts(file);
+            }
+            Err(failure) => {
+                self.dissolve(file);
+                if let Some(inode) = self.inodes.get_mut(file) {
+                    inode.holder = None;
+                }
+                self.reader_failed(file, 0, &failure);
+                self.free_parts(file);
+            }
+        }
+    }
+
+    /// Fetches what is wanted and not there; finishes the file when all is there; lets others have the inode when nothing is under way.
+    pub(super) fn pump(&mut self, file: &FileHandle) {
+        let Some(inode) = self.inodes.get_mut(file) else { return };
+        let Some(parts) = inode.parts.as_mut() else { return };
+        parts.entries.retain(|entry| !self.cancelled.remove(&entry.id));
+        let ours = matches!(inode.holder, None | Some(Holder::Parts));
+        match parts.phase {
+            Phase::Unfit if parts.fetches.is_empty() && !parts.recording && ours => return self.restore_whole(file),
+            Phase::Broken if parts.fetches.is_empty() && !parts.recording && ours => {
+                let path = parts.path.clone();
+                tracing::error!(
+                    path,
+                    "the size of a file that is there in parts was changed: what was fetched of it is not used"
+                );
+                if let Some(f) = &parts.file
+                    && let Err(error) = residency::write(
+                        &*f.fd,
+                        &residency::Residency { mtime: parts.mtime, name: f.name, ..Default::default() },
+                        f.size,
+                    )
+                {
+                    tracing::warn!(path, %error, "cannot write down that nothing is known of what is there");
+                }
+                self.dissolve(file);
+                return self.free_parts(file);
+            }
+            Phase::Ready if ours => {
+                let done = parts.resident.contains(&parts.all()) && parts.fetches.is_empty();
+                let waits = parts.retry_at.is_some();
+                if done && !parts.recording && !waits {
+                    self.finish_parts(file);
+                } else if !done && !waits {
+                    self.fetch(file);
+                }
+            }
+            _ => {}
+        }
+        let Some(inode) = self.inodes.get_mut(file) else { return };
+        let busy = inode.parts.as_ref().is_some_and(|parts| parts.is_busy());
+        match inode.holder {
+            None if busy => inode.holder = Some(Holder::Parts),
+            Some(Holder::Parts) if !busy => self.free_parts(file),
+            _ => {}
+        }
+    }
+
+    fn fetch(&mut self, file: &FileHandle) {
+        let limit = self.config.ranges.as_ref().map_or(0, |config| config.readahead / CHUNK);
+        let Some(parts) = self.parts(file) else { return };
+        let all_of_it = parts.wants_all();
+        let demanded: Vec<Run> =
+            parts.readers.iter().take(PLANNED_READERS).flat_map(|reader| reader.missing.iter()).collect();
+        let ahead = if all_of_it { vec![parts.all()] } else { parts.ahead.clone() };
+        let flight = Flight {
+            resident: &parts.resident,
+            in_flight: &parts.in_flight,
+            fetches: parts.fetches.len(),
+            suspect: &parts.suspect,
+        };
+        let piece = if all_of_it { 16 } else { (limit / 4).clamp(1, 16) };
+        let fetches = plan(flight, &demanded, &ahead, all_of_it, Limits { demanded: DEMANDED, ahead: AHEAD, piece });
+        // What was fetched ahead, or is not worth it any more, is not planned again.
+        let all = parts.all();
+        let (resident, in_flight) = (&parts.resident, &parts.in_flight);
+        let planned = |run: &Run| fetches.iter().any(|(_, f)| f.start < run.end && run.start < f.end);
+        parts.ahead.retain(|run| {
+            run.start < all.end && resident.first_gap(run).is_some_and(|gap| !in_flight.contains(&gap) || planned(run))
+        });
+        let too_many = parts.ahead.len().saturating_sub(8);
+        parts.ahead.drain(..too_many);
+        if fetches.is_empty() {
+            return;
+        }
+        let Some(archive_id) = parts.file.as_ref().map(|f| f.archive_id) else { return };
+        if !self.serves(archive_id) {
+            let why =
+                format!("no mover serves archive {archive_id}: check enabled_plugins and the plugin's configuration");
+            return self.part_waits(file, &Failure::temporary(107, why));
+        }
+        let whole_readers = self.parts(file).is_some_and(|parts| !parts.whole.is_empty());
+        for (demanded, run) in fetches {
+            self.start_fetch(file, run, demanded || whole_readers);
+        }
+    }
+
+    fn start_fetch(&mut self, file: &FileHandle, run: Run, demanded: bool) {
+        let key = self.ephemeral_key();
+        let now_ms = self.shared.now_ms();
+        let Some(parts) = self.parts(file) else { return };
+        let Some((opened, f)) = parts.opened(file).zip(parts.file.clone()) else { return };
+        let class = if demanded { Class::Reader } else { Class::Restore };
+        let (owner, path) = (parts.owner, parts.path.clone());
+        let action = Self::ephemeral_action(file, class, Command::Restore, f.archive_id, owner, path, now_ms);
+        let offset = run.start * CHUNK;
+        let end = run.end.saturating_mul(CHUNK).min(f.size);
+        parts.in_flight.insert(run.clone());
+        parts.fetches.push(Fetch { key, run, demanded });
+        let mut job = Job::new(Purpose::Part, action, 0);
+        job.file = Some(opened);
+        job.identity = f.identity;
+        job.extent = Extent { offset, length: end.saturating_sub(offset) };
+        self.jobs.insert(key, job);
+        self.dispatch(key);
+    }
+
+    /// A mover wrote chunks into the file, or could not.
+    pub(super) fn part_result(&mut self, key: u64, outcome: Outcome) {
+        let failure = match outcome {
+            Outcome::Restored(_) => None,
+            Outcome::Failed(failure) => Some(failure),
+            _ => Some(Failure::permanent(22, "the mover's answer does not fit the action")),
+        };
+        let Some(handle) = self.jobs.get(&key).and_then(|job| job.action.file.clone()) else { return };
+        let Some(parts) = self.parts(&handle) else { return };
+        let (Some(file), None) = (parts.file.clone(), &failure) else {
+            return self.part_done(key, failure.map_or(Ok(()), Err));
+        };
+        let (mtime, messages) = (parts.mtime, self.messages.clone());
+        self.parts_pool.run(move || {
+            let settled = settle_part(&file, mtime);
+            let _ = messages.send(Msg::PartDone(key, settled));
+        });
+    }
+
+    /// Chunks are there, or did not come.
+    pub(super) fn part_done(&mut self, key: u64, result: Result<(), Failure>) {
+        let Some(job) = self.take_job(key) else { return };
+        let Some(file) = job.action.file else { return };
+        let Some(parts) = self.parts(&file) else { return };
+        let Some(at) = parts.fetches.iter().position(|fetch| fetch.key == key) else { return };
+        let run = parts.fetches.swap_remove(at).run;
+        parts.in_flight.remove(&run);
+        match result {
+            Ok(()) if parts.phase == Phase::Broken => {}
+            Ok(()) => self.part_came(&file, run),
+            Err(failure) if failure.kind == ErrorKind::Temporary => self.part_waits(&file, &failure),
+            Err(failure) => self.part_failed(&file, run, &failure),
+        }
+        self.pump(&file);
+    }
+
+    fn part_came(&mut self, file: &FileHandle, run: Run) {
+        let Some(parts) = self.parts(file) else { return };
+        if parts.phase == Phase::Unfit {
+            // So ranges can be had after all; and what was handed out must not be written over.
+            parts.phase = Phase::Ready;
+        }
+        parts.suspect.remove(&run);
+        parts.resident.insert_bounded(run.clone(), MAX_RUNS);
+        parts.attempts = 0;
+        if !std::mem::replace(&mut parts.unrecorded, true) {
+            parts.recorded_at = Instant::now();
+        }
+        let mut answered = Vec::new();
+        let mut at = 0;
+        while let Some(reader) = parts.readers.get_mut(at) {
+            reader.missing.remove(&run);
+            if reader.missing.is_empty() { answered.push(parts.readers.remove(at)) } else { at += 1 }
+        }
+        self.due(Instant::now() + RECORD_EVERY);
+        self.count_blocked(-i64::try_from(answered.len()).unwrap_or(0));
+        for reader in answered {
+            self.let_through(reader.waiting.event, file, &reader.touched);
+        }
+    }
+
+    /// It may work later.
+    fn part_waits(&mut self, file: &FileHandle, failure: &Failure) {
+        let backoff = model::Backoff { max_attempts: 0, ..self.config.backoff };
+        let Some(parts) = self.parts(file) else { return };
+        parts.attempts = parts.attempts.saturating_add(1);
+        // What was only to be fetched ahead is not worth trying again.
+        parts.ahead.clear();
+        if parts.is_unwanted() {
+            return;
+        }
+        let delay = Duration::from_millis(backoff.delay_ms(parts.attempts).unwrap_or(1000).min(10_000));
+        tracing::warn!(path = parts.path, %failure, ?delay, "restoring a part of a file failed; trying again");
+        let at = Instant::now() + delay;
+        parts.retry_at = Some(at);
+        self.due(at);
+    }
+
+    /// It will not work: who asked for just this chunk is told; of more than one, each is tried alone.
+    fn part_failed(&mut self, file: &FileHandle, run: Run, failure: &Failure) {
+        let Some(parts) = self.parts(file) else { return };
+        if parts.phase != Phase::Ready {
+            return;
+        }
+        if failure.errno == EOPNOTSUPP && parts.resident.is_empty() {
+            tracing::info!(path = parts.path, %failure, "it cannot be restored in parts, and is restored whole");
+            parts.phase = Phase::Unfit;
+            return;
+        }
+        let size_changed =
+            parts.file.as_ref().is_some_and(|f| sys::file::stamp(&*f.fd).is_ok_and(|stamp| stamp.size != f.size));
+        if size_changed {
+            parts.phase = Phase::Broken;
+            return;
+        }
+        parts.suspect.insert(run.clone());
+        if run.end - run.start > 1 {
+            tracing::warn!(path = parts.path, %failure, "restoring a part of a file failed; its chunks are tried one by one");
+            return;
+        }
+        let (offset, archive_id) = (run.start * CHUNK, parts.file.as_ref().map_or(0, |f| f.archive_id));
+        tracing::error!(path = parts.path, archive_id, offset, length = CHUNK, %failure, "a part of a file cannot be restored: its readers get an error");
+        let hit: Vec<usize> = (0..parts.readers.len())
+            .filter(|i| parts.readers.get(*i).is_some_and(|r| r.missing.touches(&run)))
+            .collect();
+        let mut denied: Vec<Blocked> = hit.into_iter().rev().map(|i| parts.readers.remove(i).waiting).collect();
+        denied.append(&mut parts.whole);
+        let entries = std::mem::take(&mut parts.entries);
+        self.shared.damaged_chunks.fetch_add(1, Ordering::Relaxed);
+        self.count_blocked(-i64::try_from(denied.len()).unwrap_or(0));
+        for waiting in denied {
+            waiting.event.deny(failure.errno);
+        }
+        self.end_entries(entries, &Err(failure.clone()));
+    }
+
+    // ---- all of it ----
+
+    /// An action asks for all of the file.
+    pub(super) fn entry_needs_all(&mut self, entry: QueuedAction, file: &FileHandle) {
+        if let Some(parts) = self.parts(file) {
+            parts.entries.push(entry);
+        }
+        self.pump(file);
+    }
+
+    /// An action found that the file is there in parts.
+    pub(super) fn take_over(&mut self, key: u64) {
+        let Some(job) = self.take_job(key) else { return };
+        let Some(file) = job.action.file.clone() else { return };
+        self.begin_parts(&file, job.action.path.clone(), job.action.owner);
+        if job.purpose == Purpose::Queued {
+            let entry =
+                QueuedAction { id: ActionId(key), action: job.action, attempts: job.attempts, last_failure: None };
+            self.entry_needs_all(entry, &file);
+        }
+    }
+
+    fn finish_parts(&mut self, file: &FileHandle) {
+        let key = self.ephemeral_key();
+        let now_ms = self.shared.now_ms();
+        let Some(parts) = self.parts(file) else { return };
+        let Some((mut opened, f)) = parts.opened(file).zip(parts.file.clone()) else { return };
+        parts.phase = Phase::Committing;
+        let path = parts.path.clone();
+        let action = Self::ephemeral_action(file, Class::Reader, Command::Restore, f.archive_id, 0, path, now_ms);
+        self.jobs.insert(key, Job::new(Purpose::Part, action, 0));
+        match FileState::read(&*f.fd) {
+            Ok(state) => opened.state = state,
+            Err(error) => return self.parts_committed(key, Err(crate::prepare::attribute(&error)), Vec::new()),
+        }
+        let item = Item { key, file: opened, archive_id: f.archive_id, step: Step::Restored(f.identity, None) };
+        let _ = self.commit_restores.send(item);
+    }
+
+    pub(super) fn parts_committed(&mut self, key: u64, result: Result<(), Failure>, changes: Vec<queue::Change>) {
+        let Some(file) = self.take_job(key).and_then(|job| job.action.file) else { return };
+        let Some(parts) = self.parts(&file) else { return };
+        let (whole, entries) = (std::mem::take(&mut parts.whole), std::mem::take(&mut parts.entries));
+        match result {
+            Ok(()) => {
+                self.record(changes, Vec::new());
+                // Before anybody can write to it or run it, this state and its descriptor are gone.
+                self.dissolve(&file);
+                self.count_blocked(-i64::try_from(whole.len()).unwrap_or(0));
+                whole.into_iter().for_each(|waiting| waiting.event.allow());
+                self.end_entries(entries, &Ok(()));
+                self.free_parts(&file);
+            }
+            Err(failure) if failure.kind == ErrorKind::Temporary => {
+                (parts.whole, parts.entries) = (whole, entries);
+                parts.phase = Phase::Ready;
+                self.part_waits(&file, &failure);
+                self.hold_off(&file, Duration::from_secs(1));
+            }
+            Err(failure) => {
+                tracing::error!(path = parts.path, %failure, "all parts of a file are there, and it cannot be made an ordinary file again");
+                parts.phase = Phase::Ready;
+                self.count_blocked(-i64::try_from(whole.len()).unwrap_or(0));
+                whole.into_iter().for_each(|waiting| waiting.event.deny(failure.errno));
+                self.end_entries(entries, &Err(failure));
+                self.hold_off(&file, Duration::from_secs(60));
+            }
+        }
+    }
+
+    /// The commit failed: it is not tried again at once, whoever waits or not. Meanwhile all parts can be read.
+    fn hold_off(&mut self, file: &FileHandle, pause: Duration) {
+        let at = Instant::now() + pause;
+        if let Some(parts) = self.parts(file) {
+            parts.retry_at = Some(parts.retry_at.map_or(at, |retry| retry.max(at)));
+        }
+        self.due(at);
+        self.reconsider_early(file);
+        self.pump(file);
+    }
+
+    /// Events that came while the file was opened or finished.
+    fn reconsider_early(&mut self, file: &FileHandle) {
+        let early = self.inodes.get_mut(file).map(|inode| std::mem::take(&mut inode.blocked)).unwrap_or_default();
+        self.count_blocked(-i64::try_from(early.len()).unwrap_or(0));
+        for waiting in early {
+            self.event(waiting.event, file.clone());
+        }
+    }
+
+    fn end_entries(&mut self, entries: Vec<QueuedAction>, result: &Result<(), Failure>) {
+        for entry in entries {
+            if self.cancelled.remove(&entry.id) {
+                continue;
+            }
+            let (key, bytes) = (entry.id.0, 0);
+            self.jobs.insert(key, Job::new(Purpose::Queued, entry.action, entry.attempts));
+            match result {
+                Ok(()) => self.succeeded(key, bytes, Vec::new()),
+                Err(failure) => self.failed(key, failure.clone()),
+            }
+        }
+    }
+
+    // ---- the end of the state ----
+
+    /// Its mover knows no ranges, or somebody writes to it, and nothing of it was handed out: it is restored as files always were.
+    fn restore_whole(&mut self, file: &FileHandle) {
+        let Some(parts) = self.parts(file) else { return };
+        let (path, owner, fd) = (parts.path.clone(), parts.owner, parts.file.as_ref().map(|f| Arc::clone(&f.fd)));
+        let unmarked = fd.as_ref().map_or(Ok(()), |fd| residency::forget(&**fd));
+        let archive_id = fd.and_then(|fd| FileState::read(&*fd).ok()).and_then(|state| state.archive_id());
+        self.dissolve(file);
+        let Some(inode) = self.inodes.get_mut(file) else { return };
+        inode.holder = None;
+        if let Err(error) = unmarked {
+            self.reader_failed(file, 0, &crate::prepare::attribute(&error));
+            return self.free_parts(file);
+        }
+        let Some(first) = inode.blocked.first() else { return self.free_parts(file) };
+        let archive_id =
+            archive_id.or_else(|| FileState::read(&first.event.file).ok().and_then(|state| state.archive_id()));
+        self.restore_for_readers(file, archive_id.unwrap_or(0), owner, path, 0);
+    }
+
+    /// Ends the state in memory. Whoever waits becomes one who waits for the inode.
+    fn dissolve(&mut self, file: &FileHandle) {
+        let Some(inode) = self.inodes.get_mut(file) else { return };
+        let Some(parts) = inode.parts.take() else { return };
+        if let (Some(guard), Some(f)) = (&self.guard, &parts.file) {
+            guard.forget(f.inode);
+        }
+        let Parts { readers, whole, entries, .. } = *parts;
+        inode.blocked.extend(readers.into_iter().map(|reader| reader.waiting).chain(whole));
+        self.parked += entries.len();
+        inode.parked.extend(entries.into_iter().map(|entry| Parked::Entry(Box::new(entry))));
+    }
+
+    /// Ends the state of a file that somebody else is going to hold. Only while nothing is under way.
+    pub(super) fn drop_parts(&mut self, file: &FileHandle) {
+        if self.inodes.get(file).is_some_and(|inode| inode.holder.is_none() && inode.parts.is_some()) {
+            self.dissolve(file);
+        }
+    }
+
+    /// Lets others have the inode.
+    fn free_parts(&mut self, file: &FileHandle) {
+        let Some(inode) = self.inodes.get_mut(file) else { return };
+        if inode.holder == Some(Holder::Parts) {
+            inode.holder = None;
+        }
+        if inode.parts.is_none() || !inode.parked.is_empty() {
+            self.unpark(file);
+        }
+        if self.inodes.get(file).is_some_and(|inode| inode.parts.is_none()) {
+            self.reconsider_blocked(file);
+        }
+    }
+
+    // ---- time ----
+
+    /// Retries, readers who waited too long, what is to be written down, and what was not used for long.
+    pub(super) fn parts_tick(&mut self) {
+        let now = Instant::now();
+        let mut pumped = Vec::new();
+        let mut recorded = Vec::new();
+        let mut idle: Vec<(Instant, FileHandle)> = Vec::new();
+        let mut expired = Vec::new();
+        let mut next: Option<Instant> = None;
+        let mut wake = |at: Instant| next = Some(next.map_or(at, |n: Instant| n.min(at)));
+        for (file, inode) in &mut self.inodes {
+            let Some(parts) = inode.parts.as_mut() else { continue };
+            if let Some(at) = parts.retry_at {
+                if at <= now {
+                    parts.retry_at = None;
+                    pumped.push(file.clone());
+                } else {
+                    wake(at);
+                }
+            }
+            let over = |b: &Blocked| b.deadline.is_some_and(|d| d <= now);
+            expired.extend(parts.readers.extract_if(.., |r| over(&r.waiting)).map(|r| r.waiting));
+            expired.extend(parts.whole.extract_if(.., |b| over(b)));
+            parts.readers.iter().map(|r| &r.waiting).chain(&parts.whole).filter_map(|b| b.deadline).for_each(&mut wake);
+            let quiet = parts.phase == Phase::Ready
+                && !parts.recording
+                && !matches!(inode.holder, Some(Holder::Job(_) | Holder::Release(_)));
+            if quiet && parts.unrecorded {
+                let at = parts.recorded_at + RECORD_EVERY;
+                if at <= now { recorded.push(file.clone()) } else { wake(at) }
+            } else if quiet && inode.holder.is_none() && parts.is_unwanted() {
+                idle.push((parts.used, file.clone()));
+            }
+        }
+        if let Some(at) = next {
+            self.due(at);
+        }
+        self.count_blocked(-i64::try_from(expired.len()).unwrap_or(0));
+        for waiting in expired {
+            tracing::error!(pid = waiting.event.pid, "a blocked reader waited too long and gets EIO");
+            waiting.event.deny(EIO);
+        }
+        recorded.iter().for_each(|file| self.record_part(file));
+        pumped.iter().for_each(|file| self.pump(file));
+        idle.sort_by_key(|(used, _)| *used);
+        let too_many = idle.len().saturating_sub(MAX_IDLE);
+        for (at, (used, file)) in idle.into_iter().enumerate() {
+            if at < too_many || used + IDLE <= now {
+                self.drop_parts(&file);
+                self.free_parts(&file);
+            }
+        }
+    }
+
+    fn record_part(&mut self, file: &FileHandle) {
+        let Some(inode) = self.inodes.get_mut(file) else { return };
+        let Some(parts) = inode.parts.as_mut() else { return };
+        let Some(f) = parts.file.clone() else { return };
+        parts.recording = true;
+        parts.unrecorded = false;
+        parts.recorded_at = Instant::now();
+        inode.holder = Some(Holder::Parts);
+        let (mtime, resident, messages, file) =
+            (parts.mtime, parts.resident.clone(), self.messages.clone(), file.clone());
+        self.record_pool.run(move || {
+            let result = record_parts(&f, mtime, resident);
+            let _ = messages.send(Msg::PartsRecorded(file, result));
+        });
+    }
+
+    pub(super) fn parts_recorded(&mut self, file: &FileHandle, result: Result<(), Failure>) {
+        let Some(parts) = self.parts(file) else { return };
+        parts.recording = false;
+        if let Err(failure) = result {
+            // They are there all the same; the next agent would fetch them again.
+            tracing::warn!(path = parts.path, %failure, "cannot write down which parts of a file are there");
+        }
+        self.pump(file);
+    }
+
+    // ---- small things ----
+
+    fn parts(&mut self, file: &FileHandle) -> Option<&mut Parts> {
+        self.inodes.get_mut(file)?.parts.as_deref_mut()
+    }
+
+    fn blocked(&mut self, event: PendingEvent) -> Blocked {
+        let deadline = self.config.restore_timeout.map(|t| Instant::now() + t);
+        if let Some(deadline) = deadline {
+            self.due(deadline);
+        }
+        self.count_blocked(1);
+        Blocked { event, deadline }
+    }
+}
+
+/// With what flags the blocked opener opens, if that is clear.
+fn open_flags(pid: i32) -> Option<i32> {
+    // The opener may not have gone to sleep yet, and then its registers cannot be read.
+    (0..3).find_map(|_| {
+        let flags = sys::process::open_flags_of_blocked_open(pid);
+        if flags.is_none() {
+            std::thread::yield_now();
+        }
+        flags
+    })
+}
