@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::time::Instant;
 use transfer::{
-    Compression, DigestKind, Encoding, KernelDurability, OpenFile, PosixStore, PutOptions, Store, Unwatched,
+    Compression, DigestKind, Encoding, KernelDurability, OpenFile, Origin, PosixStore, PutOptions, Store, Unwatched,
 };
 
 fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
@@ -27,7 +27,8 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
         Some("gzip") => Compression::On(Encoding::Gzip),
         _ => Compression::Off,
     };
-    let options = PutOptions { digest: Some(DigestKind::Blake3), compression };
+    let origin = Some(Origin { path: b"speed", fsid: [0; 8] });
+    let options = PutOptions { digest: Some(DigestKind::Blake3), compression, origin };
     let files: Vec<PathBuf> =
         std::fs::read_dir(source)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     sys::process::raise_nofile_limit();

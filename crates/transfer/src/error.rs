@@ -1,6 +1,6 @@
 //! Why a transfer did not happen.
 
-use model::{Digest, ErrorKind, Failure, ObjectIdError, errno_kind};
+use model::{Digest, ErrorKind, Failure, ObjectId, ObjectIdError, errno_kind};
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -8,6 +8,7 @@ const EIO: i32 = 5;
 const ENOENT: i32 = 2;
 const EINVAL: i32 = 22;
 const EAGAIN: i32 = 11;
+const EOPNOTSUPP: i32 = 95;
 const ESTALE: i32 = 116;
 
 /// What went wrong, where, and what to do. Retry by [`TransferError::kind`], never by the text.
@@ -55,6 +56,40 @@ pub enum TransferError {
         expected: Digest,
         /// What is there.
         found: Digest,
+    },
+    /// Part of the object's content is not what was archived. The rest may be.
+    #[error(
+        "archived object {path} is damaged from byte {offset} to byte {end}: {why}; restore it from another copy of the archive",
+        path = path.display(), end = offset.saturating_add(*length)
+    )]
+    DamagedChunk {
+        /// The object.
+        path: PathBuf,
+        /// Where the chunk begins in the content.
+        offset: u64,
+        /// Its length.
+        length: u64,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// There is nothing to verify a part of the object with; the whole can still be restored.
+    #[error("manifest {path} cannot be used: {why}; the file can only be restored as a whole", path = path.display())]
+    NoManifest {
+        /// The manifest.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// An id that no object can have.
+    #[error("object id {0} ends in \".manifest\", which only the descriptions of objects do")]
+    Reserved(ObjectId),
+    /// A name of which no record can be kept.
+    #[error("{path} cannot be described in the archive: {why}", path = path.display())]
+    Undescribed {
+        /// What was to be described.
+        path: PathBuf,
+        /// Why not.
+        why: String,
     },
     /// There is no such object.
     #[error("there is no object {path} in the archive: check that the archive's root is right, and whether the object was removed", path = path.display())]
@@ -106,6 +141,10 @@ impl TransferError {
             Self::NotDurable { errno, .. } => errno_kind(*errno),
             Self::Cancelled
             | Self::Damaged { .. }
+            | Self::DamagedChunk { .. }
+            | Self::NoManifest { .. }
+            | Self::Reserved(_)
+            | Self::Undescribed { .. }
             | Self::Mismatch { .. }
             | Self::Missing { .. }
             | Self::Id(_)
@@ -120,10 +159,11 @@ impl TransferError {
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(EIO),
             Self::Cancelled => 125,
             Self::Changed { .. } => EAGAIN,
-            Self::Damaged { .. } | Self::Mismatch { .. } => EIO,
+            Self::Damaged { .. } | Self::DamagedChunk { .. } | Self::Mismatch { .. } => EIO,
+            Self::NoManifest { .. } => EOPNOTSUPP,
             Self::Missing { .. } => ENOENT,
             Self::Unavailable { .. } => ESTALE,
-            Self::Id(_) | Self::NotRegular { .. } => EINVAL,
+            Self::Id(_) | Self::Reserved(_) | Self::Undescribed { .. } | Self::NotRegular { .. } => EINVAL,
             Self::NotDurable { errno, .. } => *errno,
         }
     }

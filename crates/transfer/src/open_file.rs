@@ -66,20 +66,6 @@ impl OpenFile {
         TransferError::io(doing, &self.path)
     }
 
-    /// Fills as much of `buffer` as there is before the end of the file; fewer bytes mean that the end was reached.
-    pub(crate) fn read_full_at(&self, buffer: &mut [u8], offset: u64) -> Result<usize, TransferError> {
-        let mut filled = 0;
-        while let Some(rest) = buffer.get_mut(filled..).filter(|rest| !rest.is_empty()) {
-            match self.file.read_at(rest, offset + filled as u64) {
-                Ok(0) => break,
-                Ok(n) => filled += n,
-                Err(e) if e.kind() == ErrorKind::Interrupted => {}
-                Err(e) => return Err(self.failed("read")(e)),
-            }
-        }
-        Ok(filled)
-    }
-
     /// Writes all of it.
     pub(crate) fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<(), TransferError> {
         self.file.write_all_at(bytes, offset).map_err(self.failed("write to"))

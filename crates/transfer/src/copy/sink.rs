@@ -4,6 +4,7 @@ use crate::compress::Encoder;
 use crate::{Encoding, OpenFile, TransferError};
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Once so much was written, the kernel is told to begin writing it back: the sync at the end is short then, and an
 /// archive run does not push everything else out of the page cache.
@@ -90,29 +91,26 @@ impl Sink for NewFile<'_> {
     }
 }
 
-/// A file that may hold anything: what is a hole in the content is made one, or zeros, here.
-pub(crate) struct Overwrite<'a> {
+/// Makes holes in a file that may hold anything.
+pub(crate) struct Clearing<'a> {
     file: &'a OpenFile,
-    position: u64,
     old_size: u64,
-    can_punch: bool,
+    cannot_punch: AtomicBool,
 }
 
-impl<'a> Overwrite<'a> {
+impl<'a> Clearing<'a> {
     pub(crate) fn new(file: &'a OpenFile) -> Result<Self, TransferError> {
-        Ok(Self { file, position: 0, old_size: file.stamp()?.size, can_punch: true })
+        Ok(Self { file, old_size: file.stamp()?.size, cannot_punch: AtomicBool::new(false) })
     }
 
-    /// Gives the file the content's size if it has another. Only for content that was found right.
-    pub(crate) fn finish(self) -> Result<(), TransferError> {
-        if self.file.stamp()?.size != self.position {
-            self.file.file().set_len(self.position).map_err(self.file.failed("set the size of"))?;
-        }
-        Ok(())
+    /// The file's size when this was made. There is nothing to clear past it.
+    pub(crate) fn old_size(&self) -> u64 {
+        self.old_size
     }
 
     /// Old data in the range goes. Where the filesystem cannot tell data from holes, everything is data.
-    fn clear(&mut self, from: u64, to: u64) -> Result<(), TransferError> {
+    pub(crate) fn clear(&self, from: u64, to: u64) -> Result<(), TransferError> {
+        let to = to.min(self.old_size);
         let mut at = from;
         while at < to {
             let start = match sys::file::next_data(self.file.file(), at) {
@@ -130,11 +128,11 @@ impl<'a> Overwrite<'a> {
         Ok(())
     }
 
-    fn clear_data(&mut self, from: u64, to: u64) -> Result<(), TransferError> {
-        if self.can_punch {
+    fn clear_data(&self, from: u64, to: u64) -> Result<(), TransferError> {
+        if !self.cannot_punch.load(Ordering::Relaxed) {
             match sys::file::punch(self.file.file(), from, to - from) {
                 Ok(()) => return Ok(()),
-                Err(e) if e.kind() == io::ErrorKind::Unsupported => self.can_punch = false,
+                Err(e) if e.kind() == io::ErrorKind::Unsupported => self.cannot_punch.store(true, Ordering::Relaxed),
                 Err(e) => return Err(self.file.failed("punch a hole into")(e)),
             }
         }
@@ -148,6 +146,32 @@ impl<'a> Overwrite<'a> {
     }
 }
 
+/// A file that may hold anything: what is a hole in the content is made one, or zeros, here.
+pub(crate) struct Overwrite<'a> {
+    file: &'a OpenFile,
+    position: u64,
+    clearing: Clearing<'a>,
+}
+
+impl<'a> Overwrite<'a> {
+    pub(crate) fn new(file: &'a OpenFile) -> Result<Self, TransferError> {
+        Ok(Self { file, position: 0, clearing: Clearing::new(file)? })
+    }
+
+    /// Gives the file the content's size if it has another. Only for content that was found right.
+    pub(crate) fn finish(self) -> Result<(), TransferError> {
+        fit(self.file, self.position)
+    }
+}
+
+/// Gives a file this size if it has another.
+pub(crate) fn fit(file: &OpenFile, size: u64) -> Result<(), TransferError> {
+    if file.stamp()?.size != size {
+        file.file().set_len(size).map_err(file.failed("set the size of"))?;
+    }
+    Ok(())
+}
+
 impl Sink for Overwrite<'_> {
     fn data(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
         self.file.write_all_at(bytes, self.position)?;
@@ -157,7 +181,7 @@ impl Sink for Overwrite<'_> {
 
     fn hole(&mut self, length: u64) -> Result<(), TransferError> {
         let end = self.position + length;
-        self.clear(self.position, end.min(self.old_size))?;
+        self.clearing.clear(self.position, end)?;
         self.position = end;
         Ok(())
     }

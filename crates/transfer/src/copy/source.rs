@@ -1,6 +1,7 @@
 //! Where content comes from: a file with holes, or a compressed object.
 
 use crate::compress::Decoder;
+use crate::manifest::ReadAt as _;
 use crate::{Encoding, OpenFile, TransferError};
 use model::limits::CHUNK_SIZE_BYTES;
 use std::io::{self, Read};
@@ -115,7 +116,8 @@ impl Source for FileSource<'_> {
             return Ok(Step::Hole(length));
         }
         let wanted = usize::try_from(self.data_end - self.position).unwrap_or(usize::MAX).min(buffer.len());
-        let read = self.file.read_full_at(buffer.get_mut(..wanted).unwrap_or_default(), self.position)?;
+        let buffer = buffer.get_mut(..wanted).unwrap_or_default();
+        let read = self.file.read_full_at(buffer, self.position).map_err(self.file.failed("read"))?;
         self.position += read as u64;
         if read < wanted { Err(self.changed(self.position)) } else { Ok(Step::Data(read)) }
     }

@@ -175,8 +175,7 @@ impl Manifest {
         let inode = &self.inode;
         let times = [inode.atime, inode.mtime, inode.ctime, inode.btime.unwrap_or_default(), self.made];
         rule(times.iter().all(|time| time.nanos < 1_000_000_000), "a time is none")?;
-        rule(self.path.len() <= MAX_PATH_BYTES, "the path is too long")?;
-        rule(self.path.is_empty() || self.path.split(|byte| *byte == b'/').all(is_name), "the path is none")?;
+        rule(is_path(&self.path), "the path is none")?;
         let handle = inode.handle.as_ref().map(|handle| handle.bytes.len());
         rule(handle.is_none_or(|length| (1..=FileHandle::MAX_BYTES).contains(&length)), "the handle is none")?;
         rule(!matches!(self.kind, Kind::HardLink) || handle.is_some(), "a hard link names no inode")?;
@@ -217,6 +216,11 @@ impl Content {
         });
         rule(fits, "the holes are not in order")
     }
+}
+
+/// Whether a manifest can hold it as its path.
+pub(super) fn is_path(path: &[u8]) -> bool {
+    path.len() <= MAX_PATH_BYTES && (path.is_empty() || path.split(|byte| *byte == b'/').all(is_name))
 }
 
 /// Whether it can be one step of a path: nothing that leads elsewhere.

@@ -1,7 +1,7 @@
 //! From an inode to its description.
 
 use super::{
-    Attribute, Content, Inode, Kind, MAX_ATTRIBUTE_BYTES, MAX_CONTENT_BYTES, MAX_PATH_BYTES, Manifest, ManifestError,
+    Attribute, Content, Inode, Kind, MAX_ATTRIBUTE_BYTES, MAX_CONTENT_BYTES, Manifest, ManifestError, codec::is_path,
 };
 use crate::{OpenFile, TransferError};
 use model::{FileHandle, ObjectId, Timestamp};
@@ -54,7 +54,7 @@ impl Description {
 }
 
 /// Describes an open file: one `statx(2)`, one listing of attributes, the handle. `path` is where it is in the filesystem `fsid`, as far as
-/// that is known; one that is too long to be kept is left out.
+/// that is known; one that is too long to be kept, or no path beneath a root, is left out.
 pub fn describe(file: &OpenFile, path: &[u8], fsid: [u8; 8]) -> Result<Description, TransferError> {
     let stat = statx(file.file().as_fd()).map_err(file.failed("read attributes of"))?;
     describe_stat(file.file().as_fd(), &stat, path, fsid).map_err(file.failed("read attributes of"))
@@ -115,7 +115,7 @@ fn describe_stat(fd: BorrowedFd<'_>, stat: &Statx, path: &[u8], fsid: [u8; 8]) -
     };
     let is_link = FileType::from_raw_mode(stat.stx_mode.into()) == FileType::Symlink;
     let (attributes, attributes_incomplete) = if is_link { (Vec::new(), false) } else { attributes(fd)? };
-    let path = if path.len() <= MAX_PATH_BYTES { path.to_vec() } else { Vec::new() };
+    let path = if is_path(path) { path.to_vec() } else { Vec::new() };
     Ok(Description { size: stat.stx_size, blocks: stat.stx_blocks, inode, path, attributes, attributes_incomplete })
 }
 

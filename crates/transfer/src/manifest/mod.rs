@@ -14,6 +14,7 @@
 mod apply;
 mod codec;
 mod describe;
+mod holes;
 mod read_at;
 mod table;
 mod tree;
@@ -23,6 +24,8 @@ pub use describe::{Description, describe, describe_beneath};
 pub use read_at::{ReadAt, Window};
 pub use table::{Block, Chunk, ChunkTable, Frame, Group, TableBuilder};
 pub use tree::{CHUNKS_PER_GROUP, Shape, Value};
+
+pub(crate) use holes::HoleMap;
 
 use crate::Encoding;
 use model::{Extent, FileHandle, ObjectId, Timestamp};

@@ -12,7 +12,7 @@
 
 use super::directories::Directories;
 use super::root::Root;
-use super::session::TempFile;
+use super::session::Written;
 use crate::{Durability, TransferError};
 use model::ObjectId;
 use parking_lot::{Condvar, Mutex};
@@ -29,8 +29,8 @@ type Done = Box<dyn FnOnce(Result<(), TransferError>) + Send>;
 
 /// What waits for a sync.
 pub(super) enum Item {
-    /// A written file, to be made an object. `synced` when its data is durable already.
-    Publish { temp: TempFile, id: ObjectId, synced: bool, done: Done },
+    /// Written files, to be made an object. `synced` when their data is durable already.
+    Publish { written: Written, id: ObjectId, synced: bool, done: Done },
     /// An object's directory was changed.
     Settle { id: ObjectId, done: Done },
 }
@@ -138,12 +138,12 @@ impl Syncer {
         let mut next = Vec::with_capacity(batch.len());
         for item in batch {
             match (item, &synced) {
-                (Item::Publish { temp, id, done, .. }, Ok(())) => match temp.place(&id) {
+                (Item::Publish { written, id, done, .. }, Ok(())) => match written.place(&self.root, &id) {
                     Ok(replaced) => next.push(Named { id, replaced, done }),
                     Err(e) => done(Err(self.not_named(&id, e))),
                 },
-                (Item::Publish { temp, id, done, .. }, Err(e)) => {
-                    drop(temp);
+                (Item::Publish { written, id, done, .. }, Err(e)) => {
+                    drop(written);
                     done(Err(self.not_durable(&id, e)));
                 }
                 (Item::Settle { done, .. }, Ok(())) => done(Ok(())),
@@ -160,12 +160,12 @@ impl Syncer {
                 let synced = self.directories.sync(&Root::fan_out(&id));
                 done(synced.map_err(|e| self.not_durable(&id, &e)));
             }
-            Item::Publish { temp, id, synced, done } => {
-                if !synced && let Err(e) = self.durability.sync_all(temp.file().file()) {
-                    drop(temp);
+            Item::Publish { written, id, synced, done } => {
+                if !synced && let Err((e, _)) = written.sync(&*self.durability) {
+                    drop(written);
                     return done(Err(self.not_durable(&id, &e)));
                 }
-                match temp.place(&id) {
+                match written.place(&self.root, &id) {
                     Ok(replaced) => {
                         let synced = self.directories.sync(&Root::fan_out(&id));
                         self.acknowledge(Named { id, replaced, done }, &synced);
@@ -180,7 +180,7 @@ impl Syncer {
     fn acknowledge(&self, object: Named, synced: &io::Result<()>) {
         let Named { id, replaced, done } = object;
         let Err(e) = synced else { return done(Ok(())) };
-        if !replaced && let Err(e) = self.root.unlink_object(&id) {
+        if !replaced && let Err(e) = self.root.unlink_objects([&id].into_iter()) {
             tracing::warn!(object = %self.root.object_path(&id).display(), error = %e, "cannot remove an object that is not durable");
         }
         done(Err(self.not_durable(&id, e)));

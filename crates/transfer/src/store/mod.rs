@@ -4,6 +4,7 @@
 
 mod directories;
 mod group;
+mod intake;
 mod posix;
 mod root;
 mod session;
@@ -11,8 +12,9 @@ mod session;
 pub use posix::{PosixStore, StagedFile};
 pub use session::Swept;
 
+use crate::manifest::Manifest;
 use crate::{DigestKind, Encoding, Monitor, OpenFile, TransferError};
-use model::{Digest, ObjectId};
+use model::{Digest, Extent, ObjectId};
 use std::ops::ControlFlow;
 
 /// How a commit ends. Called exactly once, from any thread, and has to be quick.
@@ -29,7 +31,7 @@ pub trait Store: Send + Sync {
         &self,
         id: &ObjectId,
         source: &OpenFile,
-        options: PutOptions,
+        options: PutOptions<'_>,
         monitor: &dyn Monitor,
     ) -> Result<Self::Staged, TransferError>;
 
@@ -40,6 +42,7 @@ pub trait Store: Send + Sync {
 
     /// Writes the content of an object into `target`, over whatever that holds, and makes it durable. The encoding is read from the id.
     ///
+    /// With a manifest and the hash in `expected`, nothing is written that was not verified before; else everything is compared at the end.
     /// After an error the target holds part of the content. It gets the content's size only after everything was found right.
     fn get(
         &self,
@@ -49,10 +52,36 @@ pub trait Store: Send + Sync {
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError>;
 
+    /// Writes the chunks of an object that touch `extent` into `target`, each after it was verified; nothing else of it. A hole of the original is made
+    /// one again. The target keeps its size: what would lie past its end is not written. Nothing is made durable.
+    ///
+    /// Needs the hash in `expected`. After an error some of the chunks may be there, whole; those that the monitor heard of are.
+    ///
+    /// # Errors
+    /// [`TransferError::NoManifest`] when there is nothing to verify a part with: then get the whole. [`TransferError::DamagedChunk`] says
+    /// which one is not what was archived.
+    fn get_range(
+        &self,
+        id: &ObjectId,
+        target: &OpenFile,
+        extent: Extent,
+        expected: Expected,
+        monitor: &dyn Monitor,
+    ) -> Result<Restored, TransferError>;
+
     /// Reads an object through as [`Store::get`] does, writing nothing.
     fn verify(&self, id: &ObjectId, expected: Expected, monitor: &dyn Monitor) -> Result<Restored, TransferError>;
 
-    /// Removes an object. `done` is called once that is durable; an object that is not there counts as removed.
+    /// Keeps a manifest that describes no content, under [`Manifest::object`]. Replaces one atomically. `done` as for [`Store::commit`].
+    fn put_record(&self, record: &Manifest, done: Done);
+
+    /// The manifest of an object, or a record; `None` when there is none.
+    ///
+    /// # Errors
+    /// [`TransferError::NoManifest`] when it is damaged.
+    fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, TransferError>;
+
+    /// Removes an object and its manifest, or a record. `done` is called once that is durable; an object that is not there counts as removed.
     ///
     /// An id with an encoding's suffix names that object only. One without names it in every encoding: an agent that proposed
     /// an id and never heard what became of it can still remove what is there. So an id must not be proposed a second time
@@ -62,17 +91,31 @@ pub trait Store: Send + Sync {
     /// What is known of an object without reading it; `None` when there is none.
     fn head(&self, id: &ObjectId) -> Result<Option<Head>, TransferError>;
 
-    /// Visits every object in no order, until told to stop. Objects that come or go meanwhile may be missed.
+    /// Visits every object in no order, until told to stop. Objects that come or go meanwhile may be missed. Manifests are no objects.
     fn list(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError>;
+
+    /// Visits the id of everything that has a manifest, likewise: objects, and records.
+    fn list_manifests(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError>;
 }
 
 /// How to store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PutOptions {
+pub struct PutOptions<'a> {
     /// Which hash to compute, if any.
     pub digest: Option<DigestKind>,
     /// Whether to compress.
     pub compression: Compression,
+    /// Whether to keep a manifest, and what is to stand in it. Only with BLAKE3: there is none for other hashes.
+    pub origin: Option<Origin<'a>>,
+}
+
+/// Where a file is, as far as whoever archives it knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Origin<'a> {
+    /// Relative to its filesystem's root; may be empty.
+    pub path: &'a [u8],
+    /// The filesystem, as `statfs(2)` names it; zeros when not known.
+    pub fsid: [u8; 8],
 }
 
 /// Whether to compress.

@@ -1,14 +1,16 @@
-//! Objects in a directory tree, laid out as Lemur does: `<root>/objects/<id[0:2]>/<id[2:4]>/<id>`.
+//! Objects in a directory tree, laid out as Lemur does: `<root>/objects/<id[0:2]>/<id[2:4]>/<id>`, and `<id>.manifest` beside them.
 
 use super::group::{GroupSync, Item};
 use super::root::{OBJECTS, Root};
-use super::session::{Sessions, Swept, TempFile, sweep};
+use super::session::{Sessions, Swept, TempFile, Written, sweep};
 use super::{Compression, Done, Expected, Head, PutOptions, Restored, Store, Stored};
-use crate::copy::sink::{Discard, Encoded, Overwrite, Sink};
+use crate::copy::outlet::{Target, bring_back};
+use crate::copy::sink::{Discard, Overwrite, Sink, fit};
 use crate::copy::source::{DecodedSource, FileSource, Source};
-use crate::copy::{Copied, copy_file, run};
+use crate::copy::{ChunkReader, Copied, read_chunks, run, unusable};
+use crate::manifest::{self, Manifest};
 use crate::{DigestKind, Durability, Encoding, Monitor, OpenFile, TransferError, shrinks};
-use model::ObjectId;
+use model::{Digest, Extent, ObjectId};
 use rustix::fs::Dir;
 use std::fs::File;
 use std::io;
@@ -49,7 +51,51 @@ impl PosixStore {
         sweep(&self.root)
     }
 
+    /// Before anything is written.
+    pub(super) fn begin(&self) -> Result<(), TransferError> {
+        self.root.check()?;
+        self.root.begin()
+    }
+
+    /// A temporary file.
+    pub(super) fn create(&self, id: &ObjectId) -> Result<TempFile, TransferError> {
+        self.sessions.create(id)
+    }
+
+    /// The object and its manifest, to be read by chunks. `None` when it has no manifest, or no hash is there to compare with.
+    ///
+    /// # Errors
+    /// [`TransferError::NoManifest`] when the manifest is damaged, or that of something else.
+    pub fn chunks(
+        &self,
+        id: &ObjectId,
+        expected: Expected,
+    ) -> Result<Option<ChunkReader<OpenFile, OpenFile>>, TransferError> {
+        let Some(Digest::Blake3(hash)) = expected.digest else { return Ok(None) };
+        let object = self.open_object(id)?;
+        let Some(file) = self.open_manifest(id)? else { return Ok(None) };
+        let (object_path, path) = (object.path().to_owned(), file.path().to_owned());
+        let (manifest, reader) = read_chunks((object, object_path), (file, path.clone()))?;
+        let fits = manifest.content().is_some_and(|content| {
+            content.hash == hash
+                && expected.size.is_none_or(|size| size == content.size)
+                && content.encoding == Encoding::split(id.as_str()).1
+        });
+        if !fits {
+            let why = "it describes other content than was archived".to_owned();
+            return Err(TransferError::NoManifest { path, why });
+        }
+        Ok(Some(reader))
+    }
+
+    fn open_manifest(&self, id: &ObjectId) -> Result<Option<OpenFile>, TransferError> {
+        let path = self.root.manifest_path(id);
+        let file = self.root.open_manifest(id).map_err(TransferError::io("open", &path))?;
+        Ok(file.map(|file| OpenFile::new(file, path)))
+    }
+
     fn open_object(&self, id: &ObjectId) -> Result<OpenFile, TransferError> {
+        not_reserved(id)?;
         let path = self.root.object_path(id);
         let Some(file) = self.root.open_object(id).map_err(TransferError::io("open", &path))? else {
             self.root.check_objects()?;
@@ -60,6 +106,32 @@ impl PosixStore {
             Ok(object)
         } else {
             Err(TransferError::NotRegular { path: object.path().to_owned() })
+        }
+    }
+
+    /// Reads and verifies by chunks. `None` where only the whole can be compared.
+    fn read_by_chunks(
+        &self,
+        id: &ObjectId,
+        target: Option<&OpenFile>,
+        expected: Expected,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Restored>, TransferError> {
+        let read = self.chunks(id, expected).and_then(|reader| {
+            let Some(reader) = reader else { return Ok(None) };
+            reader.expect_whole()?;
+            let shape = reader.shape();
+            let into = target.map(Target::growing).transpose()?;
+            bring_back(&reader, into.as_ref(), 0..shape.chunks(), monitor)?;
+            target.map_or(Ok(()), |target| fit(target, shape.size()))?;
+            Ok(Some(Restored { bytes: shape.size(), digest: expected.digest }))
+        });
+        match read {
+            Err(error @ TransferError::NoManifest { .. }) => {
+                tracing::warn!(%id, %error, "an object is restored without its manifest");
+                Ok(None)
+            }
+            other => other,
         }
     }
 
@@ -109,6 +181,7 @@ impl PosixStore {
         &self,
         path: &Path,
         depth: usize,
+        id_of: fn(&str) -> Option<ObjectId>,
         visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TransferError> {
         let full = self.root.path().join(path);
@@ -126,10 +199,10 @@ impl PosixStore {
                 if name.len() != 2 || name.starts_with('.') {
                     continue;
                 }
-                self.list_dir(&path.join(&name), depth - 1, visit)?
+                self.list_dir(&path.join(&name), depth - 1, id_of, visit)?
             } else {
-                match ObjectId::parse(&name) {
-                    Ok(id) if Root::fan_out(&id) == path => visit(id),
+                match id_of(&name) {
+                    Some(id) if Root::fan_out(&id) == path => visit(id),
                     _ => continue,
                 }
             };
@@ -143,10 +216,10 @@ impl PosixStore {
 
 /// Content in a temporary file.
 pub struct StagedFile {
-    id: ObjectId,
-    temp: TempFile,
-    copied: Copied,
-    synced: bool,
+    pub(super) id: ObjectId,
+    pub(super) written: Written,
+    pub(super) copied: Copied,
+    pub(super) synced: bool,
 }
 
 impl Store for PosixStore {
@@ -156,11 +229,11 @@ impl Store for PosixStore {
         &self,
         id: &ObjectId,
         source: &OpenFile,
-        options: PutOptions,
+        options: PutOptions<'_>,
         monitor: &dyn Monitor,
     ) -> Result<StagedFile, TransferError> {
-        self.root.check()?;
-        self.root.begin()?;
+        not_reserved(id)?;
+        self.begin()?;
         let encoding = match options.compression {
             Compression::Off => Encoding::Raw,
             Compression::On(encoding) => encoding,
@@ -168,37 +241,29 @@ impl Store for PosixStore {
             Compression::Auto(_) => Encoding::Raw,
         };
         let id = with_encoding(id, encoding)?;
-        let temp = self.sessions.create(&id)?;
-        let copied = if encoding == Encoding::Raw {
-            copy_file(source, temp.file(), options.digest, monitor)?
-        } else {
-            let mut content = FileSource::new(source)?;
-            let mut sink = Encoded::new(temp.file(), encoding, content.size())?;
-            let copied = run(&mut content, &mut sink, options.digest, monitor)?;
-            sink.finish()?;
-            copied
-        };
+        let (written, copied) = self.take_in(&id, source, encoding, options, monitor)?;
         let synced = copied.bytes >= SYNC_ALONE_FROM_BYTES;
         if synced {
-            self.durability.sync_all(temp.file().file()).map_err(temp.file().failed("sync"))?;
+            written.sync(&*self.durability).map_err(|(e, file)| file.failed("sync")(e))?;
         }
         if monitor.cancelled() {
             return Err(TransferError::Cancelled);
         }
-        Ok(StagedFile { id, temp, copied, synced })
+        Ok(StagedFile { id, written, copied, synced })
     }
 
     fn commit(&self, staged: StagedFile, done: Done) {
-        let StagedFile { id, temp, copied, synced } = staged;
+        let StagedFile { id, written, copied, synced } = staged;
         let root = self.root.clone();
         let stored = Stored { id: id.clone(), bytes: copied.bytes, digest: copied.digest };
+        let has_manifest = written.manifest.is_some();
         let acknowledge = move |result: Result<(), TransferError>| {
             done(result.map(|()| {
-                remove_other_encodings(&root, &stored.id);
+                remove_older_forms(&root, &stored.id, has_manifest);
                 stored
             }));
         };
-        self.group.submit(Item::Publish { temp, id, synced, done: Box::new(acknowledge) });
+        self.group.submit(Item::Publish { written, id, synced, done: Box::new(acknowledge) });
     }
 
     fn get(
@@ -208,9 +273,15 @@ impl Store for PosixStore {
         expected: Expected,
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
-        let mut sink = Overwrite::new(target)?;
-        let restored = self.read(id, &mut sink, expected, monitor)?;
-        sink.finish()?;
+        let restored = match self.read_by_chunks(id, Some(target), expected, monitor)? {
+            Some(restored) => restored,
+            None => {
+                let mut sink = Overwrite::new(target)?;
+                let restored = self.read(id, &mut sink, expected, monitor)?;
+                sink.finish()?;
+                restored
+            }
+        };
         if restored.bytes >= SYNC_ALONE_FROM_BYTES {
             // Several workers can do so at once. Whoever asked syncs before the content counts: small files many at a time.
             self.durability.sync_data(target.file()).map_err(target.failed("sync"))?;
@@ -219,7 +290,50 @@ impl Store for PosixStore {
     }
 
     fn verify(&self, id: &ObjectId, expected: Expected, monitor: &dyn Monitor) -> Result<Restored, TransferError> {
-        self.read(id, &mut Discard, expected, monitor)
+        match self.read_by_chunks(id, None, expected, monitor)? {
+            Some(verified) => Ok(verified),
+            None => self.read(id, &mut Discard, expected, monitor),
+        }
+    }
+
+    fn get_range(
+        &self,
+        id: &ObjectId,
+        target: &OpenFile,
+        extent: Extent,
+        expected: Expected,
+        monitor: &dyn Monitor,
+    ) -> Result<Restored, TransferError> {
+        let reader = self.chunks(id, expected)?.ok_or_else(|| TransferError::NoManifest {
+            path: self.root.manifest_path(id),
+            why: "there is none, or no hash to compare with".to_owned(),
+        })?;
+        let shape = reader.shape();
+        let chunks = shape.touched(extent);
+        let bytes = chunks.clone().map(|index| shape.chunk(index).length).sum();
+        bring_back(&reader, Some(&Target::of_its_size(target)?), chunks, monitor)?;
+        Ok(Restored { bytes, digest: expected.digest })
+    }
+
+    fn put_record(&self, record: &Manifest, done: Done) {
+        match self.write_record(record) {
+            Ok(written) => {
+                let id = record.object.clone();
+                let stored = Stored { id: id.clone(), bytes: 0, digest: None };
+                let done = Box::new(move |result: Result<(), TransferError>| done(result.map(|()| stored)));
+                self.group.submit(Item::Publish { written, id, synced: false, done });
+            }
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, TransferError> {
+        let Some(file) = self.open_manifest(id)? else {
+            self.root.check_objects()?;
+            return Ok(None);
+        };
+        let read = Manifest::read(&file).map_err(unusable(file.path()))?;
+        Ok(Some(read.0))
     }
 
     fn remove(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
@@ -227,8 +341,8 @@ impl Store for PosixStore {
         if Encoding::split(id.as_str()).1 == Encoding::Raw {
             names.extend(other_encodings(id));
         }
-        let removed = self.root.check_objects().and_then(|()| {
-            self.root.unlink_beside(id, &names).map_err(TransferError::io("remove", self.root.object_path(id)))
+        let removed = not_reserved(id).and_then(|()| self.root.check_objects()).and_then(|()| {
+            self.root.unlink_objects(names.iter()).map_err(TransferError::io("remove", self.root.object_path(id)))
         });
         match removed {
             // Also when there was none: an earlier removal may have been cut short before its sync.
@@ -250,8 +364,19 @@ impl Store for PosixStore {
 
     fn list(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
         self.root.check()?;
-        self.list_dir(Path::new(OBJECTS), 2, visit).map(drop)
+        let object = |name: &str| ObjectId::parse(name).ok().filter(|_| !name.ends_with(manifest::SUFFIX));
+        self.list_dir(Path::new(OBJECTS), 2, object, visit).map(drop)
     }
+
+    fn list_manifests(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
+        self.root.check()?;
+        self.list_dir(Path::new(OBJECTS), 2, manifest::object_of, visit).map(drop)
+    }
+}
+
+/// An object of such a name would be taken for the manifest of another.
+pub(super) fn not_reserved(id: &ObjectId) -> Result<(), TransferError> {
+    if id.as_str().ends_with(manifest::SUFFIX) { Err(TransferError::Reserved(id.clone())) } else { Ok(()) }
 }
 
 /// The object's name: the id's own suffix counts for nothing, because what is read back is decided by it.
@@ -260,10 +385,12 @@ fn with_encoding(id: &ObjectId, encoding: Encoding) -> Result<ObjectId, Transfer
     Ok(ObjectId::parse(&format!("{base}{}", encoding.suffix()))?)
 }
 
-/// An earlier attempt of the same archive may have chosen another encoding.
-fn remove_other_encodings(root: &Root, id: &ObjectId) {
+/// An earlier attempt of the same archive may have chosen another encoding, or had a manifest.
+fn remove_older_forms(root: &Root, id: &ObjectId, has_manifest: bool) {
     let others: Vec<ObjectId> = other_encodings(id).collect();
-    if let Err(e) = root.unlink_beside(id, &others) {
+    let removed = root.unlink_objects(others.iter());
+    let removed = if has_manifest { removed } else { removed.and_then(|()| root.unlink_manifest(id)) };
+    if let Err(e) = removed {
         let object = root.object_path(id);
         tracing::warn!(object = %object.display(), error = %e, "cannot remove older forms of an object");
     }

@@ -4,6 +4,7 @@
 //! somebody planted in the archive leads nowhere. Names come from [`ObjectId`]s only.
 
 use crate::TransferError;
+use crate::manifest;
 use model::ObjectId;
 use rustix::fs::AtFlags;
 use rustix::io::Errno;
@@ -82,6 +83,11 @@ impl Root {
     }
 
     /// For messages.
+    pub(super) fn manifest_path(&self, id: &ObjectId) -> PathBuf {
+        self.path.join(Self::fan_out(id)).join(manifest::name_of(id))
+    }
+
+    /// For messages.
     pub(super) fn object_path(&self, id: &ObjectId) -> PathBuf {
         self.path.join(Self::fan_out(id)).join(id.as_str())
     }
@@ -119,36 +125,48 @@ impl Root {
 
     /// Opens an object for reading, if it is there. What is there may be no regular file: not checked.
     pub(super) fn open_object(&self, id: &ObjectId) -> io::Result<Option<File>> {
-        let path = Self::fan_out(id).join(id.as_str());
+        self.open_beside(id, id.as_str())
+    }
+
+    /// Opens the manifest of an object, likewise.
+    pub(super) fn open_manifest(&self, id: &ObjectId) -> io::Result<Option<File>> {
+        self.open_beside(id, &manifest::name_of(id))
+    }
+
+    fn open_beside(&self, id: &ObjectId, name: &str) -> io::Result<Option<File>> {
+        let path = Self::fan_out(id).join(name);
         // NONBLOCK: a FIFO that somebody put there must not hang us. It means nothing for regular files on which nobody has a lease.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
         none_if_missing(sys::file::open_beneath(&self.dir, path, flags, Mode::empty()).map(File::from))
     }
 
-    /// Unlinks an object and says whether there was one.
-    pub(super) fn unlink_object(&self, id: &ObjectId) -> io::Result<bool> {
-        let Some(dir) = none_if_missing(self.open_dir(&Self::fan_out(id)))? else { return Ok(false) };
-        unlink(&dir, id.as_str())
+    /// Unlinks objects that share a directory, and their manifests: those of them that are there.
+    pub(super) fn unlink_objects<'a>(&self, mut ids: impl Iterator<Item = &'a ObjectId>) -> io::Result<()> {
+        let Some(first) = ids.next() else { return Ok(()) };
+        let Some(dir) = none_if_missing(self.open_dir(&Self::fan_out(first)))? else { return Ok(()) };
+        [first].into_iter().chain(ids).try_for_each(|id| {
+            unlink(&dir, id.as_str())?;
+            unlink(&dir, &manifest::name_of(id)).map(drop)
+        })
     }
 
-    /// Unlinks those of the names that are in the object's directory.
-    pub(super) fn unlink_beside(&self, id: &ObjectId, others: &[ObjectId]) -> io::Result<()> {
+    /// Unlinks a manifest that no object belongs to.
+    pub(super) fn unlink_manifest(&self, id: &ObjectId) -> io::Result<()> {
         let Some(dir) = none_if_missing(self.open_dir(&Self::fan_out(id)))? else { return Ok(()) };
-        others.iter().try_for_each(|other| unlink(&dir, other.as_str()).map(drop))
+        unlink(&dir, &manifest::name_of(id)).map(drop)
     }
+}
 
-    /// Moves a file to its place and says whether it replaced one.
-    pub(super) fn place(&self, from: &File, name: &str, to_dir: &Path, to_name: &str) -> io::Result<bool> {
-        let dir = self.ensure_dir(to_dir)?;
-        match sys::file::rename_noreplace(from, name, &dir, to_name) {
-            Ok(()) => return Ok(false),
-            // NFS and others cannot; then it is taken for a replacement, which is undone more carefully.
-            Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::InvalidInput) => {}
-            Err(e) => return Err(e),
-        }
-        rustix::fs::renameat(from, name, &dir, to_name)?;
-        Ok(true)
+/// Moves a file to its place and says whether it replaced one.
+pub(super) fn place(from: &File, name: &str, to: &File, new_name: &str) -> io::Result<bool> {
+    match sys::file::rename_noreplace(from, name, to, new_name) {
+        Ok(()) => return Ok(false),
+        // NFS and others cannot; then it is taken for a replacement, which is undone more carefully.
+        Err(e) if matches!(e.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::InvalidInput) => {}
+        Err(e) => return Err(e),
     }
+    rustix::fs::renameat(from, name, to, new_name)?;
+    Ok(true)
 }
 
 /// Unlinks a file and says whether there was one.

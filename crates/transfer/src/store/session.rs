@@ -4,8 +4,8 @@
 //! lives. A temporary file unlinks itself when dropped; what a crash left lies in a directory that nobody holds a lock on,
 //! and [`sweep`] removes it. One lock a session, and not one a file: a lock costs as much as creating a file.
 
-use super::root::{Root, unlink};
-use crate::{OpenFile, TransferError};
+use super::root::{Root, place, unlink};
+use crate::{Durability, OpenFile, TransferError, manifest};
 use model::ObjectId;
 use parking_lot::Mutex;
 use rustix::fs::{AtFlags, Dir};
@@ -141,16 +141,44 @@ impl TempFile {
         &self.file
     }
 
-    /// Makes it the object `id`, and says whether it replaced one.
-    pub(super) fn place(self, id: &ObjectId) -> io::Result<bool> {
-        self.place_as(&Root::fan_out(id), id.as_str())
-    }
-
-    /// Gives it this name in a directory of the archive, and says whether it replaced something.
-    pub(super) fn place_as(mut self, dir: &Path, name: &str) -> io::Result<bool> {
-        let replaced = self.session.root.place(&self.session.dir, &self.name, dir, name)?;
+    /// Gives it its name, and says whether it replaced something.
+    pub(super) fn place(mut self, dir: &File, name: &str) -> io::Result<bool> {
+        let replaced = place(&self.session.dir, &self.name, dir, name)?;
         self.placed = true;
         Ok(replaced)
+    }
+}
+
+/// What is to get its place in one step: an object with or without a manifest, or a manifest alone.
+#[derive(Debug)]
+pub(super) struct Written {
+    pub(super) manifest: Option<TempFile>,
+    pub(super) object: Option<TempFile>,
+}
+
+impl Written {
+    /// Makes data and attributes durable, not the names.
+    pub(super) fn sync(&self, durability: &dyn Durability) -> Result<(), (io::Error, &OpenFile)> {
+        let mut files = self.object.iter().chain(&self.manifest).map(TempFile::file);
+        files.try_for_each(|file| durability.sync_all(file.file()).map_err(|e| (e, file)))
+    }
+
+    /// Makes it the object `id`, and says whether it replaced one. The manifest comes first: where there is an object, its manifest is there.
+    /// After an error nothing of it is left, unless it replaced something.
+    pub(super) fn place(self, root: &Root, id: &ObjectId) -> io::Result<bool> {
+        let dir = root.ensure_dir(&Root::fan_out(id))?;
+        let name = manifest::name_of(id);
+        let with_manifest = self.manifest.is_some();
+        let replaced_manifest = self.manifest.map_or(Ok(false), |manifest| manifest.place(&dir, &name))?;
+        match self.object.map_or(Ok(false), |object| object.place(&dir, id.as_str())) {
+            Ok(replaced) => Ok(replaced || replaced_manifest),
+            Err(e) => {
+                if with_manifest && !replaced_manifest {
+                    let _ = unlink(&dir, &name);
+                }
+                Err(e)
+            }
+        }
     }
 }
 

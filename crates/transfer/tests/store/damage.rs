@@ -15,7 +15,9 @@ fn archived(archive: &Archive, encoding: Encoding, digest: Option<DigestKind>) -
 fn is_found_out(result: Result<impl Sized, TransferError>) -> bool {
     match result {
         Ok(_) => false,
-        Err(e @ (TransferError::Damaged { .. } | TransferError::Mismatch { .. })) => {
+        Err(
+            e @ (TransferError::Damaged { .. } | TransferError::DamagedChunk { .. } | TransferError::Mismatch { .. }),
+        ) => {
             assert_eq!((e.errno(), e.kind()), (5, model::ErrorKind::Permanent));
             true
         }

@@ -8,15 +8,22 @@ use std::sync::Arc;
 use std::sync::mpsc::channel;
 use testkit::{Random, Scratch};
 use transfer::{
-    Compression, DigestKind, Durability, Encoding, Expected, KernelDurability, Monitor, OpenFile, PosixStore,
+    Compression, DigestKind, Durability, Encoding, Expected, KernelDurability, Monitor, OpenFile, Origin, PosixStore,
     PutOptions, Restored, Store, Stored, TransferError, Unwatched,
 };
 
-pub(crate) const BLAKE3: PutOptions = PutOptions { digest: Some(DigestKind::Blake3), compression: Compression::Off };
+pub(crate) const BLAKE3: PutOptions<'static> =
+    PutOptions { digest: Some(DigestKind::Blake3), compression: Compression::Off, origin: None };
 
-pub(crate) fn options(encoding: Encoding, digest: Option<DigestKind>) -> PutOptions {
+/// With a manifest.
+pub(crate) fn described(encoding: Encoding) -> PutOptions<'static> {
+    let origin = Some(Origin { path: b"home/file", fsid: *b"a fs id." });
+    PutOptions { origin, ..options(encoding, Some(DigestKind::Blake3)) }
+}
+
+pub(crate) fn options(encoding: Encoding, digest: Option<DigestKind>) -> PutOptions<'static> {
     let compression = if encoding == Encoding::Raw { Compression::Off } else { Compression::On(encoding) };
-    PutOptions { digest, compression }
+    PutOptions { digest, compression, origin: None }
 }
 
 pub(crate) fn id(text: &str) -> ObjectId {
@@ -62,12 +69,21 @@ impl Archive {
         self.store.root().join("objects").join(a).join(b).join(id.as_str())
     }
 
+    pub(crate) fn manifest(&self, id: &ObjectId) -> PathBuf {
+        self.object(id).with_file_name(transfer::manifest::name_of(id))
+    }
+
     /// Every file below the archive's root.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
         files_below(self.store.root())
     }
 
-    pub(crate) fn put(&self, name: &ObjectId, source: &OpenFile, options: PutOptions) -> Result<Stored, TransferError> {
+    pub(crate) fn put(
+        &self,
+        name: &ObjectId,
+        source: &OpenFile,
+        options: PutOptions<'_>,
+    ) -> Result<Stored, TransferError> {
         self.put_watched(name, source, options, &Unwatched)
     }
 
@@ -75,7 +91,7 @@ impl Archive {
         &self,
         name: &ObjectId,
         source: &OpenFile,
-        options: PutOptions,
+        options: PutOptions<'_>,
         monitor: &dyn Monitor,
     ) -> Result<Stored, TransferError> {
         let staged = self.store.stage(name, source, options, monitor)?;

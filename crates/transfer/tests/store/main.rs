@@ -10,5 +10,6 @@ mod durable;
 mod harness;
 mod hostile;
 mod lemur;
+mod range;
 mod round_trip;
 mod sweep;

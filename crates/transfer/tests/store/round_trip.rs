@@ -1,6 +1,6 @@
 //! What goes in comes out, whatever it is and however it is stored.
 
-use crate::harness::{Archive, hash, id, options, sparse_file};
+use crate::harness::{Archive, described, hash, id, options, sparse_file};
 use model::limits::CHUNK_SIZE_BYTES;
 use proptest::prelude::*;
 use std::fs;
@@ -18,7 +18,22 @@ const CHUNK: u64 = CHUNK_SIZE_BYTES as u64;
 
 /// Archives a file and restores it over stale bytes of several sizes.
 fn round_trip(archive: &Archive, source: &OpenFile, content: &[u8], encoding: Encoding, kind: DigestKind) {
-    let stored = archive.put(&id("0e2f9a7c-aaaa"), source, options(encoding, Some(kind))).unwrap();
+    round_trip_as(archive, source, content, encoding, kind, options(encoding, Some(kind)));
+    if kind == DigestKind::Blake3 {
+        round_trip_as(archive, source, content, encoding, kind, described(encoding));
+    }
+}
+
+fn round_trip_as(
+    archive: &Archive,
+    source: &OpenFile,
+    content: &[u8],
+    encoding: Encoding,
+    kind: DigestKind,
+    options: PutOptions<'_>,
+) {
+    let stored = archive.put(&id("0e2f9a7c-aaaa"), source, options).unwrap();
+    assert_eq!(archive.files().len(), 1 + usize::from(options.origin.is_some()));
     assert_eq!(stored.id.as_str(), format!("0e2f9a7c-aaaa{}", encoding.suffix()));
     assert_eq!((stored.bytes, stored.digest), (content.len() as u64, Some(hash(kind, content))));
     let expected = Expected { size: Some(stored.bytes), digest: stored.digest };
@@ -80,8 +95,10 @@ fn holes_take_no_space_in_the_archive_nor_after_a_restore() {
         let path = archive.base.join("source");
         let content = sparse_file(&path, 64 * CHUNK, &[(0, 5000), (20 * CHUNK, CHUNK)], &mut Random::new(3));
         let source = OpenFile::for_reading(&path).unwrap();
-        for encoding in Encoding::ALL {
-            let stored = archive.put(&id("abcdef"), &source, options(encoding, Some(DigestKind::Blake3))).unwrap();
+        let plain = Encoding::ALL.map(|encoding| options(encoding, Some(DigestKind::Blake3)));
+        for options in plain.into_iter().chain(Encoding::ALL.map(described)) {
+            let encoding = options.compression;
+            let stored = archive.put(&id("abcdef"), &source, options).unwrap();
             let object = fs::metadata(archive.object(&stored.id)).unwrap();
             assert!(object.blocks() * 512 < 3 * CHUNK, "{kind:?} {encoding:?}: {} blocks", object.blocks());
             let expected = Expected { size: Some(stored.bytes), digest: stored.digest };
@@ -89,6 +106,7 @@ fn holes_take_no_space_in_the_archive_nor_after_a_restore() {
             assert!(found == content, "{kind:?} {encoding:?}");
             let restored = fs::metadata(archive.base.join("restored")).unwrap();
             assert!(restored.blocks() * 512 < 5 * CHUNK, "{kind:?} {encoding:?}: {} blocks", restored.blocks());
+            archive.remove(&stored.id).unwrap();
         }
     }
 }
@@ -99,7 +117,7 @@ fn auto_compresses_what_shrinks_and_nothing_else() {
     let mut noise = vec![0; 5 << 20];
     Random::new(4).fill(&mut noise);
     let text: Vec<u8> = b"all work and no play makes a dull file ".iter().copied().cycle().take(5 << 20).collect();
-    let auto = PutOptions { digest: None, compression: Compression::Auto(Encoding::Zstd) };
+    let auto = PutOptions { digest: None, compression: Compression::Auto(Encoding::Zstd), origin: None };
     for (content, suffix) in [(noise, ""), (text, ".zst"), (Vec::new(), "")] {
         let stored = archive.put(&id("abcdef"), &archive.file("source", &content), auto).unwrap();
         assert_eq!(stored.id.as_str(), format!("abcdef{suffix}"));
@@ -114,6 +132,11 @@ fn an_object_replaces_its_older_forms() {
         // The suffix of a proposed id counts for nothing: it would be read back as something else than it is.
         let stored = archive.put(&id("abcdef.gz"), &source, options(encoding, None)).unwrap();
         assert_eq!(archive.files(), [archive.object(&stored.id)]);
+        // And now with a manifest, which the next one has not.
+        let stored = archive.put(&id("abcdef.gz"), &source, described(encoding)).unwrap();
+        let mut files = archive.files();
+        files.sort();
+        assert_eq!(files, [archive.object(&stored.id), archive.manifest(&stored.id)]);
     }
 }
 
@@ -122,11 +145,11 @@ fn a_proposed_id_removes_what_was_stored_under_it_and_a_full_one_only_itself() {
     let archive = Archive::new();
     let source = archive.file("source", &[b'x'; 10_000]);
     for encoding in Encoding::ALL {
-        let stored = archive.put(&id("abcdef"), &source, options(encoding, None)).unwrap();
+        let stored = archive.put(&id("abcdef"), &source, described(encoding)).unwrap();
         for other in ["abcdef.gz", "abcdef.zst"].into_iter().filter(|other| *other != stored.id.as_str()) {
             archive.remove(&id(other)).unwrap();
         }
-        assert_eq!(archive.files(), [archive.object(&stored.id)]);
+        assert!(archive.object(&stored.id).exists() && archive.files().len() == 2);
         archive.remove(&id("abcdef")).unwrap();
         assert!(archive.files().is_empty(), "{encoding:?}");
     }
@@ -160,8 +183,9 @@ fn everything_is_listed_once_and_a_listing_can_stop() {
     let archive = Archive::new();
     let source = archive.file("source", b"x");
     let mut names: Vec<_> = (0..40).map(|n| format!("{:02x}{:02x}-object", n % 7, n)).collect();
-    for name in &names {
-        archive.put(&id(name), &source, options(Encoding::Raw, None)).unwrap();
+    for (n, name) in names.iter().enumerate() {
+        let options = if n % 2 == 0 { options(Encoding::Raw, None) } else { described(Encoding::Raw) };
+        archive.put(&id(name), &source, options).unwrap();
     }
     fs::write(archive.store.root().join("objects/stray"), b"").unwrap();
     let mut listed = Vec::new();
@@ -170,6 +194,16 @@ fn everything_is_listed_once_and_a_listing_can_stop() {
         ControlFlow::Continue(())
     };
     archive.store.list(&mut collect).unwrap();
+    let mut with_manifest = Vec::new();
+    let mut collect = |id: model::ObjectId| {
+        with_manifest.push(id.to_string());
+        ControlFlow::Continue(())
+    };
+    archive.store.list_manifests(&mut collect).unwrap();
+    with_manifest.sort();
+    let mut odd: Vec<_> = names.iter().skip(1).step_by(2).cloned().collect();
+    odd.sort();
+    assert_eq!(with_manifest, odd);
     names.sort();
     listed.sort();
     assert_eq!(listed, names);
