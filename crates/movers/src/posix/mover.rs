@@ -106,7 +106,7 @@ impl<S: Store + 'static> PosixMover<S> {
         Watch { reply, limiter: self.archive.limiter(), is_restore }
     }
 
-    fn put_options(&self) -> PutOptions {
+    fn put_options(&self) -> PutOptions<'static> {
         let archive = self.archive.settings();
         let compression = match archive.compression {
             Configured::Off => Compression::Off,
@@ -114,7 +114,7 @@ impl<S: Store + 'static> PosixMover<S> {
             Configured::Auto(codec) => Compression::Auto(encoding(codec)),
         };
         let digest = (!archive.checksums.disabled).then(|| self.digest_kind());
-        PutOptions { digest, compression }
+        PutOptions { digest, compression, origin: None }
     }
 
     fn digest_kind(&self) -> DigestKind {
