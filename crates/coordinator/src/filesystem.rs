@@ -72,10 +72,8 @@ impl Filesystem {
         // On a mount that is attached nowhere, paths begin at its root. That this is the file's path, and not what is left
         // of one ("(deleted)"), is seen by going there.
         let path = path.strip_prefix(b"/").filter(|path| !path.is_empty())?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let there =
-            sys::file::open_beneath(&self.root, Path::new(OsStr::from_bytes(path)), flags, sys::Mode::empty()).ok()?;
-        let (own, there) = (sys::file::stamp(fd).ok()?, sys::file::stamp(there).ok()?);
+        let there = sys::file::stamp_at(&self.root, Path::new(OsStr::from_bytes(path))).ok()?;
+        let own = sys::file::stamp(fd).ok()?;
         ((own.dev, own.ino) == (there.dev, there.ino)).then(|| path.to_vec())
     }
 
