@@ -21,7 +21,10 @@ const BASE: &str = "SIFAKA_TEST_MOVER_BASE";
 const ID: &str = "0e2f9a7c-5ad1-4b6e-9b7a-0a4dd0c8f0aa";
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
+const EXDEV: i32 = 18;
 const EINVAL: i32 = 22;
+const ELOOP: i32 = 40;
+const EOPNOTSUPP: i32 = 95;
 const ECANCELED: i32 = 125;
 
 /// Not a test by itself: the mover that the tests start.
@@ -42,6 +45,7 @@ struct Bench {
     agent: PdmAgent,
     mover: Child,
     handle: u64,
+    capabilities: u32,
     next: u64,
     scratch: Scratch,
 }
@@ -62,7 +66,7 @@ impl Bench {
         let (endpoint, handle) = agent.registration();
         assert_eq!(endpoint.archive, 7);
         assert_eq!(endpoint.capabilities & 39, 39, "cancel, verify, proposed uuid, reload");
-        Self { agent, mover, handle, next: 0, scratch }
+        Self { agent, mover, handle, capabilities: endpoint.capabilities, next: 0, scratch }
     }
 
     fn file(&self, name: &str, content: &[u8]) -> PathBuf {
@@ -73,7 +77,15 @@ impl Bench {
 
     fn send(&mut self, op: Op, item: ActionItem) -> u64 {
         self.next += 1;
-        self.agent.send(self.handle, ActionItem { id: self.next, op: op.into(), length: -1, ..item });
+        self.agent.send(
+            self.handle,
+            ActionItem {
+                id: self.next,
+                op: op.into(),
+                length: if item.length == 0 { -1 } else { item.length },
+                ..item
+            },
+        );
         self.next
     }
 
@@ -177,7 +189,12 @@ fn files_are_archived_verified_restored_and_removed_in_every_format() {
         assert_eq!(archived.uuid, format!("{ID}{suffix}"), "{settings}");
         assert_eq!((archived.hash.len(), archived.url.as_str()), (hash_bytes, ""), "{settings}");
         let object = bench.scratch.join(format!("root/objects/0e/2f/{ID}{suffix}"));
-        assert_eq!(bench.archive_files(), [object]);
+        let manifest = PathBuf::from(format!("{}.manifest", object.display()));
+        let mut files = bench.archive_files();
+        files.sort();
+        let described = hash_bytes == 32;
+        assert_eq!(files, if described { vec![object, manifest] } else { vec![object] }, "{settings}");
+        assert_eq!(bench.capabilities & 24, if described { 24 } else { 0 }, "range and namespace: {settings}");
 
         let named = ActionItem { hash: archived.hash.clone(), uuid: archived.uuid.clone(), ..primary("a") };
         let again = bench.run(Op::Verify, named);
@@ -223,7 +240,7 @@ fn failures_say_what_where_why_and_whether_to_try_again() {
     testkit::faults::corrupt(&bench.scratch.join(format!("root/objects/0e/2f/{ID}")));
     let damaged = ActionItem { hash: archived.hash, expected_size: Some(100_000), ..restore.clone() };
     let status = bench.run(Op::Restore, damaged.clone());
-    assert_failed(&status, EIO, ErrorKind::Permanent, &["/home/x/b", "has hash", "damaged"]);
+    assert_failed(&status, EIO, ErrorKind::Permanent, &["/home/x/b", "damaged from byte 0 to byte 100000", "hash"]);
     let status = bench.run(Op::Restore, ActionItem { expected_size: Some(5), ..damaged.clone() });
     assert_failed(&status, EIO, ErrorKind::Permanent, &["holds 100000 bytes, 5 were archived"]);
     let status = bench.run(Op::Restore, ActionItem { write_path: "nothing".to_owned(), ..damaged });
@@ -238,7 +255,7 @@ fn failures_say_what_where_why_and_whether_to_try_again() {
     }
     let status = bench.run(Op::Archive, primary("no such file"));
     assert_failed(&status, ENOENT, ErrorKind::Permanent, &["cannot archive no such file", "files/no such file"]);
-    assert_eq!(bench.archive_files().len(), 1);
+    assert_eq!(bench.archive_files().len(), 2, "the object and its manifest");
 }
 
 #[test]
@@ -254,12 +271,80 @@ fn comparing_can_be_turned_off() {
 }
 
 #[test]
+fn a_part_is_restored_alone_and_only_for_an_agent_that_means_it() {
+    let mut bench = Bench::start("compression = \"on\"");
+    let content = content(3 << 20);
+    bench.file("a", &content);
+    let archived = bench.run(Op::Archive, ActionItem { tree_path: b"dir/a".to_vec(), ..primary("a") });
+    let target = bench.file("b", &vec![0xee; content.len()]);
+    let part = ActionItem {
+        write_path: "b".to_owned(),
+        uuid: archived.uuid.clone(),
+        hash: archived.hash.clone(),
+        expected_size: Some(content.len() as u64),
+        offset: (1 << 20) + 7,
+        length: 10,
+        ..ActionItem::default()
+    };
+    let restored = bench.run(Op::Restore, part.clone());
+    assert_eq!((restored.error, &restored.hash), (0, &archived.hash), "{restored:?}");
+    let found = fs::read(&target).unwrap();
+    assert!(found[1 << 20..2 << 20] == content[1 << 20..2 << 20]);
+    assert!(found[..1 << 20].iter().chain(&found[2 << 20..]).all(|byte| *byte == 0xee), "more than was asked for");
+
+    // Lemur's agent says no size, and gets the whole.
+    let hint = ActionItem { expected_size: None, ..part.clone() };
+    assert_eq!(bench.run(Op::Restore, hint).error, 0);
+    assert!(fs::read(&target).unwrap() == content);
+
+    fs::remove_file(bench.scratch.join(format!("root/objects/0e/2f/{}.manifest", archived.uuid))).unwrap();
+    let status = bench.run(Op::Restore, part.clone());
+    assert_failed(&status, EOPNOTSUPP, ErrorKind::Permanent, &["manifest", "as a whole"]);
+    fs::write(&target, b"").unwrap();
+    assert_eq!(bench.run(Op::Restore, ActionItem { offset: 0, length: -1, ..part }).error, 0);
+    assert!(fs::read(&target).unwrap() == content);
+}
+
+#[test]
+fn what_has_no_content_is_recorded_and_removed() {
+    let mut bench = Bench::start("");
+    let dir = bench.scratch.join("files/dir");
+    fs::create_dir(&dir).unwrap();
+    std::os::unix::fs::symlink("/etc", dir.join("link")).unwrap();
+    let record = |path: &str| ActionItem {
+        tree_path: path.as_bytes().to_vec(),
+        metadata_only: true,
+        uuid: ID.to_owned(),
+        ..ActionItem::default()
+    };
+    let kept = bench.scratch.join(format!("root/objects/0e/2f/{ID}.manifest"));
+    for path in ["dir", "dir/link"] {
+        let status = bench.run(Op::Archive, record(path));
+        assert_eq!((status.error, status.uuid.as_str(), status.hash.len()), (0, ID, 0), "{status:?}");
+        assert_eq!(bench.archive_files(), std::slice::from_ref(&kept));
+        let read = transfer::manifest::Manifest::decode(&fs::read(&kept).unwrap()).unwrap();
+        assert_eq!(read.path, path.as_bytes());
+        assert_ne!(read.inode.fsid, [0; 8]);
+    }
+    for (path, errno) in [("dir/link/passwd", ELOOP), ("../root", EXDEV), ("nothing", ENOENT)] {
+        assert_eq!(bench.run(Op::Archive, record(path)).error, errno, "{path}");
+    }
+    assert_eq!(bench.run(Op::Remove, record("dir")).error, 0);
+    assert!(bench.archive_files().is_empty());
+
+    let mut bench = Bench::start("format = \"lemur\"");
+    let status = bench.run(Op::Archive, record(""));
+    assert_failed(&status, EOPNOTSUPP, ErrorKind::Permanent, &["no manifests"]);
+    assert!(bench.archive_files().is_empty());
+}
+
+#[test]
 fn p4_a_running_archive_is_cancelled_and_leaves_nothing() {
     let mut bench = Bench::start("compression = \"gzip\"");
     let big = bench.file("big", b"");
     fs::OpenOptions::new().write(true).open(big).unwrap().set_len(1 << 40).unwrap();
     let id = bench.send(Op::Archive, primary("big"));
-    wait_until(Duration::from_secs(30), "the temporary file", || bench.archive_files().len() == 1);
+    wait_until(Duration::from_secs(30), "the temporary files", || bench.archive_files().len() == 2);
     bench.agent.send(bench.handle, ActionItem { op: Op::Cancel.into(), cancel_target: id, ..ActionItem::default() });
     let status = std::iter::repeat_with(|| bench.agent.status()).find(|status| status.completed).unwrap();
     assert_failed(&status, ECANCELED, ErrorKind::Permanent, &[]);
@@ -272,7 +357,7 @@ fn p7_a_killed_mover_s_leavings_are_swept_by_the_next() {
     let big = bench.file("big", b"");
     fs::OpenOptions::new().write(true).open(big).unwrap().set_len(1 << 42).unwrap();
     bench.send(Op::Archive, primary("big"));
-    wait_until(Duration::from_secs(30), "the temporary file", || bench.archive_files().len() == 1);
+    wait_until(Duration::from_secs(30), "the temporary files", || bench.archive_files().len() == 2);
     bench.restart();
     assert!(bench.archive_files().is_empty(), "{:?}", bench.archive_files());
     bench.file("small", b"x");
@@ -328,7 +413,7 @@ fn p4_an_archive_that_waits_for_its_share_of_the_bandwidth_is_cancelled_at_once(
     bench.file("big", &content(8 << 20));
     let id = bench.send(Op::Archive, primary("big"));
     // It says that it lives while it waits.
-    assert_eq!((bench.agent.status().id, bench.archive_files().len()), (id, 1));
+    assert_eq!((bench.agent.status().id, bench.archive_files().len()), (id, 2));
     let asked = Instant::now();
     bench.agent.send(bench.handle, ActionItem { op: Op::Cancel.into(), cancel_target: id, ..ActionItem::default() });
     let status = std::iter::repeat_with(|| bench.agent.status()).find(|status| status.completed).unwrap();

@@ -60,17 +60,20 @@ pub fn run(environment: Environment, file: &Path) -> Result<(), PosixError> {
     for archive in config.archives.clone() {
         let store = open(&archive)?;
         let (id, credits) = (archive.id, reload::credits(&archive));
+        let capabilities = Capabilities {
+            cancel: true,
+            verify: true,
+            proposed_uuid: true,
+            range: mover::restores_ranges(&archive),
+            namespace: mover::keeps_manifests(&archive),
+            ..Capabilities::default()
+        };
         let archive = Arc::new(ServedArchive::new(archive));
         served.push(Arc::clone(&archive));
         let mover = PosixMover::new(archive, store.clone(), environment.clone());
         let workers = Workers::start(&format!("posix-{id}"), threads, mover)?;
         stores.push(store);
-        archives.push(Archive {
-            id,
-            capabilities: Capabilities { cancel: true, verify: true, proposed_uuid: true, ..Capabilities::default() },
-            credits,
-            handler: Arc::new(workers),
-        });
+        archives.push(Archive { id, capabilities, credits, handler: Arc::new(workers) });
     }
     // Dropping the sender ends the sweeper.
     let (_serving, ended) = channel::<()>();

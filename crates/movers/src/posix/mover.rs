@@ -1,17 +1,21 @@
 //! Actions on one archive: from a task to calls of the store, and from its errors to what people read.
 //!
 //! Blocks; runs on the threads of [`plugin::Workers`]. Archives and removals are answered from the store's syncing thread.
-//! A task's extent is only a hint: whole files are moved (Lustre's and our coordinator ask for nothing else).
+//! Part of a file is only restored for an agent of ours; everybody else's extents are hints, and whole files are moved (Lustre's
+//! coordinator asks for nothing else).
 
 use super::rate::Limiter;
 use super::reload::ServedArchive;
-use config::posix::{Codec, Compression as Configured, Format};
+use config::posix::{Codec, Compression as Configured, Format, PosixArchive};
 use model::{Command, Digest, Extent, Identity, ObjectId};
 use plugin::{Environment, Mover, Reply, Task};
+use std::fs::File;
 use std::sync::Arc;
 use transfer::copy::hash_file;
+use transfer::manifest::{Manifest, describe_beneath};
 use transfer::{
-    Compression, DigestKind, Encoding, Expected, Monitor, OpenFile, PutOptions, Store, Stored, TransferError,
+    Compression, DigestKind, Done, Encoding, Expected, Monitor, OpenFile, Origin, PutOptions, Store, Stored,
+    TransferError,
 };
 use uuid::Uuid;
 
@@ -21,11 +25,14 @@ pub(super) struct PosixMover<S> {
     archive: Arc<ServedArchive>,
     store: Arc<S>,
     environment: Environment,
+    /// The filesystem that files come from; zeros when that cannot be told.
+    fsid: [u8; 8],
 }
 
 impl<S: Store + 'static> Mover for PosixMover<S> {
     fn run(&self, task: Task, reply: Reply) {
         match task.command {
+            Command::Archive if task.metadata_only => self.record(&task, reply),
             Command::Archive => self.archive(&task, reply),
             Command::Restore => self.answer(&task, reply, Self::restore),
             Command::Verify => self.answer(&task, reply, Self::verify),
@@ -36,25 +43,41 @@ impl<S: Store + 'static> Mover for PosixMover<S> {
 
 impl<S: Store + 'static> PosixMover<S> {
     pub(super) fn new(archive: Arc<ServedArchive>, store: Arc<S>, environment: Environment) -> Self {
-        Self { archive, store, environment }
+        let fsid = sys::mounts::filesystem_of(&environment.client_mountpoint).map_or([0; 8], |found| found.fsid);
+        Self { archive, store, environment, fsid }
     }
 
     fn archive(&self, task: &Task, reply: Reply) {
         let context = self.context("archive", task);
         let staged = proposed_id(&task.identity.uuid).and_then(|id| {
             let source = OpenFile::for_reading(self.environment.resolve(&task.primary_path))?;
-            self.store.stage(&id, &source, self.put_options(), &self.watch(&reply, false))
+            self.store.stage(&id, &source, self.put_options(task), &self.watch(&reply, false))
         });
         match staged {
             Err(error) => reply.fail(error.into_failure(&context)),
-            Ok(staged) => {
-                let answer = move |result: Result<Stored, TransferError>| match result {
-                    Ok(stored) => reply.done(identity(&stored.id, stored.digest)),
-                    Err(error) => reply.fail(error.into_failure(&context)),
-                };
-                self.store.commit(staged, Box::new(answer));
-            }
+            Ok(staged) => self.store.commit(staged, answer_stored(reply, context)),
         }
+    }
+
+    /// Keeps what is to be known of a directory, a link, or whatever else has no content of its own.
+    fn record(&self, task: &Task, reply: Reply) {
+        let context = self.context("record", task);
+        match self.describe(task) {
+            Err(error) => reply.fail(error.into_failure(&context)),
+            Ok(record) => self.store.put_record(&record, answer_stored(reply, context)),
+        }
+    }
+
+    fn describe(&self, task: &Task) -> Result<Manifest, TransferError> {
+        let mount = &self.environment.client_mountpoint;
+        if !keeps_manifests(&self.archive.settings()) {
+            let why = "an archive of this format, or without checksums, has no manifests".to_owned();
+            return Err(TransferError::NoManifest { path: mount.clone(), why });
+        }
+        let id = proposed_id(&task.identity.uuid)?;
+        let root = File::open(mount).map_err(TransferError::io("open", mount))?;
+        let (description, kind) = describe_beneath(&root, &task.tree_path, self.fsid)?;
+        Ok(description.with_kind(id, kind))
     }
 
     fn restore(&self, task: &Task, reply: &Reply) -> Result<Identity, TransferError> {
@@ -63,7 +86,13 @@ impl<S: Store + 'static> PosixMover<S> {
         let checksums = self.archive.settings().checksums;
         let compare = !checksums.disabled && !checksums.disable_compare_on_restore;
         let expected = Expected { size: task.expected_size, digest: task.identity.hash.filter(|_| compare) };
-        let restored = self.store.get(&id, &target, expected, &self.watch(reply, true))?;
+        let watch = self.watch(reply, true);
+        // Whoever does not say the size does not mean the extent: Lemur's agent.
+        let restored = if task.extent != Extent::WHOLE && task.expected_size.is_some() {
+            self.store.get_range(&id, &target, task.extent, expected, &watch)?
+        } else {
+            self.store.get(&id, &target, expected, &watch)?
+        };
         Ok(identity(&id, restored.digest))
     }
 
@@ -106,7 +135,7 @@ impl<S: Store + 'static> PosixMover<S> {
         Watch { reply, limiter: self.archive.limiter(), is_restore }
     }
 
-    fn put_options(&self) -> PutOptions<'static> {
+    fn put_options<'a>(&self, task: &'a Task) -> PutOptions<'a> {
         let archive = self.archive.settings();
         let compression = match archive.compression {
             Configured::Off => Compression::Off,
@@ -114,7 +143,8 @@ impl<S: Store + 'static> PosixMover<S> {
             Configured::Auto(codec) => Compression::Auto(encoding(codec)),
         };
         let digest = (!archive.checksums.disabled).then(|| self.digest_kind());
-        PutOptions { digest, compression, origin: None }
+        let origin = keeps_manifests(&archive).then_some(Origin { path: &task.tree_path, fsid: self.fsid });
+        PutOptions { digest, compression, origin }
     }
 
     fn digest_kind(&self) -> DigestKind {
@@ -130,6 +160,23 @@ impl<S: Store + 'static> PosixMover<S> {
         let file = paths.into_iter().find(|path| !path.is_empty()).map_or("?", String::as_str);
         format!("cannot {verb} {file} (archive \"{}\")", self.archive.settings().name)
     }
+}
+
+/// Whether objects get manifests. Lemur's layout has none, and without hashes there is nothing to put into them.
+pub(super) fn keeps_manifests(archive: &PosixArchive) -> bool {
+    archive.format == Format::Sifaka && !archive.checksums.disabled
+}
+
+/// Whether parts of files can be restored: each is compared before it is written.
+pub(super) fn restores_ranges(archive: &PosixArchive) -> bool {
+    keeps_manifests(archive) && !archive.checksums.disable_compare_on_restore
+}
+
+fn answer_stored(reply: Reply, context: String) -> Done {
+    Box::new(move |result: Result<Stored, TransferError>| match result {
+        Ok(stored) => reply.done(identity(&stored.id, stored.digest)),
+        Err(error) => reply.fail(error.into_failure(&context)),
+    })
 }
 
 /// The agent's proposal, so that a retry overwrites its own object; an agent that proposes none gets a random one.

@@ -16,6 +16,14 @@ const THREADS_FROM_BYTES: u64 = 8 << 20;
 /// More than these are not faster: one device, one file.
 const MAX_THREADS: usize = 4;
 
+/// What the monitor is told of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Step {
+    Moved,
+    /// A hole.
+    Skipped,
+}
+
 /// Calls `work` for each of the chunks, until one fails or the monitor cancels. The monitor is told of a chunk after its
 /// work; once it cancelled it is told of nothing more (P4).
 pub(crate) fn each_chunk<S>(
@@ -23,7 +31,7 @@ pub(crate) fn each_chunk<S>(
     chunks: Range<u64>,
     monitor: &dyn Monitor,
     state: impl Fn() -> S + Sync,
-    work: impl Fn(&mut S, u64, Extent) -> Result<(), TransferError> + Sync,
+    work: impl Fn(&mut S, u64, Extent) -> Result<Step, TransferError> + Sync,
 ) -> Result<(), TransferError> {
     let run = Run { next: AtomicU64::new(chunks.start), stop: AtomicBool::new(false), failed: Mutex::new(None) };
     let worker = || {
@@ -73,18 +81,21 @@ impl Run {
         &self,
         monitor: &dyn Monitor,
         extent: Extent,
-        work: impl FnOnce() -> Result<(), TransferError>,
+        work: impl FnOnce() -> Result<Step, TransferError>,
     ) -> Result<(), TransferError> {
         if monitor.cancelled() {
             return Err(TransferError::Cancelled);
         }
-        work()?;
+        let step = work()?;
         let failed = self.failed.lock();
         if failed.is_none() {
             if monitor.cancelled() {
                 return Err(TransferError::Cancelled);
             }
-            monitor.advanced(extent);
+            match step {
+                Step::Moved => monitor.advanced(extent),
+                Step::Skipped => monitor.skipped(extent),
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! From a file into the archive by chunks: each is read, hashed, and stored where it belongs.
 
-use super::each::{Places, each_chunk};
+use super::each::{Places, Step, each_chunk};
 use crate::compress::FrameEncoder;
 use crate::manifest::{Block, Frame, HoleMap, ReadAt as _, Shape, TableBuilder, Value};
 use crate::{Encoding, Monitor, OpenFile, TransferError};
@@ -107,7 +107,7 @@ pub(crate) fn take_in(
                 let encoded = encoder.encode(content).map_err(file.failed("compress into"))?;
                 let length = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
                 // Whoever comes before has failed, and tells why.
-                let Some(offset) = turn.take(length.into()) else { return Ok(()) };
+                let Some(offset) = turn.take(length.into()) else { return Ok(Step::Skipped) };
                 file.write_all_at(encoded, offset)?;
                 frame = Frame { offset, length };
             }
@@ -117,7 +117,7 @@ pub(crate) fn take_in(
             hashes.set(index, value, frame)?;
         }
         write_back(outlet, index, extent, frame);
-        Ok(())
+        Ok(if bytes.is_some() { Step::Moved } else { Step::Skipped })
     })?;
     match outlet {
         Outlet::Nothing => intake.still_as_long().map(|()| 0),

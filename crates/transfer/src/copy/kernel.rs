@@ -1,6 +1,6 @@
 //! Copies that the kernel makes without showing us the bytes.
 
-use super::each::each_chunk;
+use super::each::{Step, each_chunk};
 use super::intake::Intake;
 use crate::manifest::Shape;
 use crate::{Monitor, OpenFile, TransferError};
@@ -47,7 +47,14 @@ pub(crate) fn copy_ranges(
         0..shape.chunks(),
         monitor,
         || (),
-        |(), _, extent| intake.data(extent).try_for_each(|data| copy_range(intake, data, target)),
+        |(), _, extent| {
+            let mut step = Step::Skipped;
+            for data in intake.data(extent) {
+                copy_range(intake, data, target)?;
+                step = Step::Moved;
+            }
+            Ok(step)
+        },
     )?;
     intake.finish(target)?;
     Ok(true)

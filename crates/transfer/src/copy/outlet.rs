@@ -1,7 +1,7 @@
 //! From the archive into a file by chunks: each is verified before a byte of it is written.
 
 use super::chunk_reader::{ChunkBuffer, ChunkReader, Verified};
-use super::each::each_chunk;
+use super::each::{Step, each_chunk};
 use super::sink::Clearing;
 use crate::manifest::ReadAt;
 use crate::{Monitor, OpenFile, TransferError};
@@ -46,9 +46,13 @@ pub(crate) fn bring_back<O: ReadAt, M: ReadAt>(
     let shape = reader.shape();
     let work = |buffer: &mut ChunkBuffer, index, extent: Extent| {
         let verified = reader.read(index, buffer)?;
-        let Some(target) = target else { return Ok(()) };
+        let step = if verified == Verified::Zeros { Step::Skipped } else { Step::Moved };
+        let Some(target) = target else { return Ok(step) };
         let end = extent.offset + extent.length;
-        let Verified::Bytes(bytes) = verified else { return target.clearing.clear(extent.offset, end) };
+        let Verified::Bytes(bytes) = verified else {
+            target.clearing.clear(extent.offset, end)?;
+            return Ok(step);
+        };
         let part = |from: u64, to: u64| {
             let at = |offset: u64| usize::try_from(offset - extent.offset).unwrap_or(usize::MAX);
             bytes.get(at(from)..at(to)).unwrap_or_default()
@@ -65,7 +69,8 @@ pub(crate) fn bring_back<O: ReadAt, M: ReadAt>(
             target.clearing.clear(hole.offset, hole_end)?;
             at = hole_end;
         }
-        target.put(part(at, end), at)
+        target.put(part(at, end), at)?;
+        Ok(step)
     };
     each_chunk(shape, chunks, monitor, ChunkBuffer::default, work)
 }
