@@ -2,12 +2,15 @@
 //!
 //! Translation only: what a request means is decided in the coordinator.
 
+mod objects;
+
 use crate::admin::api::{
     ActionReport, ActionState, ActionView, ActionsQuery, CancelRequest, Cancelled, DEFAULT_LIMIT, FileRef, FileStatus,
     FilesRequest, FilesSet, FinishedQuery, FinishedView, GuardStatus, MAX_LIMIT, QueueCount, RecordRef, Refused,
     Released, RequestStatus, SetRequest, SourceStatus, StatusReport, SubmitRequest, Submitted, fsid_text,
 };
 use crate::admin::control::{Control, ControlError, ErrorCode, Reply};
+use crate::admin::objects::{CloneRequest, Made, RetiredPage, RetiredRequest, UndeleteRequest};
 use crate::source::{ActionSource, SourceError, Work};
 use coordinator::{Engine, Entry, FileState, FlagChange, Refusal, Request, Running, Selection, Target};
 use futures_util::future::BoxFuture;
@@ -388,6 +391,18 @@ impl Control for LocalControl {
             views.truncate(limit);
             Ok(views)
         })
+    }
+
+    fn clone_files(&self, request: CloneRequest) -> Reply<'_, Made> {
+        Box::pin(self.make_clones(request))
+    }
+
+    fn undelete(&self, request: UndeleteRequest) -> Reply<'_, Made> {
+        Box::pin(self.undelete_files(request))
+    }
+
+    fn retired(&self, request: RetiredRequest) -> Reply<'_, RetiredPage> {
+        Box::pin(self.retired_objects(request))
     }
 
     fn finished(&self, query: FinishedQuery) -> Reply<'_, Vec<FinishedView>> {

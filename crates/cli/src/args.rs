@@ -1,8 +1,8 @@
 //! The command line: its tree, and the options all commands share. Each command's own options stand with the command.
 
 use crate::commands::{
-    actions, agent, archive, cancel, completions, config_check, doctor, guard, import, man, mover, release, remove,
-    restore, set, status,
+    actions, agent, archive, cancel, clone, completions, config_check, doctor, guard, import, man, mover, release,
+    remove, restore, set, status, undelete, versions,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -61,6 +61,12 @@ pub(crate) enum Command {
     Status(status::StatusArgs),
     /// Set or clear flags of files, or their archive id
     Set(set::SetArgs),
+    /// Make released files that name the archived objects of others
+    Clone(clone::CloneArgs),
+    /// Show what there is of a file: its archived version, snapshots, older versions
+    Versions(versions::VersionsArgs),
+    /// Bring deleted files and older versions back, as released files
+    Undelete(undelete::UndeleteArgs),
     /// Show the queue, or what has left it
     Actions(actions::ActionsArgs),
     /// Make a released file for an object that an archive holds already

@@ -78,7 +78,7 @@ fn client(given: &[OsString]) -> Result<Vec<OsString>, CliError> {
     let Some(command) = command.to_str().filter(|name| KNOWN.contains(name)) else {
         let known = KNOWN.join(", ");
         return match command.to_str() {
-            Some(name @ ("clone" | "restripe")) => {
+            Some(name @ "restripe") => {
                 Err(CliError::new(Exit::NotHere, format!("lhsm {name}: not built in yet; there are {known}")))
             }
             _ => Err(usage(format!("lhsm: no such command: {}; there are {known}", command.display()))),
@@ -106,8 +106,8 @@ fn client(given: &[OsString]) -> Result<Vec<OsString>, CliError> {
     Ok(out)
 }
 
-const KNOWN: [&str; 8] = ["archive", "release", "restore", "remove", "cancel", "set", "import", "status"];
-const QUIET: [&str; 7] = ["archive", "release", "restore", "remove", "cancel", "set", "import"];
+const KNOWN: [&str; 9] = ["archive", "release", "restore", "remove", "cancel", "set", "import", "clone", "status"];
+const QUIET: [&str; 8] = ["archive", "release", "restore", "remove", "cancel", "set", "import", "clone"];
 const TAKE_VALUE: [&str; 18] = [
     "id",
     "i",
@@ -190,6 +190,7 @@ mod tests {
                 "lhsm import -uuid abcde -size 5 -mode 0600 -stripe_count 2 /fs/a",
                 "sifaka import --quiet --uuid abcde --size 5 --mode 0600 --stripe_count 2 -- /fs/a",
             ),
+            ("lhsm clone /fs/a /fs/b", "sifaka clone --quiet -- /fs/a /fs/b"),
             ("lhsm", "sifaka --help"),
             ("./lhsm-plugin-posix", "sifaka mover posix"),
             ("lhsm-plugin-noop", "sifaka mover noop"),

@@ -15,6 +15,7 @@ mod lemur;
 mod moment;
 mod names;
 mod output;
+mod place;
 mod render;
 mod submit;
 mod wiring;

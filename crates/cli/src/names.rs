@@ -16,6 +16,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use tokio::sync::mpsc;
 
+/// A directory of snapshots.
+pub(crate) const SNAPSHOTS: &str = coordinator::SNAPSHOT_DIRECTORY;
 /// Files sent to the agent in one call.
 const BATCH: usize = 1000;
 /// Directories above what was named that are remembered, so that each is recorded once.
@@ -253,6 +255,8 @@ impl Walk {
             let parent = self.records.is_some().then(|| directory.handle.clone());
             match self.identify(&path) {
                 Ok(inode) if inode.dev != dev => {}
+                // Versions of what is beside it, which are released and archived. They are entered when they are named.
+                Ok(inode) if inode.kind == Kind::Directory && path.file_name() == Some(SNAPSHOTS.as_ref()) => {}
                 Ok(inode) => {
                     self.record(&inode, parent, path.file_name())?;
                     match inode.kind {

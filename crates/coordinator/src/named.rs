@@ -288,7 +288,7 @@ fn complete(shared: &Shared, steps: &mut [Step], makes: &[Make]) {
         if let Some((file, _)) = &step.found.file {
             marked.extend(mark_source(shared, file, &step.found.object)?);
         }
-        step.new.release(&step.found.plan)
+        step.new.release(&step.found.plan, shared.group.as_ref())
     });
     let synced =
         if steps.len() > SYNC_EACH { shared.fs.sync() } else { marked.iter().try_for_each(sys::file::sync_all) };

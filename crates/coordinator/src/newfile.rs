@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
+use sys::fanotify::PreContentGroup;
 use sys::{Mode, OFlags};
 
 /// What `linkat` says when the name is taken.
@@ -74,13 +75,16 @@ impl NewFile {
     }
 
     /// Makes it a released file that names the object, marked as shared. Not durable by itself.
-    pub(crate) fn release(&self, plan: &Blueprint) -> Result<(), Failure> {
+    pub(crate) fn release(&self, plan: &Blueprint, group: Option<&PreContentGroup>) -> Result<(), Failure> {
         let flags = HsmFlags::EXISTS.with(HsmFlags::ARCHIVED).with(HsmFlags::RELEASED);
         let hsm = HsmState { compat: 0, flags, archive_id: u64::from(plan.archive_id), archive_version: 1 };
         let record = ArchiveRecord { size: plan.size, mtime: plan.mtime, inode: self.handle.clone() };
         let state = FileState { hsm, identity: plan.identity.clone(), record: Some(record) };
         shared::mark(&self.file, &plan.identity.uuid).map_err(|e| system("marking it", &e))?;
-        state.write(&self.file).map_err(|e| attribute(&e))
+        state.write(&self.file).map_err(|e| attribute(&e))?;
+        // A guard that was just started, and did not know us yet, may have let us in as into a resident file.
+        let unmarked = group.map_or(Ok(()), |group| group.unignore_inode(&self.file));
+        unmarked.map_err(|e| system("putting it under guard", &e))
     }
 
     pub(crate) fn sync(&self) -> Result<(), Failure> {

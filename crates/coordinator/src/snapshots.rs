@@ -108,7 +108,7 @@ fn plan(shared: &Shared, snapshot: Snapshot) -> Result<Option<Make>, Failure> {
     let directory = handle_of(&directory).map_err(|e| system("naming its .hsmsnapshot", &e))?;
     let stamp = sys::file::stamp(&file).map_err(|e| system("looking at it", &e))?;
     let mtime = Timestamp { seconds: stamp.mtime.0, nanos: stamp.mtime.1 };
-    let name = [name, b"^", rfc3339(mtime, false).as_bytes()].concat();
+    let name = [name, b"^", mtime.rfc3339(false).as_bytes()].concat();
     let path = String::from_utf8_lossy(&path).into_owned();
     let source = Source::File(Target { handle: snapshot.file, path: path.clone() });
     Ok(Some(Make { source, at: NewName { directory, name, path } }))
@@ -149,48 +149,6 @@ fn with_fraction(shared: &Shared, make: Make) -> Option<Make> {
     let stamp = sys::file::stamp(&file).ok()?;
     let mtime = Timestamp { seconds: stamp.mtime.0, nanos: stamp.mtime.1 };
     let at = make.at.name.iter().rposition(|byte| *byte == b'^')?;
-    let name = [make.at.name.get(..=at)?, rfc3339(mtime, true).as_bytes()].concat();
+    let name = [make.at.name.get(..=at)?, mtime.rfc3339(true).as_bytes()].concat();
     Some(Make { at: NewName { name, ..make.at }, ..make })
-}
-
-/// A time in UTC as RFC 3339 has it. Years outside of 0 to 9999, which it cannot have, are written with all their digits.
-fn rfc3339(time: Timestamp, fraction: bool) -> String {
-    let days = time.seconds.div_euclid(86_400);
-    let second = time.seconds.rem_euclid(86_400);
-    // Civil date from days: years begin in March here, in eras of 400 years.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let shifted_month = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
-    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
-    let year = year_of_era + era * 400 + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
-    let fraction = if fraction { format!(".{:09}", time.nanos) } else { String::new() };
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn times_are_those_of_date() {
-        let cases = [
-            (0, "1970-01-01T00:00:00Z"),
-            (951_782_399, "2000-02-28T23:59:59Z"),
-            (951_782_400, "2000-02-29T00:00:00Z"),
-            (1_709_251_199, "2024-02-29T23:59:59Z"),
-            (4_107_542_400, "2100-03-01T00:00:00Z"),
-            (-1, "1969-12-31T23:59:59Z"),
-            (-2_208_988_800, "1900-01-01T00:00:00Z"),
-        ];
-        for (seconds, expected) in cases {
-            assert_eq!(rfc3339(Timestamp { seconds, nanos: 5 }, false), expected);
-        }
-        assert_eq!(rfc3339(Timestamp { seconds: 0, nanos: 5 }, true), "1970-01-01T00:00:00.000000005Z");
-        // No time that a filesystem may hold is out of range.
-        let _ = [i64::MIN / 2, i64::MAX / 2].map(|seconds| rfc3339(Timestamp { seconds, nanos: 0 }, true));
-    }
 }

@@ -133,6 +133,27 @@ pub struct Timestamp {
     pub nanos: u32,
 }
 
+impl Timestamp {
+    /// A time in UTC as RFC 3339 has it. Years outside of 0 to 9999, which it cannot have, are written with all their digits.
+    #[must_use]
+    pub fn rfc3339(self, fraction: bool) -> String {
+        let days = self.seconds.div_euclid(86_400);
+        let second = self.seconds.rem_euclid(86_400);
+        // Civil date from days: years begin in March here, in eras of 400 years.
+        let shifted = days + 719_468;
+        let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+        let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let shifted_month = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+        let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+        let year = year_of_era + era * 400 + i64::from(month <= 2);
+        let (hour, minute, second) = (second / 3600, second / 60 % 60, second % 60);
+        let fraction = if fraction { format!(".{:09}", self.nanos) } else { String::new() };
+        format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+    }
+}
+
 /// What tells one version of a file's content from another without reading it.
 ///
 /// Since Linux 6.13 (multigrain timestamps) the next change after a `statx` is sure to be seen in ctime, which no
@@ -161,6 +182,25 @@ mod tests {
         for bad in ["", "[]", "[1:2:3]", "[0x1:0x2]", "[0x1:0x2:0x3:0x4]", "[0x1:0x1ffffffff:0x0]"] {
             assert!(bad.parse::<Fid>().is_err(), "{bad}");
         }
+    }
+
+    #[test]
+    fn times_are_those_of_date() {
+        let cases = [
+            (0, "1970-01-01T00:00:00Z"),
+            (951_782_399, "2000-02-28T23:59:59Z"),
+            (951_782_400, "2000-02-29T00:00:00Z"),
+            (1_709_251_199, "2024-02-29T23:59:59Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+            (-1, "1969-12-31T23:59:59Z"),
+            (-2_208_988_800, "1900-01-01T00:00:00Z"),
+        ];
+        for (seconds, expected) in cases {
+            assert_eq!(Timestamp { seconds, nanos: 5 }.rfc3339(false), expected);
+        }
+        assert_eq!(Timestamp { seconds: 0, nanos: 5 }.rfc3339(true), "1970-01-01T00:00:00.000000005Z");
+        // No time that a filesystem may hold is out of range.
+        let _ = [i64::MIN, i64::MAX].map(|seconds| Timestamp { seconds, nanos: 0 }.rfc3339(true));
     }
 
     proptest! {

@@ -521,7 +521,10 @@ fn validate_files(files: &[FileRef]) -> Result<(), Invalid> {
     validate_named("files", files.iter().map(|file| (file.path.as_str(), file.fsid.as_str())))
 }
 
-fn validate_named<'a>(what: &str, named: impl ExactSizeIterator<Item = (&'a str, &'a str)>) -> Result<(), Invalid> {
+pub(super) fn validate_named<'a>(
+    what: &str,
+    named: impl ExactSizeIterator<Item = (&'a str, &'a str)>,
+) -> Result<(), Invalid> {
     if named.len() > MAX_FILES {
         return Err(format!("{what}: {} named, at most {MAX_FILES} may be in one call", named.len()));
     }
@@ -537,16 +540,16 @@ fn validate_named<'a>(what: &str, named: impl ExactSizeIterator<Item = (&'a str,
 }
 
 /// Bytes as base64 text (RFC 4648, with padding).
-mod base64_text {
+pub(super) mod base64_text {
     use base64::Engine;
     use base64::engine::general_purpose::STANDARD;
     use serde::{Deserialize, Deserializer, Serializer};
 
-    pub(super) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    pub(in crate::admin) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_str(&STANDARD.encode(bytes))
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+    pub(in crate::admin) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
         let text = std::borrow::Cow::<str>::deserialize(deserializer)?;
         STANDARD.decode(text.as_bytes()).map_err(|why| serde::de::Error::custom(format!("not base64: {why}")))
     }

@@ -4,6 +4,8 @@ use super::api::{
     ActionReport, ActionView, ActionsQuery, CancelRequest, Cancelled, FileStatus, FilesRequest, FilesSet,
     FinishedQuery, FinishedView, Released, RequestStatus, SetRequest, StatusReport, SubmitRequest, Submitted,
 };
+use super::objects::{CloneRequest, Made, RetiredPage, RetiredRequest, UndeleteRequest};
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use model::ActionId;
 use serde::{Deserialize, Serialize};
@@ -50,6 +52,27 @@ pub trait Control: Send + Sync + 'static {
 
     /// How the agent is.
     fn status(&self) -> Reply<'_, StatusReport>;
+
+    /// Makes released files that name the objects of others.
+    fn clone_files(&self, _: CloneRequest) -> Reply<'_, Made> {
+        unsupported("clone files")
+    }
+
+    /// Brings deleted files back.
+    fn undelete(&self, _: UndeleteRequest) -> Reply<'_, Made> {
+        unsupported("undelete files")
+    }
+
+    /// Objects that wait for their removal.
+    fn retired(&self, _: RetiredRequest) -> Reply<'_, RetiredPage> {
+        unsupported("list what waits for its removal")
+    }
+}
+
+/// What an agent without local files says.
+fn unsupported<T: Send + 'static>(what: &str) -> Reply<'static, T> {
+    let error = ControlError::new(ErrorCode::Unsupported, format!("this agent cannot {what}"));
+    async move { Err(error) }.boxed()
 }
 
 /// What kind of error, for programs.

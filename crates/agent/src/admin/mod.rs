@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod control;
+pub mod objects;
 mod reply;
 mod server;
 mod socket;

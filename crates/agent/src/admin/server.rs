@@ -5,6 +5,7 @@ use super::api::{
     SetRequest, SubmitRequest, WaitQuery,
 };
 use super::control::{Control, ControlError, ErrorCode, Reply};
+use super::objects::{CloneRequest, RetiredRequest, UndeleteRequest};
 use super::reply::{Asked, Body};
 use super::socket::AdminSocket;
 use axum::extract::connect_info::Connected;
@@ -58,6 +59,9 @@ fn routes(server: Server, shared: bool) -> Router {
         .route("/v1/requests/{id}/failures", get(failures))
         .route("/v1/release", post(release))
         .route("/v1/cancel", post(cancel))
+        .route("/v1/clone", post(clone_files))
+        .route("/v1/undelete", post(undelete))
+        .route("/v1/retired", post(retired))
         .route("/v1/files/status", post(files_status))
         .route("/v1/files/set", post(files_set))
         .route("/v1/actions", get(actions))
@@ -117,6 +121,18 @@ async fn release(State(server): State<Server>, Body(body): Body<FilesRequest>) -
 
 async fn cancel(State(server): State<Server>, Body(body): Body<CancelRequest>) -> Answer<impl serde::Serialize> {
     answer(server.control.cancel(body)).await
+}
+
+async fn clone_files(State(server): State<Server>, Body(body): Body<CloneRequest>) -> Answer<impl serde::Serialize> {
+    answer(server.control.clone_files(body)).await
+}
+
+async fn undelete(State(server): State<Server>, Body(body): Body<UndeleteRequest>) -> Answer<impl serde::Serialize> {
+    answer(server.control.undelete(body)).await
+}
+
+async fn retired(State(server): State<Server>, Body(body): Body<RetiredRequest>) -> Answer<impl serde::Serialize> {
+    answer(server.control.retired(body)).await
 }
 
 async fn files_status(State(server): State<Server>, Body(body): Body<FilesRequest>) -> Answer<impl serde::Serialize> {

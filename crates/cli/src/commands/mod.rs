@@ -4,6 +4,7 @@ pub(crate) mod actions;
 pub(crate) mod agent;
 pub(crate) mod archive;
 pub(crate) mod cancel;
+pub(crate) mod clone;
 pub(crate) mod completions;
 pub(crate) mod config_check;
 pub(crate) mod doctor;
@@ -16,6 +17,8 @@ pub(crate) mod remove;
 pub(crate) mod restore;
 pub(crate) mod set;
 pub(crate) mod status;
+pub(crate) mod undelete;
+pub(crate) mod versions;
 
 use crate::args::{Cli, Command, ConfigCommand};
 use crate::exit::{CliError, Exit, Outcome};
@@ -32,6 +35,9 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Cancel(args) => block_on(cancel::run(socket, args)),
         Command::Status(args) => block_on(status::run(socket, args)),
         Command::Set(args) => block_on(set::run(socket, args)),
+        Command::Clone(args) => block_on(clone::run(socket, args)),
+        Command::Versions(args) => block_on(versions::run(socket, args)),
+        Command::Undelete(args) => block_on(undelete::run(socket, args)),
         Command::Actions(args) => block_on(actions::run(socket, args)),
         Command::Import(args) => import::run(&global.config_file(), &args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),

@@ -9,3 +9,4 @@ pub(crate) mod released;
 pub(crate) mod submitted;
 mod table;
 mod units;
+pub(crate) mod versions;

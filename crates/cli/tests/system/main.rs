@@ -12,3 +12,4 @@ mod movers;
 mod races;
 mod release;
 mod support;
+mod versions;
