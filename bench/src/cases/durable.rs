@@ -66,6 +66,7 @@ async fn measure(fs: &LoopFs, count: u64) -> Measured {
         remove_grace: Duration::ZERO,
         keep_versions: Duration::ZERO,
         snapshots: false,
+        ranges: None,
     };
     let fatal = |why: String| panic!("the queue is damaged: {why}");
     let engine = Engine::start(config, queue.clone(), None, fatal).expect("start the engine");

@@ -205,7 +205,7 @@ mod tests {
     fn what_is_not_there_is_said() {
         for (given, part) in [
             ("lhsm-plugin-s3", "object stores are not built in yet"),
-            ("lhsm clone x y", "not built in yet"),
+            ("lhsm restripe x y", "not built in yet"),
             ("lhsm frobnicate", "no such command"),
             ("lhsmd -config", "needs a file"),
             ("lhsmd extra", "unknown argument"),

@@ -80,7 +80,10 @@ impl Job<'_> {
     async fn list(&mut self, directory: &Path) -> Result<(), CliError> {
         let place = match place::directory(directory) {
             Ok(place) => place,
-            Err(why) => return Ok(self.total.problem(directory, &why)),
+            Err(why) => {
+                self.total.problem(directory, &why);
+                return Ok(());
+            }
         };
         let mut page = self.page(RetiredOf::Below(place.clone()), None).await?;
         loop {
@@ -116,7 +119,10 @@ impl Job<'_> {
     async fn below(&mut self, directory: &Path) -> Result<(), CliError> {
         let place = match place::directory(directory) {
             Ok(place) => place,
-            Err(why) => return Ok(self.total.problem(directory, &why)),
+            Err(why) => {
+                self.total.problem(directory, &why);
+                return Ok(());
+            }
         };
         let mut page = self.page(RetiredOf::Below(place.clone()), None).await?;
         let mut last: Option<RetiredView> = None;
