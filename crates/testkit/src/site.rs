@@ -128,7 +128,8 @@ impl Site {
         &self.archives[0].root
     }
 
-    /// The files in the first archive's `objects`, in no order: what a test corrupts or counts.
+    /// The files in the first archive's `objects`, in no order: what a test corrupts or counts. Without the manifests of objects that are there,
+    /// and of what has no content.
     pub fn archive_files(&self) -> Vec<PathBuf> {
         let mut files = Vec::new();
         let mut dirs = vec![self.archive_root().join("objects")];
@@ -138,6 +139,14 @@ impl Site {
                 if is_dir { dirs.push(entry.path()) } else { files.push(entry.path()) }
             }
         }
+        let is_object = |file: &PathBuf| match file.extension() {
+            Some(end) if end == "manifest" => {
+                let object = file.with_extension("");
+                !object.exists() && object.extension().is_none_or(|end| end != "rec")
+            }
+            _ => true,
+        };
+        files.retain(is_object);
         files
     }
 
