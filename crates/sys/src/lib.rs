@@ -7,6 +7,7 @@
 //! What is not here: policy, retries, logging, knowledge of any other crate of this workspace. Waiting for several
 //! descriptors needs no wrapper: everything waitable is [`AsFd`](std::os::fd::AsFd), for `poll` or a runtime.
 
+pub mod caller;
 pub mod fanotify;
 pub mod file;
 pub mod handle;

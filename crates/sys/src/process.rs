@@ -236,46 +236,6 @@ fn parse_blocked_call(line: &str) -> Option<BlockedCall> {
     }
 }
 
-/// Whether process `pid`, of which a pre-access event of one page tells, may be in truncate(2): by its range that is not to be told
-/// from a read of the page. `true` when anything is unclear.
-///
-/// Reads `/proc/<pid>/task/*/syscall`. `ftruncate` is none of its business: who can call it has the file open for writing.
-pub fn may_be_truncating(pid: i32) -> bool {
-    /// A thread that raised an event goes to sleep at once; one that still runs after so many looks computes something.
-    const LOOKS: u32 = 4;
-    for look in 0..LOOKS {
-        match truncating(pid) {
-            Some(answer) => return answer,
-            None if look + 1 < LOOKS => std::thread::yield_now(),
-            None => {}
-        }
-    }
-    true
-}
-
-/// `None` when a thread runs, or anything else keeps it from being told.
-fn truncating(pid: i32) -> Option<bool> {
-    const MAX_THREADS: usize = 64;
-    let mut unclear = false;
-    for (seen, task) in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.enumerate() {
-        if seen == MAX_THREADS {
-            return Some(true);
-        }
-        let line = std::fs::read_to_string(task.ok()?.path().join("syscall")).ok()?;
-        match line.split_ascii_whitespace().next()?.parse::<libc::c_long>() {
-            Ok(number) if is_truncate(number) => return Some(true),
-            Ok(_) => {}
-            Err(_) => unclear = true,
-        }
-    }
-    (!unclear).then_some(false)
-}
-
-/// Also by the numbers that 32-bit programs have for it (x86 and arm): 92, and 193 for its 64-bit form.
-fn is_truncate(number: libc::c_long) -> bool {
-    number == libc::SYS_truncate || number == 92 || number == 193
-}
-
 /// How likely the kernel is to kill this process when memory runs out: -1000 (never) to 1000.
 pub fn set_oom_score(score: i32) -> io::Result<()> {
     std::fs::write("/proc/self/oom_score_adj", score.to_string())

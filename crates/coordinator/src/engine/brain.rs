@@ -2,6 +2,7 @@
 //!
 //! Nothing here blocks on a disk, except reading attributes that the guard has just read.
 
+use super::callers::Callers;
 use super::job::{Blocked, Holder, Inode, Job, Parked, Purpose, Ticket};
 use super::lanes::Lanes;
 use super::outbox::Dispatch;
@@ -35,6 +36,7 @@ pub(super) struct Brain {
     journal: Arc<Journal>,
     pub(super) messages: Sender<Msg>,
     pub(super) prepare_pool: Pool,
+    pub(super) callers: Callers,
     pub(super) release_pool: Pool,
     pub(super) parts_pool: Pool,
     pub(super) record_pool: Pool,
@@ -72,6 +74,7 @@ impl Brain {
         journal: Arc<Journal>,
         messages: Sender<Msg>,
         prepare_pool: Pool,
+        callers: Callers,
         release_pool: Pool,
         parts_pool: Pool,
         record_pool: Pool,
@@ -87,6 +90,7 @@ impl Brain {
             journal,
             messages,
             prepare_pool,
+            callers,
             release_pool,
             parts_pool,
             record_pool,

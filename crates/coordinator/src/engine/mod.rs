@@ -6,6 +6,7 @@
 
 mod administration;
 mod brain;
+mod callers;
 mod job;
 mod lanes;
 mod objects;
@@ -311,6 +312,7 @@ impl Engine {
             Arc::clone(&journal),
             messages.clone(),
             Pool::new("prepare", 4).map_err(EngineError::Thread)?,
+            callers::Callers::start(messages.clone()).map_err(EngineError::Thread)?,
             Pool::new("release", 2).map_err(EngineError::Thread)?,
             Pool::new("parts", 3).map_err(EngineError::Thread)?,
             Pool::new("parts-record", 2).map_err(EngineError::Thread)?,

@@ -54,6 +54,15 @@ const EOPNOTSUPP: i32 = 95;
 impl Brain {
     // ---- opens and accesses ----
 
+    /// Whether the answer to an event of a released file depends on what its process is about.
+    pub(super) fn caller_matters(&self, event: &PendingEvent, file: &FileHandle, state: &FileState) -> bool {
+        let known = self.inodes.get(file).is_some_and(|inode| inode.parts.is_some());
+        if event.is_open {
+            return self.config.ranges.is_some() && (known || self.can_be_in_parts(event, file, state));
+        }
+        known && event.range.is_some_and(|(_, count)| count > 0 && count <= rustix::param::page_size() as u64)
+    }
+
     /// Whether a released file may be opened as it is, because its accesses can be served in parts: for reading only, and not by a
     /// program that looks for holes.
     pub(super) fn opens_in_parts(&self, event: &PendingEvent, file: &FileHandle, state: &FileState) -> bool {
@@ -63,7 +72,7 @@ impl Brain {
             return false;
         }
         let reads = |flags: i32| flags & O_ACCMODE == 0 && flags & O_TRUNC == 0;
-        open_flags(event.pid).is_some_and(reads) && !config.is_for_whole(event.pid)
+        event.calls.and_then(|calls| calls.open_flags).is_some_and(reads) && !config.is_for_whole(event.pid)
     }
 
     /// Whether a file that is not yet may begin to be there in parts.
@@ -128,7 +137,7 @@ impl Brain {
         parts.used = Instant::now();
         let (offset, count) = event.range.unwrap_or_default();
         let a_page = rustix::param::page_size() as u64;
-        if parts.writers || !told || count == 0 || (count <= a_page && sys::process::may_be_truncating(event.pid)) {
+        if parts.writers || !told || count == 0 || (count <= a_page && event.calls.is_none_or(|calls| calls.truncate)) {
             return self.wait_for_all(event, file);
         }
         let touched = chunks_touched(offset, count, size);
@@ -398,7 +407,9 @@ impl Brain {
     fn part_waits(&mut self, file: &FileHandle, failure: &Failure) {
         let backoff = model::Backoff { max_attempts: 0, ..self.config.backoff };
         let Some(parts) = self.parts(file) else { return };
-        parts.attempts = parts.attempts.saturating_add(1);
+        if parts.retry_at.is_none() {
+            parts.attempts = parts.attempts.saturating_add(1);
+        }
         // What was only to be fetched ahead is not worth trying again.
         parts.ahead.clear();
         if parts.is_unwanted() {
@@ -703,16 +714,4 @@ impl Brain {
         self.count_blocked(1);
         Blocked { event, deadline }
     }
-}
-
-/// With what flags the blocked opener opens, if that is clear.
-fn open_flags(pid: i32) -> Option<i32> {
-    // The opener may not have gone to sleep yet, and then its registers cannot be read.
-    (0..3).find_map(|_| {
-        let flags = sys::process::open_flags_of_blocked_open(pid);
-        if flags.is_none() {
-            std::thread::yield_now();
-        }
-        flags
-    })
 }

@@ -16,7 +16,7 @@ const O_TRUNC: i32 = 0o1000;
 
 impl Brain {
     /// Somebody opens or touches a file that the guard would not decide about.
-    pub(super) fn event(&mut self, event: PendingEvent, file: FileHandle) {
+    pub(super) fn event(&mut self, mut event: PendingEvent, file: FileHandle) {
         let inode = self.inodes.entry(file.clone()).or_default();
         if matches!(inode.holder, Some(Holder::Release(_))) {
             inode.parked.push_back(Parked::Event(event));
@@ -33,6 +33,13 @@ impl Brain {
         if !state.hsm.is_released() {
             event.allow();
             return self.forget_idle(&file);
+        }
+        if event.calls.is_none() && self.caller_matters(&event, &file, &state) {
+            event.calls = super::callers::look_once(&event);
+            if event.calls.is_none() {
+                self.callers.look(event, file.clone());
+                return self.forget_idle(&file);
+            }
         }
         if event.is_open && self.opens_in_parts(&event, &file, &state) {
             event.allow();

@@ -99,6 +99,8 @@ pub struct PendingEvent {
     pub is_open: bool,
     /// Offset and count of the access, if the kernel said.
     pub range: Option<(u64, u64)>,
+    /// What the waiting process is about, once somebody has looked.
+    pub(crate) calls: Option<sys::caller::Calls>,
 }
 
 impl PendingEvent {
@@ -405,7 +407,18 @@ impl GuardLink {
                 };
                 let is_open = mask & OPEN_PERM != 0;
                 let link = Arc::downgrade(self);
-                on_event(PendingEvent { link, seq, generation, number, answered: false, file, pid, is_open, range });
+                on_event(PendingEvent {
+                    link,
+                    seq,
+                    generation,
+                    number,
+                    answered: false,
+                    file,
+                    pid,
+                    is_open,
+                    range,
+                    calls: None,
+                });
             }
             Some(ToAgent::Held { token }) => {
                 *self.state.lock().acknowledged.entry(token).or_insert(0) += 1;

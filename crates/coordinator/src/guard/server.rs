@@ -243,7 +243,7 @@ impl Guard {
         let Some((offset, count)) = waiting.range.filter(|_| waiting.mask & OPEN_PERM == 0) else { return false };
         self.is_known_there(waiting, offset, count)
             && !self.is_held(&waiting.file)
-            && (count > rustix::param::page_size() as u64 || !sys::process::may_be_truncating(waiting.pid))
+            && (count > rustix::param::page_size() as u64 || is_not_truncating(waiting.pid))
     }
 
     fn is_known_there(&mut self, waiting: &Waiting, offset: u64, count: u64) -> bool {
@@ -462,6 +462,12 @@ fn is_resident(file: &OwnedFd) -> bool {
         Ok(Some(bytes)) => HsmState::decode(&bytes).is_ok_and(|state| !state.is_released()),
         Err(_) => false,
     }
+}
+
+/// One look only: in doubt, the agent takes the time that it needs.
+fn is_not_truncating(pid: i32) -> bool {
+    const MOST_THREADS: usize = 64;
+    sys::caller::Caller::new(pid).look(MOST_THREADS).is_some_and(|calls| !calls.truncate)
 }
 
 /// A line on stderr, or nowhere if nobody takes it: the guard waits for no reader of its log.
