@@ -96,6 +96,13 @@ pub enum Change {
         /// Size, mtime, ctime.
         stamp: SyncedStamp,
     },
+    /// The objects that hold the file's content beside the one of its stamp: all of them. Goes with its stamp.
+    SetCopies {
+        /// The file.
+        file: FileHandle,
+        /// The objects, each once.
+        copies: Vec<ObjectRef>,
+    },
     /// Nothing is known of the file's stamp any more.
     ForgetStamp {
         /// The file.
@@ -166,7 +173,7 @@ pub struct SyncedStamp {
 }
 
 /// An object in an archive.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
 pub struct ObjectRef {
     /// In which archive.
     pub archive_id: u32,

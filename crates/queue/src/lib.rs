@@ -89,6 +89,9 @@ pub trait Queue: Send + Sync {
     /// What [`Change::Describe`] said of the file last.
     fn about(&self, file: &FileHandle) -> Result<Option<About>, QueueError>;
 
+    /// What [`Change::SetCopies`] said of the file last, by archive and id.
+    fn copies(&self, file: &FileHandle) -> Result<Vec<ObjectRef>, QueueError>;
+
     /// How far the tables of referrers can be relied on.
     fn sharing(&self) -> Result<Sharing, QueueError>;
 

@@ -50,6 +50,7 @@ struct State {
     /// Requests with nothing left to do: (last finish, id), the oldest first.
     done: BTreeSet<(u64, RequestId)>,
     stamps: BTreeMap<FileHandle, SyncedStamp>,
+    copies: BTreeMap<FileHandle, BTreeSet<ObjectRef>>,
     /// In the order in which they were first owed.
     orphans: Vec<OrphanCheck>,
     objects: sharing::Objects,
@@ -134,6 +135,10 @@ impl State {
             Change::ForgetStamp { file } => {
                 self.stamps.remove(file);
                 self.objects.abouts.remove(file);
+                self.copies.remove(file);
+            }
+            Change::SetCopies { file, copies } => {
+                self.copies.insert(file.clone(), copies.iter().cloned().collect());
             }
             Change::OweOrphanCheck(check) => {
                 match self.orphans.iter_mut().find(|c| c.archive_id == check.archive_id && c.uuid == check.uuid) {
@@ -163,6 +168,7 @@ impl State {
             Change::Doubt => {
                 self.objects.doubt(ActionId(self.last_id));
                 self.stamps.values_mut().for_each(|stamp| stamp.object = None);
+                self.copies.clear();
                 self.orphans.clear();
             }
         }
@@ -322,6 +328,10 @@ impl Queue for MemoryQueue {
 
     fn about(&self, file: &FileHandle) -> Result<Option<About>, QueueError> {
         Ok(self.state.lock().objects.abouts.get(file).cloned())
+    }
+
+    fn copies(&self, file: &FileHandle) -> Result<Vec<ObjectRef>, QueueError> {
+        Ok(self.state.lock().copies.get(file).into_iter().flatten().cloned().collect())
     }
 
     fn sharing(&self) -> Result<Sharing, QueueError> {

@@ -20,8 +20,8 @@ mod tests;
 
 use crate::tally::{Retention, clamp};
 use crate::{
-    About, Change, Cursor, Finished, ListFilter, NewAction, OrphanCheck, Queue, QueueError, QueuedAction, RequestId,
-    RequestStatus, RetiredObject, Sharing, SyncedStamp, Totals,
+    About, Change, Cursor, Finished, ListFilter, NewAction, ObjectRef, OrphanCheck, Queue, QueueError, QueuedAction,
+    RequestId, RequestStatus, RetiredObject, Sharing, SyncedStamp, Totals,
 };
 use batch::transact;
 use fault::Fault;
@@ -292,6 +292,10 @@ impl Queue for SqliteQueue {
     fn about(&self, file: &FileHandle) -> Result<Option<About>, QueueError> {
         let decode = |row: &Row<'_>| sharing::about(row, file);
         Ok(self.rows(&self.reader, sharing::SELECT_ABOUT, [file.to_bytes()], decode)?.pop())
+    }
+
+    fn copies(&self, file: &FileHandle) -> Result<Vec<ObjectRef>, QueueError> {
+        self.rows(&self.reader, sharing::SELECT_COPIES, [file.to_bytes()], sharing::copy)
     }
 
     fn sharing(&self) -> Result<Sharing, QueueError> {

@@ -23,7 +23,10 @@ pub use accepting::{
     ids_rise_in_the_order_of_the_entries, listings_filter_and_continue, submit_inside_apply_enters_an_action,
 };
 pub use counting::{requests_are_counted, requests_are_forgotten_after_a_week, totals_count_by_class_and_command};
-pub use files::{actions_are_found_by_file, orphan_checks_are_owed_until_settled, stamps_are_set_and_forgotten};
+pub use files::{
+    actions_are_found_by_file, further_copies_go_with_the_stamp, orphan_checks_are_owed_until_settled,
+    stamps_are_set_and_forgotten,
+};
 pub use order::{
     a_retry_waits_and_counts, owners_are_those_with_ready_entries, promotion_moves_an_entry,
     ready_entries_come_in_order, the_next_start_is_known,
@@ -41,7 +44,7 @@ use model::{ActionId, Class, Command, Digest, Failure, FileHandle, Identity};
 
 /// Every check, each on a queue of its own with [`Retention::DEFAULT`].
 pub fn run(make: impl Fn() -> Box<dyn Queue>) {
-    let checks: [fn(&dyn Queue); 23] = [
+    let checks: [fn(&dyn Queue); 24] = [
         accepted_actions_come_back_whole,
         ids_rise_in_the_order_of_the_entries,
         empty_calls_do_nothing,
@@ -57,6 +60,7 @@ pub fn run(make: impl Fn() -> Box<dyn Queue>) {
         finished_actions_are_listed_newest_first,
         actions_are_found_by_file,
         stamps_are_set_and_forgotten,
+        further_copies_go_with_the_stamp,
         orphan_checks_are_owed_until_settled,
         requests_are_counted,
         requests_are_forgotten_after_a_week,

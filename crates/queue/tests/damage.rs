@@ -64,6 +64,7 @@ fn fill(path: &Path) {
         let removal = NewAction { command: Command::Remove, file: None, ..action(n) };
         [
             Change::Describe { file: handle(n), about },
+            Change::SetCopies { file: handle(n), copies: vec![object.clone()] },
             Change::Retire { removal, retired },
             Change::Share { object, complete: true, files: vec![handle(n), handle(n + 1)] },
         ]
@@ -76,6 +77,7 @@ fn use_objects(queue: &dyn Queue) -> Result<(), QueueError> {
     queue.sharing()?;
     for n in 0..20 {
         queue.about(&handle(n))?;
+        queue.copies(&handle(n))?;
         queue.shared(1, &format!("u{n}"))?;
         queue.referrers(1, &format!("u{n}"), None, 9)?;
         queue.retired_of_file(&handle(n), 9)?;
@@ -217,7 +219,7 @@ fn a_newer_version_is_told() {
     fill(&path);
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 9).unwrap();
     let error = SqliteQueue::open(&path).expect_err("newer");
-    assert!(matches!(error, QueueError::Version { found: 9, known: 2, .. }), "{error:?}");
+    assert!(matches!(error, QueueError::Version { found: 9, known: 3, .. }), "{error:?}");
 }
 
 /// What version 0.1 made has the first tables alone: it keeps all that is in it, and is used as a new one.
@@ -227,8 +229,8 @@ fn an_older_database_is_upgraded() {
     fill(&path);
     let old = rusqlite::Connection::open(&path).unwrap();
     old.execute_batch(
-        "DROP TABLE retired; DROP TABLE about; DROP TABLE referrer; DROP TABLE shared; DROP TABLE sharing; \
-         PRAGMA user_version = 1",
+        "DROP TABLE copy; DROP TABLE retired; DROP TABLE about; DROP TABLE referrer; DROP TABLE shared; \
+         DROP TABLE sharing; PRAGMA user_version = 1",
     )
     .unwrap();
     drop(old);
@@ -241,6 +243,13 @@ fn an_older_database_is_upgraded() {
         queue.stamp(&handle(1)).unwrap()
     };
     assert!(stamp.is_some());
+    open_and_use(&path).unwrap();
+    // From the version before this one, what it knows of shared objects is kept.
+    let sharing = SqliteQueue::open(&path).unwrap().sharing().unwrap();
+    let old = rusqlite::Connection::open(&path).unwrap();
+    old.execute_batch("DROP TABLE copy; PRAGMA user_version = 2").unwrap();
+    drop(old);
+    assert_eq!(SqliteQueue::open(&path).unwrap().sharing().unwrap(), sharing);
     open_and_use(&path).unwrap();
     // Half of an upgrade is none of either version.
     rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 1).unwrap();
@@ -265,6 +274,7 @@ fn a_row_that_does_not_decode_is_named() {
         ("UPDATE about SET mtime_ns = 1000000000", "description of 1:"),
         ("UPDATE retired SET file = x''", "retired object of action"),
         ("UPDATE referrer SET file = x'01' WHERE uuid = 'u1' AND file < x'0100000002'", "referrer: not a file handle"),
+        ("UPDATE copy SET archive_id = -1", "further copy: -1 is out of range"),
         ("UPDATE sharing SET database = x'00'", "sharing: its database has no id"),
         ("UPDATE live_counts SET command = 0 WHERE command = 1", "counter of live actions: command 0 is unknown"),
     ] {

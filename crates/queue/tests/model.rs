@@ -70,6 +70,10 @@ fn change() -> impl Strategy<Value = Change> {
         2 => (id(), class(), 0..50u64).prop_map(|(id, class, not_before_ms)| Change::Promote { id, class, not_before_ms }),
         1 => (0..4u8, any::<u64>()).prop_map(move |(n, size)| Change::SetStamp { file: handle(n), stamp: stamp(size) }),
         1 => (0..4u8).prop_map(|n| Change::ForgetStamp { file: handle(n) }),
+        1 => (0..4u8, prop::collection::btree_set((1..3u32, uuid()), 0..3)).prop_map(|(n, copies)| {
+            let object = |(archive_id, uuid)| ObjectRef { archive_id, uuid, url: String::new() };
+            Change::SetCopies { file: handle(n), copies: copies.into_iter().map(object).collect() }
+        }),
         1 => (1..3u32, uuid(), any::<String>(), 0..4u8).prop_map(|(archive_id, uuid, url, n)| {
             Change::OweOrphanCheck(OrphanCheck { archive_id, uuid, url, file: handle(n) })
         }),
@@ -137,7 +141,8 @@ fn observe(queue: &dyn Queue) -> Vec<String> {
     seen.extend((0..4).map(|n| {
         let file = handle(n);
         let known = (queue.of_file(&file).unwrap(), queue.stamp(&file).unwrap(), queue.about(&file).unwrap());
-        format!("file {n}: {known:?} {:?}", queue.retired_of_file(&file, 2).unwrap())
+        let objects = (queue.copies(&file).unwrap(), queue.retired_of_file(&file, 2).unwrap());
+        format!("file {n}: {known:?} {objects:?}")
     }));
     let sharing = queue.sharing().unwrap();
     seen.push(format!("sharing: {} {}", sharing.sequence, sharing.doubted));

@@ -116,7 +116,9 @@ impl<'c> Batch<'c> {
             Change::Retry { id, not_before_ms, failure } => self.retry(*id, *not_before_ms, failure),
             Change::Promote { id, class, not_before_ms } => self.promote(*id, *class, *not_before_ms),
             Change::SetStamp { file, stamp } => self.set_stamp(file, stamp),
+            Change::SetCopies { file, copies } => self.set_copies(file, copies),
             Change::ForgetStamp { file } => {
+                self.run("DELETE FROM copy WHERE file = ?1", params![file.to_bytes()])?;
                 self.run("DELETE FROM stamp WHERE file = ?1", params![file.to_bytes()])?;
                 self.run("DELETE FROM about WHERE file = ?1", params![file.to_bytes()])
             }

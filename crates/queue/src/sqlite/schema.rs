@@ -9,10 +9,17 @@ use std::path::Path;
 pub(super) const APPLICATION_ID: i64 = 0x5366_6b61;
 
 /// Of the tables below. A change of them is a new number and a migration here.
-pub(super) const VERSION: i64 = 2;
+pub(super) const VERSION: i64 = 3;
 
-/// How many of [`TABLES`] version 1 had: the first ones. Version 2 added the others, and changed none.
-const TABLES_OF_1: usize = 11;
+/// How many of [`TABLES`] the databases of a version have: the first ones. Each version added some, and changed none.
+fn tables_of(version: i64) -> Option<usize> {
+    match version {
+        1 => Some(11),
+        2 => Some(19),
+        VERSION => Some(TABLES.len()),
+        _ => None,
+    }
+}
 
 /// Every table and index, in order of creation; also what an opened database is compared with.
 ///
@@ -24,8 +31,9 @@ const TABLES_OF_1: usize = 11;
 /// - `meta`: one row. `clean` is 0 while somebody has the database open.
 /// - `sharing`: one row; see [`crate::Sharing`]. `shared.generation` is that of `sharing` when the object's referrers were
 ///   all known, or 0; `referrer` names them.
+/// - `copy`: objects that hold a file's content beside that of its stamp.
 /// - `about` has what a file with a stamp is; `retired` has that of objects whose removal (the action `id`) waits.
-const TABLES: [&str; 19] = [
+const TABLES: [&str; 20] = [
     "CREATE TABLE meta (one INTEGER PRIMARY KEY CHECK (one = 1), clean INTEGER NOT NULL, last_id INTEGER NOT NULL, \
      succeeded INTEGER NOT NULL, failed INTEGER NOT NULL, requests_done INTEGER NOT NULL) STRICT",
     "CREATE TABLE live (id INTEGER PRIMARY KEY, request INTEGER NOT NULL, class INTEGER NOT NULL, \
@@ -67,6 +75,8 @@ const TABLES: [&str; 19] = [
     "CREATE INDEX retired_object ON retired (archive_id, uuid)",
     "CREATE INDEX retired_file ON retired (file)",
     "CREATE INDEX retired_path ON retired (path)",
+    "CREATE TABLE copy (file BLOB NOT NULL, archive_id INTEGER NOT NULL, uuid TEXT NOT NULL, url TEXT NOT NULL, \
+     PRIMARY KEY (file, archive_id, uuid, url)) STRICT, WITHOUT ROWID",
 ];
 
 /// The one row of `sharing`; generation 0 is none.
@@ -117,11 +127,11 @@ fn create(db: &mut Connection) -> Result<(), Fault> {
 }
 
 fn check(db: &mut Connection, version: i64, size_bytes: u64) -> Result<(), Fault> {
-    if version != VERSION && version != 1 {
+    let Some(tables) = tables_of(version) else {
         return Err(Fault::Damage(format!("there never was a schema version {version}")));
-    }
+    };
     write_ahead(db)?;
-    check_tables(db, version)?;
+    check_tables(db, version, tables)?;
     let clean: i64 = db.query_row("SELECT clean FROM meta WHERE one = 1", [], |row| row.get(0))?;
     let page_size_bytes: i64 = db.query_row("PRAGMA page_size", [], |row| row.get(0))?;
     if clean == 1 && !size_bytes.is_multiple_of(page_size_bytes.unsigned_abs()) {
@@ -143,32 +153,33 @@ fn check(db: &mut Connection, version: i64, size_bytes: u64) -> Result<(), Fault
     if !ids_are_spent {
         return Err(Fault::Damage("it has actions with ids that it never gave".into()));
     }
-    upgrade(db, version)?;
+    upgrade(db, version, tables)?;
     db.execute("UPDATE meta SET clean = 0 WHERE one = 1", [])?;
     Ok(())
 }
 
 /// Brings an older database to [`VERSION`], in one transaction. Programs of the older version refuse it from then on.
-fn upgrade(db: &mut Connection, version: i64) -> Result<(), Fault> {
+fn upgrade(db: &mut Connection, version: i64, tables: usize) -> Result<(), Fault> {
     if version == VERSION {
         return Ok(());
     }
     let tx = db.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    for statement in TABLES.iter().skip(TABLES_OF_1) {
+    for statement in TABLES.iter().skip(tables) {
         tx.execute_batch(statement)?;
     }
-    tx.execute(BEGIN_SHARING, [])?;
+    if version == 1 {
+        tx.execute(BEGIN_SHARING, [])?;
+    }
     tx.pragma_update(None, "user_version", VERSION)?;
     tx.commit()?;
     tracing::info!(from = version, to = VERSION, "the queue database was brought to a newer schema");
     Ok(())
 }
 
-fn check_tables(db: &Connection, version: i64) -> Result<(), Fault> {
+fn check_tables(db: &Connection, version: i64, tables: usize) -> Result<(), Fault> {
     let mut statement = db.prepare("SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL ORDER BY rowid")?;
     let found = statement.query_map([], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
-    let number = if version == 1 { TABLES_OF_1 } else { TABLES.len() };
-    if !found.iter().eq(TABLES.iter().take(number)) {
+    if !found.iter().eq(TABLES.iter().take(tables)) {
         return Err(Fault::Damage(format!("its tables are not those of schema version {version}")));
     }
     Ok(())

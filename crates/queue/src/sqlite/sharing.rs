@@ -11,6 +11,9 @@ use rusqlite::{Row, params};
 pub(super) const SELECT_ABOUT: &str =
     "SELECT path, size, mode, uid, gid, mtime_s, mtime_ns, hash FROM about WHERE file = ?1";
 
+pub(super) const SELECT_COPIES: &str =
+    "SELECT archive_id, uuid, url FROM copy WHERE file = ?1 ORDER BY archive_id, uuid, url";
+
 pub(super) const SELECT_SHARING: &str = "SELECT database, sequence, doubted FROM sharing WHERE one = 1";
 
 pub(super) const SELECT_SHARED: &str = "SELECT generation = (SELECT generation FROM sharing WHERE one = 1) FROM shared \
@@ -50,6 +53,17 @@ impl Batch<'_> {
                 about.hash.as_ref().map(Digest::as_bytes),
             ],
         )
+    }
+
+    pub(super) fn set_copies(&self, file: &FileHandle, copies: &[ObjectRef]) -> Result<(), Fault> {
+        self.run("DELETE FROM copy WHERE file = ?1", params![file.to_bytes()])?;
+        for object in copies {
+            self.run(
+                "INSERT OR REPLACE INTO copy (file, archive_id, uuid, url) VALUES (?1, ?2, ?3, ?4)",
+                params![file.to_bytes(), object.archive_id, object.uuid, object.url],
+            )?;
+        }
+        Ok(())
     }
 
     pub(super) fn retire(&self, id: ActionId, removal: &NewAction, retired: &Retired) -> Result<(), Fault> {
@@ -111,6 +125,7 @@ impl Batch<'_> {
             [clamp(last_id).cast_signed()],
         )?;
         self.run("UPDATE stamp SET archive_id = NULL, uuid = NULL, url = NULL", [])?;
+        self.run("DELETE FROM copy", [])?;
         self.run("DELETE FROM orphan", [])
     }
 }
@@ -130,6 +145,11 @@ fn decode_about(d: &Decoder<'_, '_>) -> Result<About, Fault> {
         mtime: Timestamp { seconds: d.get(5)?, nanos: d.nanos(6)? },
         hash: d.digest(7)?,
     })
+}
+
+pub(super) fn copy(row: &Row<'_>) -> Result<ObjectRef, Fault> {
+    let d = Decoder::new(row, &"further copy");
+    Ok(ObjectRef { archive_id: d.number(0)?, uuid: d.get(1)?, url: d.get(2)? })
 }
 
 pub(super) fn sharing(row: &Row<'_>) -> Result<Sharing, Fault> {

@@ -37,6 +37,22 @@ pub fn stamps_are_set_and_forgotten(queue: &dyn Queue) {
     assert_eq!(queue.stamp(&handle(2)).unwrap(), Some(stamp(4, 4)));
 }
 
+/// The last list counts; it goes with the stamp, and with what else is known of objects at a doubt.
+pub fn further_copies_go_with_the_stamp(queue: &dyn Queue) {
+    let copy = |archive_id, uuid: &str| ObjectRef { archive_id, uuid: uuid.into(), url: "u".into() };
+    let set = |n, copies: &[ObjectRef]| Change::SetCopies { file: handle(n), copies: copies.to_vec() };
+    let known = |n| queue.copies(&handle(n)).unwrap();
+    assert_eq!(known(1), []);
+    queue.apply(&[set(1, &[copy(9, "x")]), set(1, &[copy(3, "b"), copy(2, "c")]), set(2, &[copy(2, "d")])]).unwrap();
+    assert_eq!((known(1), known(2)), (vec![copy(2, "c"), copy(3, "b")], vec![copy(2, "d")]));
+    queue.apply(&[set(1, &[])]).unwrap();
+    assert_eq!(known(1), []);
+    queue.apply(&[set(1, &[copy(5, "e")]), Change::ForgetStamp { file: handle(2) }]).unwrap();
+    assert_eq!((known(1), known(2)), (vec![copy(5, "e")], vec![]));
+    queue.apply(&[Change::Doubt]).unwrap();
+    assert_eq!(known(1), []);
+}
+
 /// Oldest first; owing the same object again replaces what is known of it and keeps its place.
 pub fn orphan_checks_are_owed_until_settled(queue: &dyn Queue) {
     let check = |archive_id, uuid: &str, file| OrphanCheck {
