@@ -15,13 +15,15 @@ use config::AgentConfig;
 use config::agent::TransportKind;
 use model::limits::AUDIT_INTERVAL_S;
 use parking_lot::Mutex;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
+use std::collections::HashSet;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::{Notify, watch};
 use tokio::task::JoinSet;
 
 /// How often rates move on and hung movers are looked for, at most.
@@ -102,6 +104,18 @@ pub struct AgentStatus {
     pub archives: Vec<ArchiveStatus>,
 }
 
+/// A plugin when the agent's configuration was read again.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct ReloadedMover {
+    /// The plugin's name.
+    pub name: String,
+    /// Its process, if there is one.
+    pub pid: Option<i32>,
+    /// Whether it was told to read its own configuration again. If not, it does not understand that, or does not run: it
+    /// reads it when it is started the next time.
+    pub told: bool,
+}
+
 /// An agent. See the crate's documentation for what it does.
 pub struct HsmAgent {
     config: AgentConfig,
@@ -112,6 +126,7 @@ pub struct HsmAgent {
     services: Services,
     started: Instant,
     running: tokio::sync::Mutex<Running>,
+    hang_timeout: watch::Sender<Duration>,
     mounts: Mutex<Option<ClientMounts>>,
 }
 
@@ -151,7 +166,9 @@ impl HsmAgent {
             slots,
             ids: ActionIds::default(),
             reserved: AtomicUsize::new(0),
+            resized: Notify::new(),
         };
+        let hang_timeout = watch::Sender::new(config.mover_hang_timeout);
         Ok(Self {
             root: mounts.agent().to_owned(),
             mounts: Mutex::new(Some(mounts)),
@@ -162,6 +179,7 @@ impl HsmAgent {
             services,
             started: Instant::now(),
             running: tokio::sync::Mutex::default(),
+            hang_timeout,
         })
     }
 
@@ -190,7 +208,7 @@ impl HsmAgent {
             stats: Arc::clone(&self.dispatcher.stats),
             endpoints: Arc::clone(&self.endpoints),
             monitor: Arc::clone(&self.monitor),
-            hang_timeout: self.config.mover_hang_timeout,
+            hang_timeout: self.hang_timeout.subscribe(),
         };
         running.attending.spawn(watch.run());
         Ok(())
@@ -281,6 +299,23 @@ impl HsmAgent {
         }
     }
 
+    /// Takes over what can change while the agent runs: the number of actions in flight, and when a mover counts as hung. Has
+    /// those movers read their configuration again that were started here and said that they understand it: the others
+    /// (Lemur's) would end at the signal. What else differs in `config` needs another agent.
+    pub fn reload(&self, config: &AgentConfig) -> Vec<ReloadedMover> {
+        if config.in_flight_limit() != self.dispatcher.slots.total() {
+            self.dispatcher.resize(config.in_flight_limit());
+        }
+        self.hang_timeout.send_replace(config.mover_hang_timeout);
+        let understand: HashSet<i32> =
+            self.endpoints.status().iter().filter(|mover| mover.reload).filter_map(|mover| mover.pid).collect();
+        let ask = |plugin: PluginStatus| {
+            let told = plugin.pid.is_some_and(|pid| understand.contains(&pid) && self.monitor.ask_to_reload(pid));
+            ReloadedMover { name: plugin.name, pid: plugin.pid, told }
+        };
+        self.monitor.status().into_iter().map(ask).collect()
+    }
+
     fn plugins(&self, address: &str) -> Vec<PluginConfig> {
         let mounts = self.mounts.lock();
         let names = self.config.plugin_names();
@@ -318,15 +353,18 @@ struct Watch {
     stats: Arc<ActionStats>,
     endpoints: Arc<Endpoints>,
     monitor: Arc<PluginMonitor>,
-    hang_timeout: Duration,
+    hang_timeout: watch::Receiver<Duration>,
 }
 
 impl Watch {
-    async fn run(self) {
-        let mut ticks = tokio::time::interval(TICK.min(self.hang_timeout / 4).max(Duration::from_millis(10)));
+    async fn run(mut self) {
         let (mut rated, mut audited) = (Instant::now(), Instant::now());
         loop {
-            ticks.tick().await;
+            let tick = TICK.min(*self.hang_timeout.borrow_and_update() / 4).max(Duration::from_millis(10));
+            tokio::select! {
+                () = tokio::time::sleep(tick) => {}
+                Ok(()) = self.hang_timeout.changed() => continue,
+            }
             self.end_hung_movers();
             if rated.elapsed() >= TICK {
                 self.stats.tick(rated.elapsed());
@@ -341,10 +379,11 @@ impl Watch {
 
     /// One of ours is killed, and its actions move when its connection ends with it. Another's is sent away.
     fn end_hung_movers(&self) {
-        for endpoint in self.endpoints.hung(self.hang_timeout) {
+        let limit = *self.hang_timeout.borrow();
+        for endpoint in self.endpoints.hung(limit) {
             let killed = endpoint.registration().pid.is_some_and(|pid| self.monitor.kill_hung(pid));
             tracing::error!(
-                mover = %endpoint, killed, timeout_s = self.hang_timeout.as_secs(),
+                mover = %endpoint, killed, timeout_s = limit.as_secs(),
                 "hung: it has actions and reported nothing for too long"
             );
             if !killed {

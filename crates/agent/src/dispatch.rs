@@ -10,6 +10,7 @@ use model::{Failure, Outcome};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
+use tokio::sync::Notify;
 
 const EAGAIN: i32 = 11;
 /// Works asked for at once.
@@ -27,6 +28,8 @@ pub(crate) struct Dispatcher {
     pub(crate) ids: ActionIds,
     /// Slots held for works that the source has yet to give.
     pub(crate) reserved: AtomicUsize,
+    /// The number of slots changed.
+    pub(crate) resized: Notify,
 }
 
 impl Dispatcher {
@@ -34,8 +37,12 @@ impl Dispatcher {
     pub(crate) async fn run(&self) {
         while let Some(slots) = self.slots.acquire(BATCH).await {
             self.reserved.store(slots.count(), Ordering::Relaxed);
-            let works = self.source.next(slots.count()).await;
+            let works = tokio::select! {
+                works = self.source.next(slots.count()) => Some(works),
+                () = self.resized.notified() => None,
+            };
             self.reserved.store(0, Ordering::Relaxed);
+            let Some(works) = works else { continue };
             match works {
                 Ok(works) if works.is_empty() => return tracing::info!("the source of actions is closed"),
                 Ok(works) => self.dispatch(works, slots),
@@ -47,6 +54,13 @@ impl Dispatcher {
                 }
             }
         }
+    }
+
+    /// From now on so many actions may be between source and result.
+    pub(crate) fn resize(&self, limit: usize) {
+        self.slots.resize(limit);
+        self.source.in_flight_limit_changed(self.slots.total());
+        self.resized.notify_one();
     }
 
     /// Actions between source and result.

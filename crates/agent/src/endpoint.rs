@@ -149,6 +149,8 @@ pub struct EndpointStatus {
     pub cancel: bool,
     /// Whether it can hash files.
     pub verify: bool,
+    /// Whether it reads its configuration again when told to.
+    pub reload: bool,
 }
 
 impl Endpoint {
@@ -218,6 +220,7 @@ impl Endpoint {
             credits,
             cancel: self.registration.capabilities.cancel,
             verify: self.registration.capabilities.verify,
+            reload: self.registration.capabilities.reload,
         }
     }
 

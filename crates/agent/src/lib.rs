@@ -19,7 +19,7 @@ pub mod stats;
 pub mod transport;
 
 pub use action::{Action, ActionIds, Finished, Stop, Update};
-pub use agent::{AgentError, AgentStatus, HsmAgent, Services};
+pub use agent::{AgentError, AgentStatus, HsmAgent, ReloadedMover, Services};
 pub use endpoint::{ActionStream, Endpoint, EndpointStatus, OpenError, Registration};
 pub use endpoints::{Endpoints, MoverProcesses};
 pub use monitor::{Patience, PluginConfig, PluginMonitor, PluginState, PluginStatus, RestartDelays, SpawnHooks};

@@ -7,7 +7,7 @@ mod objects;
 use crate::admin::api::{
     ActionReport, ActionState, ActionView, ActionsQuery, CancelRequest, Cancelled, DEFAULT_LIMIT, FileRef, FileStatus,
     FilesRequest, FilesSet, FinishedQuery, FinishedView, GuardStatus, MAX_LIMIT, QueueCount, RecordRef, Refused,
-    Released, RequestStatus, SetRequest, SourceStatus, StatusReport, SubmitRequest, Submitted, fsid_text,
+    Released, Reloaded, RequestStatus, SetRequest, SourceStatus, StatusReport, SubmitRequest, Submitted, fsid_text,
 };
 use crate::admin::control::{Control, ControlError, ErrorCode, Reply};
 use crate::admin::objects::{CloneRequest, Made, RetiredPage, RetiredRequest, UndeleteRequest};
@@ -94,7 +94,11 @@ pub struct LocalControl {
     mount_root: PathBuf,
     started_ms: u64,
     agent_status: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
+    reload: Option<Reload>,
 }
+
+/// Reads the configuration again; may block.
+type Reload = Arc<dyn Fn() -> Result<Reloaded, ControlError> + Send + Sync>;
 
 impl LocalControl {
     /// `agent_status` gives the agent's own part of the status.
@@ -104,7 +108,21 @@ impl LocalControl {
         mount_root: PathBuf,
         agent_status: impl Fn() -> serde_json::Value + Send + Sync + 'static,
     ) -> Self {
-        Self { engine, mount_point, mount_root, started_ms: now_ms(), agent_status: Box::new(agent_status) }
+        Self {
+            engine,
+            mount_point,
+            mount_root,
+            started_ms: now_ms(),
+            agent_status: Box::new(agent_status),
+            reload: None,
+        }
+    }
+
+    /// Has `reload` called when the configuration is to be read again, on a thread that may block.
+    #[must_use]
+    pub fn on_reload(mut self, reload: impl Fn() -> Result<Reloaded, ControlError> + Send + Sync + 'static) -> Self {
+        self.reload = Some(Arc::new(reload));
+        self
     }
 
     /// Splits off files of other filesystems: their handles mean something else here.
@@ -426,6 +444,16 @@ impl Control for LocalControl {
                     Err(ControlError::new(ErrorCode::NotFound, format!("action {id} is not known (any more)")))
                 }
             }
+        })
+    }
+
+    fn reload(&self) -> Reply<'_, Reloaded> {
+        let reload = self.reload.clone();
+        Box::pin(async move {
+            let Some(reload) = reload else {
+                return Err(ControlError::new(ErrorCode::Unsupported, "there is no file to read again"));
+            };
+            blocking(move || reload()).await?
         })
     }
 

@@ -26,6 +26,7 @@ use sys::process::PidFd;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+const SIGHUP: i32 = 1;
 const SIGKILL: i32 = 9;
 const SIGTERM: i32 = 15;
 
@@ -216,6 +217,14 @@ impl PluginMonitor {
         plugin.update(|live| live.status.state = PluginState::Hung);
         let pidfd = plugin.live.lock().pidfd.clone();
         pidfd.is_some_and(|pidfd| pidfd.kill(SIGKILL).is_ok())
+    }
+
+    /// Sends the plugin with this pid the signal to read its configuration again (SIGHUP), which ends a program that does not
+    /// know it. False when there is none.
+    #[must_use]
+    pub fn ask_to_reload(&self, pid: i32) -> bool {
+        let pidfd = self.shared.find(pid).and_then(|plugin| plugin.live.lock().pidfd.clone());
+        pidfd.is_some_and(|pidfd| pidfd.kill(SIGHUP).is_ok())
     }
 
     /// Asks every plugin to end, kills those that do not, and waits for all. Idempotent.

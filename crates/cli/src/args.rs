@@ -2,7 +2,7 @@
 
 use crate::commands::{
     actions, agent, archive, cancel, clone, completions, config_check, doctor, guard, import, man, mover, release,
-    remove, restore, set, status, undelete, versions,
+    reload, remove, restore, set, status, undelete, versions,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -71,6 +71,8 @@ pub(crate) enum Command {
     Actions(actions::ActionsArgs),
     /// Make a released file for an object that an archive holds already
     Import(import::ImportArgs),
+    /// Have the agent and its movers read their configuration again
+    Reload(reload::ReloadArgs),
     /// Run the agent
     Agent(agent::AgentArgs),
     /// End the guard that keeps readers of released files waiting

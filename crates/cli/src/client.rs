@@ -70,7 +70,15 @@ impl Client {
             return serde_json::from_slice(&body).map_err(|why| self.strange(address, &why));
         }
         let refused: ErrorBody = serde_json::from_slice(&body).map_err(|why| self.strange(address, &why))?;
-        Err(CliError::new(exit_for(refused.error.code), escaped(&refused.error.message)))
+        let message = match refused.error.code {
+            // A problem a line, as `sifaka config check` has them.
+            ErrorCode::Configuration => {
+                let lines: Vec<_> = refused.error.message.lines().map(escaped).collect();
+                format!("nothing was changed: the configuration is wrong\n{}", lines.join("\n"))
+            }
+            _ => escaped(&refused.error.message).into_owned(),
+        };
+        Err(CliError::new(exit_for(refused.error.code), message))
     }
 
     async fn connected(&mut self) -> Result<SendRequest<Full<Bytes>>, CliError> {
@@ -113,6 +121,7 @@ fn exit_for(code: ErrorCode) -> Exit {
         ErrorCode::Invalid | ErrorCode::TooLarge | ErrorCode::MethodNotAllowed => Exit::Usage,
         ErrorCode::Forbidden | ErrorCode::Unsupported => Exit::NotHere,
         ErrorCode::Unavailable => Exit::Unreachable,
+        ErrorCode::Configuration => Exit::Config,
         ErrorCode::NotFound | ErrorCode::Internal => Exit::SomeFailed,
     }
 }

@@ -16,6 +16,7 @@ mod moment;
 mod names;
 mod output;
 mod place;
+mod reload;
 mod render;
 mod submit;
 mod wiring;

@@ -1,7 +1,8 @@
 //! Where the agent's parts are put together.
 
 use crate::exit::{CliError, Exit, Outcome};
-use agent::admin::AdminSocket;
+use crate::reload::{Reloader, SetLogLevel};
+use agent::admin::{AdminSocket, Control};
 use agent::local::{LocalControl, LocalSource};
 use agent::{HsmAgent, Services, SpawnHooks, configure_mounts};
 use config::{AgentConfig, ClientDevice, RestoreMode};
@@ -42,21 +43,10 @@ fn with_causes(error: &dyn std::error::Error) -> CliError {
     not_here(text)
 }
 
-/// Runs an agent until it is asked to end. `config_file` is where `config` came from: its directory holds the movers' files.
-pub(crate) fn run_agent(config: AgentConfig, config_file: &Path) -> Outcome {
-    let ClientDevice::Local(mount_point) = config.client_device.clone() else {
-        return Err(not_here(format!("client_device = {}: Lustre support is not built in yet", config.client_device)));
-    };
-    sys::process::raise_nofile_limit();
-    let config_file = std::path::absolute(config_file).map_err(failed("finding the configuration file"))?;
-    let _lock = lock_state(&config.state_dir)?;
-    make_private(&config.transport.socket_dir)?;
-    let queue = open_queue(&config.state_dir.join("queue.db"))?;
-    let mounts = configure_mounts(&config).map_err(|e| with_causes(&e))?;
-    let guard = guard_setup(&config, &mount_point, &config_file)?;
-    let guard = can_guard(&mount_point).then_some(guard);
-    let engine_config = EngineConfig {
-        root: mounts.agent().to_path_buf(),
+/// How the engine manages the filesystem at `root`.
+pub(crate) fn engine_config(config: &AgentConfig, root: &Path) -> EngineConfig {
+    EngineConfig {
+        root: root.to_path_buf(),
         default_archive: config.default_archive,
         restore_timeout: config.restore.timeout,
         backoff: Backoff {
@@ -71,8 +61,23 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path) -> Outcome {
             readahead: config.restore.readahead,
             whole_for: config.restore.whole_for.clone(),
         }),
+    }
+}
+
+/// Runs an agent until it is asked to end. `config_file` is where `config` came from: its directory holds the movers' files.
+pub(crate) fn run_agent(config: AgentConfig, config_file: &Path, set_log_level: SetLogLevel) -> Outcome {
+    let ClientDevice::Local(mount_point) = config.client_device.clone() else {
+        return Err(not_here(format!("client_device = {}: Lustre support is not built in yet", config.client_device)));
     };
-    let engine = Engine::start(engine_config, queue, guard, |error| {
+    sys::process::raise_nofile_limit();
+    let config_file = std::path::absolute(config_file).map_err(failed("finding the configuration file"))?;
+    let _lock = lock_state(&config.state_dir)?;
+    make_private(&config.transport.socket_dir)?;
+    let queue = open_queue(&config.state_dir.join("queue.db"))?;
+    let mounts = configure_mounts(&config).map_err(|e| with_causes(&e))?;
+    let guard = guard_setup(&config, &mount_point, &config_file)?;
+    let guard = can_guard(&mount_point).then_some(guard);
+    let engine = Engine::start(engine_config(&config, mounts.agent()), queue, guard, |error| {
         tracing::error!(error, "the agent ends, to begin a new queue");
         std::process::exit(QUEUE_DAMAGED);
     });
@@ -89,12 +94,21 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path) -> Outcome {
     let admin = (config.admin.socket.clone(), config.admin.group.clone());
     let mount_root = config.mount_root.clone();
     let ended = runtime.block_on(async {
-        let agent = Arc::new(HsmAgent::new(config, mounts, services, source).map_err(not_here)?);
+        let agent = Arc::new(HsmAgent::new(config.clone(), mounts, services, source).map_err(not_here)?);
         let status = {
             let agent = Arc::clone(&agent);
             move || serde_json::to_value(agent.status()).unwrap_or_default()
         };
-        let control = Arc::new(LocalControl::new(Arc::clone(&engine), mount_point, mount_root, status));
+        let reloader = Reloader {
+            file: config_file.clone(),
+            latest: config.clone().into(),
+            started: config,
+            engine: Arc::clone(&engine),
+            agent: Arc::clone(&agent),
+            set_log_level,
+        };
+        let control = LocalControl::new(Arc::clone(&engine), mount_point, mount_root, status);
+        let control = Arc::new(control.on_reload(move || reloader.run()));
         let ended = serve(&agent, control, &admin.0, admin.1.as_deref()).await;
         agent.stop().await;
         ended
@@ -107,6 +121,7 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path) -> Outcome {
 async fn serve(agent: &HsmAgent, control: Arc<LocalControl>, socket: &Path, group: Option<&str>) -> Outcome {
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("listening to signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("listening to signals"))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed("listening to signals"))?;
     agent.start().await.map_err(|e| with_causes(&e))?;
     let socket = AdminSocket::bind(socket, group).map_err(|e| with_causes(&e))?;
     tracing::info!(pid = std::process::id(), "the agent runs");
@@ -117,7 +132,19 @@ async fn serve(agent: &HsmAgent, control: Arc<LocalControl>, socket: &Path, grou
         }
         tracing::info!("asked to end");
     };
-    agent::admin::serve(socket, control, asked).await;
+    let reloading = async {
+        while hangup.recv().await.is_some() {
+            tracing::info!("SIGHUP: reading the configuration again");
+            if let Err(error) = control.reload().await {
+                tracing::error!("nothing was changed: {error}");
+            }
+        }
+        std::future::pending().await
+    };
+    tokio::select! {
+        () = agent::admin::serve(socket, Arc::clone(&control) as _, asked) => {}
+        () = reloading => {}
+    }
     Ok(Exit::Ok)
 }
 

@@ -114,7 +114,7 @@ impl Engine {
         if request.command != Command::Archive {
             return Vec::new();
         }
-        let archive_id = request.archive_id.unwrap_or(self.config.default_archive);
+        let archive_id = request.archive_id.unwrap_or(self.default_archive());
         let look = |entry: &Entry| match record::look(&self.shared.fs, entry, archive_id, number, self.shared.now_ms())
         {
             Ok(None) => None,
@@ -154,7 +154,7 @@ impl Engine {
         let own_archive = state.archive_id();
         let (archive_id, identity) = match request.command {
             Command::Archive => {
-                let archive_id = request.archive_id.unwrap_or(self.config.default_archive);
+                let archive_id = request.archive_id.unwrap_or(self.default_archive());
                 let same_archive = own_archive == Some(archive_id);
                 let fresh = is_archived_as_it_is(&state, &stamp_of(&stat)) && same_archive;
                 if hsm.is_released() || (fresh && !request.force) {
@@ -182,7 +182,7 @@ impl Engine {
             }
             Command::Remove if state.identity.uuid.is_empty() && named.is_empty() => return Ok(Look::Already),
             Command::Restore | Command::Remove | Command::Verify => {
-                let archive_id = request.archive_id.or(own_archive).unwrap_or(self.config.default_archive);
+                let archive_id = request.archive_id.or(own_archive).unwrap_or(self.default_archive());
                 (archive_id, Identity { uuid: named, ..Identity::default() })
             }
         };

@@ -270,6 +270,30 @@ pub struct FilesSet {
     pub refused: Vec<Refused>,
 }
 
+/// What `POST /v1/reload` did: the agent read its configuration again and found nothing wrong.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Keys whose new values count from now on.
+    pub applied: Vec<Setting>,
+    /// Keys whose new values count when the agent is started the next time. Named until then.
+    pub needs_restart: Vec<Setting>,
+    /// The plugins.
+    pub movers: Vec<crate::ReloadedMover>,
+    /// What is odd about the files, as `FILE:LINE:COLUMN: what (what to do)`.
+    pub warnings: Vec<String>,
+}
+
+/// A key of the configuration whose value changed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Setting {
+    /// As `key` or `section.key`.
+    pub key: String,
+    /// The value before, as in a file; empty for none.
+    pub from: String,
+    /// The value now.
+    pub to: String,
+}
+
 /// Where a live action is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -2,7 +2,7 @@
 
 use super::api::{
     ActionReport, ActionView, ActionsQuery, CancelRequest, Cancelled, FileStatus, FilesRequest, FilesSet,
-    FinishedQuery, FinishedView, Released, RequestStatus, SetRequest, StatusReport, SubmitRequest, Submitted,
+    FinishedQuery, FinishedView, Released, Reloaded, RequestStatus, SetRequest, StatusReport, SubmitRequest, Submitted,
 };
 use super::objects::{CloneRequest, Made, RetiredPage, RetiredRequest, UndeleteRequest};
 use futures_util::FutureExt;
@@ -50,6 +50,14 @@ pub trait Control: Send + Sync + 'static {
     /// One action. `NotFound` when it never was or its result is no longer kept.
     fn action(&self, id: ActionId) -> Reply<'_, ActionReport>;
 
+    /// Reads the configuration again. `Configuration`, with every problem on a line of its own, when it is wrong: then nothing
+    /// has changed.
+    fn reload(&self) -> Reply<'_, Reloaded> {
+        Box::pin(async {
+            Err(ControlError::new(ErrorCode::Unsupported, "this agent does not read its configuration again"))
+        })
+    }
+
     /// How the agent is.
     fn status(&self) -> Reply<'_, StatusReport>;
 
@@ -89,6 +97,8 @@ pub enum ErrorCode {
     MethodNotAllowed,
     /// The body is too large (413).
     TooLarge,
+    /// A configuration file is wrong (422).
+    Configuration,
     /// Something went wrong in the agent (500).
     Internal,
     /// This agent cannot do it (501).

@@ -67,6 +67,7 @@ fn routes(server: Server, shared: bool) -> Router {
         .route("/v1/actions", get(actions))
         .route("/v1/actions/finished", get(finished))
         .route("/v1/actions/{id}", get(action))
+        .route("/v1/reload", post(reload))
         .route("/v1/status", get(status))
         .fallback(async || ControlError::new(ErrorCode::NotFound, "there is nothing at this address"))
         .method_not_allowed_fallback(async || {
@@ -155,6 +156,10 @@ async fn finished(State(server): State<Server>, Asked(query): Asked<FinishedQuer
 
 async fn action(State(server): State<Server>, id: Id) -> Answer<impl serde::Serialize> {
     answer(server.control.action(ActionId(number(id)?))).await
+}
+
+async fn reload(State(server): State<Server>) -> Answer<impl serde::Serialize> {
+    answer(server.control.reload()).await
 }
 
 async fn status(State(server): State<Server>) -> Answer<impl serde::Serialize> {

@@ -10,6 +10,7 @@
 mod cancel;
 mod kit;
 mod lifecycle;
+mod limits;
 mod monitor;
 mod mounts;
 mod protocol;

@@ -19,7 +19,7 @@ pub(crate) struct CheckArgs {
 
 /// Something to tell, in a form for programs.
 #[derive(Debug, PartialEq, Eq, Serialize)]
-struct Finding {
+pub(crate) struct Finding {
     severity: &'static str,
     file: String,
     line: Option<usize>,
@@ -28,7 +28,14 @@ struct Finding {
     hint: Option<String>,
     /// `FILE:LINE:COLUMN: what (hint)`.
     #[serde(skip)]
-    text: String,
+    pub(crate) text: String,
+}
+
+impl Finding {
+    /// Whether nothing can run with it.
+    pub(crate) fn is_error(&self) -> bool {
+        self.severity == "error"
+    }
 }
 
 pub(crate) fn run(default: &Path, args: CheckArgs) -> Outcome {
@@ -42,7 +49,7 @@ pub(crate) fn run(default: &Path, args: CheckArgs) -> Outcome {
             output.put(format!("{}: {}\n", finding.severity, finding.text))?;
         }
     }
-    let wrong = findings.iter().any(|finding| finding.severity == "error");
+    let wrong = findings.iter().any(Finding::is_error);
     if !args.json && !wrong {
         output.put(format!("{}: no errors\n", crate::output::escaped_path(&file)))?;
     }
@@ -50,7 +57,8 @@ pub(crate) fn run(default: &Path, args: CheckArgs) -> Outcome {
     Ok(if wrong { Exit::Config } else { Exit::Ok })
 }
 
-fn check(file: &Path) -> Vec<Finding> {
+/// Everything there is to say about an agent's file and those of its movers.
+pub(crate) fn check(file: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     let Some(config) = keep(AgentConfig::load(file), &mut findings) else { return findings };
     let directory = file.parent().unwrap_or(Path::new("."));

@@ -66,7 +66,7 @@ fn guard(args: RunArgs) -> Outcome {
 }
 
 fn stop(config_file: &Path, args: &StopArgs) -> Outcome {
-    let config = super::agent::load(config_file, false)?;
+    let config = super::agent::load(config_file)?;
     let config::ClientDevice::Local(mount_point) = &config.client_device else {
         return Err(CliError::new(
             Exit::NotHere,

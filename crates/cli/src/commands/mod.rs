@@ -13,6 +13,7 @@ pub(crate) mod import;
 pub(crate) mod man;
 pub(crate) mod mover;
 pub(crate) mod release;
+pub(crate) mod reload;
 pub(crate) mod remove;
 pub(crate) mod restore;
 pub(crate) mod set;
@@ -40,6 +41,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Undelete(args) => block_on(undelete::run(socket, args)),
         Command::Actions(args) => block_on(actions::run(socket, args)),
         Command::Import(args) => import::run(&global.config_file(), &args),
+        Command::Reload(args) => block_on(reload::run(socket, args)),
         Command::Agent(args) => agent::run(&global.config_file(), &args),
         Command::Guard(args) => guard::run(&global.config_file(), args),
         Command::Mover(args) => mover::run(&args),

@@ -24,7 +24,7 @@ pub(crate) fn run(args: &MoverArgs) -> Outcome {
     let environment = Environment::from_env().map_err(|why| {
         CliError::new(Exit::Usage, format!("{why} (movers are started by the agent: name this one in enabled_plugins)"))
     })?;
-    super::agent::log_to_standard_error("info");
+    let _level_stays = super::agent::log_to_standard_error(config::agent::LogLevel::Info);
     match args.kind {
         MoverKind::Posix => {
             let file = environment.config_path("lhsm-plugin-posix");

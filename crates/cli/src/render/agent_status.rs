@@ -173,6 +173,7 @@ mod tests {
             credits: 1024,
             cancel: true,
             verify: true,
+            reload: true,
         };
         let archive = ArchiveStatus {
             archive_id: 1,

@@ -6,6 +6,7 @@ pub(crate) mod checks;
 pub(crate) mod demo;
 pub(crate) mod file_status;
 pub(crate) mod released;
+pub(crate) mod reloaded;
 pub(crate) mod submitted;
 mod table;
 mod units;

@@ -8,6 +8,7 @@ mod cycle;
 mod import;
 mod kill;
 mod lemur;
+mod limits;
 mod movers;
 mod races;
 mod release;

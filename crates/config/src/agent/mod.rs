@@ -3,8 +3,11 @@
 //! [`AgentConfig::parse`] is pure, [`AgentConfig::load`] reads the file. Every field's documentation names its key,
 //! its default and its range; `docs/configuration.md` is the same for administrators.
 
+mod changes;
 mod read;
 mod show;
+
+pub use changes::KeyChange;
 
 use crate::device::ClientDevice;
 use crate::error::{ConfigError, Warning};

@@ -294,3 +294,35 @@ proptest! {
         prop_assert_eq!(read, config);
     }
 }
+
+#[test]
+fn changes_are_named_with_what_a_running_agent_can_take_over() {
+    let parse = |text: &str| {
+        let text = format!("client_device = \"/data\"\nenabled_plugins = [\"posix\"]\n{text}");
+        AgentConfig::parse(&text, "f").unwrap().0
+    };
+    let changes = |from: &str, to: &str| -> Vec<(String, bool)> {
+        let changes = parse(from).changes_to(&parse(to));
+        changes.into_iter().map(|change| (change.key.clone(), change.is_reloadable())).collect()
+    };
+    assert!(changes("", "").is_empty());
+    assert!(changes("default_archive = 1", "").is_empty(), "what is written out and the default are the same");
+    let to = "restore { timeout_s = 7 }\nretry { max_attempts = 3 }\nremove_grace_s = 1\nlog { level = \"debug\" }\n\
+        handler_count = 3\nmount_root = \"/mnt/other\"\nadmin { group = \"staff\" }";
+    let keys = [
+        ("admin.group", false),
+        ("handler_count", true),
+        ("log.level", true),
+        ("mount_root", false),
+        ("remove_grace_s", true),
+        ("restore.timeout_s", true),
+        ("retry.max_attempts", true),
+    ];
+    let keys: Vec<_> = keys.into_iter().map(|(key, reloadable)| (key.to_owned(), reloadable)).collect();
+    assert_eq!(changes("", to), keys);
+    assert_eq!(changes(to, ""), keys);
+    let influxdb = |password: &str| format!("influxdb {{ url = \"u\" db = \"d\" password = \"{password}\" }}");
+    let change = parse(&influxdb("one")).changes_to(&parse(&influxdb("two"))).remove(0);
+    assert_eq!((change.key.as_str(), change.is_reloadable()), ("influxdb.password", false));
+    assert!(!format!("{change:?}").contains("two"));
+}

@@ -147,6 +147,7 @@ impl Brain {
         match message {
             Msg::Event(event, handle) => self.event(event, handle),
             Msg::Refill => {}
+            Msg::Reconfigure(config) => self.config = config,
             Msg::Stop => self.stopping = Some(Instant::now() + STOP_PATIENCE),
             Msg::Submitted { class, owner, not_before_ms } => {
                 self.lanes.rewind(class, owner, not_before_ms);

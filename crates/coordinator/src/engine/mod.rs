@@ -36,7 +36,7 @@ use queue::{Change, NewAction, Queue};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -182,6 +182,8 @@ pub(crate) enum Msg {
     PartsOpened(FileHandle, Box<Result<parts::OpenedParts, Failure>>),
     PartDone(u64, Result<(), Failure>),
     PartsRecorded(FileHandle, Result<(), Failure>),
+    /// The configuration was read again.
+    Reconfigure(EngineConfig),
     Stop,
 }
 
@@ -231,7 +233,7 @@ pub struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) messages: Sender<Msg>,
     pub(crate) journal: Arc<Journal>,
-    pub(crate) config: EngineConfig,
+    default_archive: AtomicU32,
     guard: Option<Arc<GuardLink>>,
     requests: AtomicU64,
     first_request: u64,
@@ -336,7 +338,7 @@ impl Engine {
             shared,
             messages,
             journal,
-            config,
+            default_archive: AtomicU32::new(config.default_archive),
             guard,
             requests: AtomicU64::new(first_request),
             first_request,
@@ -413,6 +415,17 @@ impl Engine {
     /// How many works may be fetched and without result at one time.
     pub fn in_flight_limit_changed(&self, limit: usize) {
         self.shared.outbox.set_limit(limit);
+    }
+
+    /// Goes on with another configuration. The root stays what it is; readers that wait already keep their deadline.
+    pub fn reconfigure(&self, config: EngineConfig) {
+        self.default_archive.store(config.default_archive, Ordering::Relaxed);
+        self.tell(Msg::Reconfigure(config));
+    }
+
+    /// The archive of requests that name none.
+    pub(crate) fn default_archive(&self) -> u32 {
+        self.default_archive.load(Ordering::Relaxed)
     }
 
     /// A number for a new request.
