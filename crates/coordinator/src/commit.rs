@@ -63,7 +63,7 @@ pub(crate) struct Done {
 }
 
 /// Runs until the engine is gone.
-pub(crate) fn run(shared: &Shared, policy: &Policy, items: &Receiver<Item>, report: impl Fn(Vec<Done>)) {
+pub(crate) fn run(shared: &Shared, items: &Receiver<Item>, report: impl Fn(Vec<Done>)) {
     while let Ok(first) = items.recv() {
         let mut batch = vec![first];
         while batch.len() < BATCH
@@ -71,7 +71,8 @@ pub(crate) fn run(shared: &Shared, policy: &Policy, items: &Receiver<Item>, repo
         {
             batch.push(item);
         }
-        report(commit(shared, policy, batch));
+        let policy = *shared.policy.lock();
+        report(commit(shared, &policy, batch));
     }
 }
 

@@ -6,8 +6,16 @@ use super::AgentConfig;
 use std::collections::BTreeMap;
 
 /// Keys that a running agent takes over. One that ends in a dot stands for its whole section.
-const RELOADABLE: [&str; 7] =
-    ["restore.", "retry.", "log.", "remove_grace_s", "default_archive", "handler_count", "mover_hang_timeout_s"];
+const RELOADABLE: [&str; 8] = [
+    "restore.",
+    "retry.",
+    "log.",
+    "remove_grace_s",
+    "keep_versions_s",
+    "default_archive",
+    "handler_count",
+    "mover_hang_timeout_s",
+];
 
 /// A key whose value changed.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -211,6 +211,8 @@ pub(crate) struct Shared {
     pub(crate) running: Mutex<HashMap<u64, Running>>,
     /// Readers that are blocked on a restore.
     pub(crate) blocked_readers: AtomicU64,
+    /// What commits do besides; a batch goes by one.
+    pub(crate) policy: Mutex<Policy>,
     /// What actions up to this one said of objects is not believed; see [`crate::shared`].
     pub(crate) doubted: ActionId,
     /// Held while the filesystem's note is written.
@@ -288,6 +290,7 @@ impl Engine {
             outbox: Outbox::default(),
             running: Mutex::new(HashMap::new()),
             blocked_readers: AtomicU64::new(0),
+            policy: Mutex::new(Policy { keep_versions: config.keep_versions, snapshots: config.snapshots }),
             doubted,
             noting: Mutex::new(()),
             damaged_chunks: AtomicU64::new(0),
@@ -298,9 +301,8 @@ impl Engine {
         let committer = |name: &str| -> Result<Sender<Item>, EngineError> {
             let (items, taken) = channel();
             let (shared, messages) = (Arc::clone(&shared), messages.clone());
-            let policy = Policy { keep_versions: config.keep_versions, snapshots: config.snapshots };
             let run = move || {
-                crate::commit::run(&shared, &policy, &taken, |done| drop(messages.send(Msg::Committed(done))));
+                crate::commit::run(&shared, &taken, |done| drop(messages.send(Msg::Committed(done))));
             };
             std::thread::Builder::new().name(name.into()).spawn(run).map_err(EngineError::Thread)?;
             Ok(items)
@@ -417,8 +419,10 @@ impl Engine {
         self.shared.outbox.set_limit(limit);
     }
 
-    /// Goes on with another configuration. The root stays what it is; readers that wait already keep their deadline.
+    /// Goes on with another configuration. The root stays what it is, and so does whether there are snapshots; readers that wait
+    /// already keep their deadline.
     pub fn reconfigure(&self, config: EngineConfig) {
+        self.shared.policy.lock().keep_versions = config.keep_versions;
         self.default_archive.store(config.default_archive, Ordering::Relaxed);
         self.tell(Msg::Reconfigure(config));
     }
