@@ -69,7 +69,12 @@ pub fn shrinks(source: &OpenFile, encoding: Encoding) -> Result<bool, TransferEr
         after += counter.finish().map_err(source.failed("compress"))?.0;
         before += read as u64;
     }
-    Ok(after * 100 < before * (100 - AUTO_SHRINK_PERCENT))
+    Ok(shrinks_enough(before, after))
+}
+
+/// Whether so many bytes instead of those are worth compressing.
+pub(crate) fn shrinks_enough(before: u64, after: u64) -> bool {
+    after * 100 < before * (100 - AUTO_SHRINK_PERCENT)
 }
 
 /// Counts what is written to it.

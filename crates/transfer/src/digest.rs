@@ -48,6 +48,14 @@ impl Digester {
         })
     }
 
+    /// The hash of these bytes.
+    #[must_use]
+    pub fn of(kind: DigestKind, bytes: &[u8]) -> Digest {
+        let mut digester = Self::new(kind);
+        digester.update(bytes);
+        digester.finish()
+    }
+
     /// Takes the next bytes.
     pub fn update(&mut self, bytes: &[u8]) {
         match &mut self.0 {

@@ -2,7 +2,7 @@
 
 use crate::compress::FrameDecoder;
 use crate::manifest::{ChunkTable, Content, Group, HoleMap, Manifest, ManifestError, ReadAt, Shape};
-use crate::{Encoding, OpenFile, TransferError};
+use crate::{Encoding, TransferError};
 use model::Extent;
 use model::limits::CHUNK_SIZE_BYTES;
 use parking_lot::Mutex;
@@ -66,12 +66,14 @@ impl<O: ReadAt, M: ReadAt> ChunkReader<O, M> {
         self.table.shape()
     }
 
-    /// That the object has the size it had when it was stored. Reading all chunks alone would not find that there is more.
-    pub(crate) fn expect_whole(&self) -> Result<(), TransferError>
-    where
-        O: std::borrow::Borrow<OpenFile>,
-    {
-        let found = self.object.borrow().stamp()?.size;
+    /// What the content is read from.
+    pub(crate) fn object(&self) -> &O {
+        &self.object
+    }
+
+    /// That the object, which has so many bytes, has those it had when it was stored. Reading all chunks alone would not find that
+    /// there is more.
+    pub(crate) fn expect_whole(&self, found: u64) -> Result<(), TransferError> {
         if found == self.stored_bytes {
             return Ok(());
         }

@@ -18,14 +18,19 @@ impl PackId {
     /// A new one, of this moment.
     #[must_use]
     pub fn new(now: SystemTime) -> Self {
-        let seconds = now.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        // Enough until 2106; later packs only lose their order.
-        let seconds = u32::try_from(seconds).unwrap_or(u32::MAX);
+        let mut id = Self::first_of(now);
         let random = Uuid::new_v4().into_bytes();
+        id.0.iter_mut().zip(random).skip(SECONDS_DIGITS / 2).for_each(|(to, from)| *to = from);
+        id
+    }
+
+    /// The least id of a second.
+    #[must_use]
+    pub fn first_of(time: SystemTime) -> Self {
         let mut id = [0; DIGITS / 2];
-        let (time, rest) = id.split_at_mut(SECONDS_DIGITS / 2);
-        time.copy_from_slice(&seconds.to_be_bytes());
-        rest.iter_mut().zip(random).for_each(|(to, from)| *to = from);
+        if let Some(first) = id.first_chunk_mut() {
+            *first = seconds(time).to_be_bytes();
+        }
         Self(id)
     }
 
@@ -58,6 +63,12 @@ impl PackId {
     pub(super) fn as_bytes(&self) -> &[u8; DIGITS / 2] {
         &self.0
     }
+}
+
+/// Enough until 2106; later packs only lose their order.
+fn seconds(time: SystemTime) -> u32 {
+    let seconds = time.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    u32::try_from(seconds).unwrap_or(u32::MAX)
 }
 
 impl fmt::Display for PackId {

@@ -20,6 +20,18 @@ impl Entry {
         layout::total_bytes(self.manifest_len, self.content_len)
     }
 
+    /// Where it begins; orders the members of a pack as they were written.
+    #[must_use]
+    pub fn place(&self) -> u64 {
+        self.offset
+    }
+
+    /// Where its content begins in the pack.
+    #[must_use]
+    pub fn content_at(&self) -> u64 {
+        self.offset + layout::RECORD_BYTES as u64 + u64::from(self.manifest_len)
+    }
+
     /// Bytes of its content as it is stored.
     #[must_use]
     pub fn content_bytes(&self) -> u32 {

@@ -9,7 +9,7 @@
 //! by itself, so that members are found without the index too, when that is damaged. Every byte is covered by a BLAKE3 check: no
 //! bit of a pack can change unnoticed. `docs/formats.md` has the bytes.
 //!
-//! For: the file format, over anything that can be read at an offset ([`ReadAt`]) or written in order. Not for: where packs are
+//! For: the file format, over anything that can be read at an offset ([`ReadAt`](crate::manifest::ReadAt)) or written in order. Not for: where packs are
 //! kept, when one is full, or which members count as removed; that is the store's.
 
 mod error;
@@ -28,7 +28,7 @@ pub use error::PackError;
 pub use id::{MemberId, MemberName, PackId};
 pub use index::{Entry, Index};
 pub use member::{Member, NewMember};
-pub use reader::{PackReader, ReadAt};
+pub use reader::PackReader;
 pub use writer::PackWriter;
 
 /// The largest content of a member, in bytes: one chunk, so that a member is verified and restored as a whole.

@@ -5,27 +5,8 @@ use super::index::{Entry, Index};
 use super::layout::{self, ENTRY_BYTES, FOOTER_BYTES, Footer, HEADER_BYTES, RECORD_BYTES, Record, SMALLEST_PACK_BYTES};
 use super::member::Member;
 use super::{PackError, salvage};
-use std::fs::File;
-use std::io::{self, ErrorKind};
+use crate::manifest::ReadAt;
 use std::ops::ControlFlow;
-
-/// Something that can be read at an offset: a file, or an object behind ranged reads.
-pub trait ReadAt {
-    /// Fills `buffer` with the bytes from `offset` on. Fewer are there: [`ErrorKind::UnexpectedEof`].
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
-}
-
-impl ReadAt for File {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        std::os::unix::fs::FileExt::read_exact_at(self, buffer, offset)
-    }
-}
-
-impl<R: ReadAt + ?Sized> ReadAt for &R {
-    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
-        (**self).read_exact_at(buffer, offset)
-    }
-}
 
 /// A pack that can be read. Making one reads nothing.
 ///
@@ -44,36 +25,46 @@ impl<R: ReadAt> PackReader<R> {
         Self { bytes, size, id }
     }
 
-    /// Reads a member; `None` when the pack has none of this name. Works without the index too, by reading through the whole pack, when
-    /// that is damaged.
+    /// What it reads from.
+    pub fn source(&self) -> &R {
+        &self.bytes
+    }
+
+    /// The same, taken out.
+    pub fn into_source(self) -> R {
+        self.bytes
+    }
+
+    /// Reads a member; `None` when the pack has none of this name.
+    ///
+    /// # Errors
+    /// As [`PackReader::describe`]; also when the content is damaged.
+    pub fn member(&self, name: MemberName) -> Result<Option<Member>, PackError> {
+        self.describe(name)?.map(|(entry, _)| self.read(&entry)).transpose()
+    }
+
+    /// Where a member is, and its manifest, checked; `None` when the pack has none of this name. The content is not read: whoever reads
+    /// it compares it with the manifest. Works without the index too, by reading through the whole pack, when that is damaged.
     ///
     /// # Errors
     /// [`PackError::Damaged`]: the member, or so much that nobody can say whether it was here.
-    pub fn member(&self, name: MemberName) -> Result<Option<Member>, PackError> {
+    pub fn describe(&self, name: MemberName) -> Result<Option<(Entry, Vec<u8>)>, PackError> {
         // Most often this is it: a record vouches for itself, so the index need not be read and checked as a whole.
         if let Ok(Some(entry)) = self.search(name)
-            && let Ok(member) = self.read(&entry)
+            && let Ok(manifest) = self.manifest(&entry)
         {
-            return Ok(Some(member));
+            return Ok(Some((entry, manifest)));
         }
-        match self.index() {
-            Ok(index) => index.find(name).map(|entry| self.read(&entry)).transpose(),
-            Err(PackError::Damaged(why)) => match self.salvaged(name)? {
-                Some(member) => Ok(Some(member)),
-                None => Err(PackError::Damaged(format!("{why}, and member {name} is not found without it"))),
-            },
-            Err(e) => Err(e),
-        }
-    }
-
-    /// Where a member is, without reading it; `None` when the pack has none of this name.
-    pub fn find(&self, name: MemberName) -> Result<Option<Entry>, PackError> {
-        if let Ok(Some(entry)) = self.search(name)
-            && self.head(&entry).is_ok()
-        {
-            return Ok(Some(entry));
-        }
-        Ok(self.index_or_salvage()?.find(name))
+        let entry = match self.index() {
+            Ok(index) => index.find(name),
+            Err(PackError::Damaged(why)) => {
+                let found = self.index_or_salvage()?.find(name);
+                let lost = || PackError::Damaged(format!("{why}, and member {name} is not found without it"));
+                Some(found.ok_or_else(lost)?)
+            }
+            Err(e) => return Err(e),
+        };
+        entry.map(|entry| Ok((entry, self.manifest(&entry)?))).transpose()
     }
 
     /// The index, checked.
@@ -160,18 +151,6 @@ impl<R: ReadAt> PackReader<R> {
         salvage::scan(&self.bytes, self.size, self.id, found)
     }
 
-    fn salvaged(&self, name: MemberName) -> Result<Option<Member>, PackError> {
-        let mut found = None;
-        self.salvage(&mut |entry| {
-            if entry.name != name {
-                return ControlFlow::Continue(());
-            }
-            found = Some(entry);
-            ControlFlow::Break(())
-        })?;
-        found.map(|entry| self.read(&entry)).transpose()
-    }
-
     /// Looks an entry up in an index that nobody has checked: the result is only a place to look at.
     fn search(&self, name: MemberName) -> Result<Option<Entry>, PackError> {
         let footer = self.footer()?;
@@ -216,9 +195,10 @@ impl<R: ReadAt> PackReader<R> {
     }
 
     fn fill(&self, buffer: &mut [u8], offset: u64) -> Result<(), PackError> {
-        match self.bytes.read_exact_at(buffer, offset) {
-            Err(e) if e.kind() == ErrorKind::UnexpectedEof => Err(PackError::damaged("the pack is cut short")),
-            other => Ok(other?),
+        if self.bytes.read_full_at(buffer, offset)? == buffer.len() {
+            Ok(())
+        } else {
+            Err(PackError::damaged("the pack is cut short"))
         }
     }
 }

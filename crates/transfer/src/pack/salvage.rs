@@ -6,8 +6,8 @@
 use super::id::PackId;
 use super::index::Entry;
 use super::layout::{HEADER_BYTES, RECORD_BYTES, RECORD_MAGIC, Record};
-use super::reader::ReadAt;
 use super::{MAX_MANIFEST_BYTES, PackError};
+use crate::manifest::ReadAt;
 use std::ops::ControlFlow;
 
 /// Read at once. Holds the largest record with its manifest.
@@ -70,7 +70,8 @@ impl<R: ReadAt> Window<'_, R> {
             let length = (self.size - offset).min(WINDOW_BYTES as u64);
             self.held.resize(usize::try_from(length).unwrap_or_default(), 0);
             self.start = offset;
-            self.bytes.read_exact_at(&mut self.held, offset)?;
+            let read = self.bytes.read_full_at(&mut self.held, offset)?;
+            self.held.truncate(read);
         }
         let from = usize::try_from(offset - self.start).unwrap_or(usize::MAX);
         Ok(self.held.get(from..).and_then(|rest| rest.get(..count)))

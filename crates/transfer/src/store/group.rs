@@ -64,8 +64,10 @@ impl GroupSync {
 
     /// Hands over; waits while too much is waiting already. The item's `done` is called from the syncer's thread.
     pub(super) fn submit(&self, item: Item) {
+        // What is done may lead to more: the syncer would wait for itself.
+        let inside = self.thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id());
         let mut waiting = self.shared.waiting.lock();
-        while waiting.items.len() >= MAX_WAITING {
+        while !inside && waiting.items.len() >= MAX_WAITING {
             self.shared.room.wait(&mut waiting);
         }
         waiting.items.push(item);

@@ -5,10 +5,14 @@
 mod directories;
 mod group;
 mod intake;
+mod members;
+mod packs;
 mod posix;
 mod root;
 mod session;
 
+pub use members::Part;
+pub use packs::Repacked;
 pub use posix::{PosixStore, StagedFile};
 pub use session::Swept;
 
@@ -26,7 +30,7 @@ pub trait Store: Send + Sync {
     type Staged: Send;
 
     /// Reads the source's content into the store. The object's id will be `id` without any encoding's suffix, plus the suffix of
-    /// the encoding used. After an error or a cancel nothing is left.
+    /// the encoding used, or of the pack that holds it. After an error or a cancel nothing is left.
     fn stage(
         &self,
         id: &ObjectId,
@@ -87,6 +91,11 @@ pub trait Store: Send + Sync {
     /// an id and never heard what became of it can still remove what is there. So an id must not be proposed a second time
     /// for other content.
     fn remove(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>);
+
+    /// The ids under which content, or a record, that was proposed as `proposed` is stored: as an object in any encoding, and in packs that an attempt
+    /// may have written since that time (milliseconds since 1970). A repeated attempt finds so what an earlier one left that
+    /// nobody heard of, and whoever removes by a proposed id finds it all.
+    fn attempts(&self, proposed: &ObjectId, since_ms: u64) -> Result<Vec<ObjectId>, TransferError>;
 
     /// What is known of an object without reading it; `None` when there is none.
     fn head(&self, id: &ObjectId) -> Result<Option<Head>, TransferError>;

@@ -1,7 +1,9 @@
 //! Objects in a directory tree, laid out as Lemur does: `<root>/objects/<id[0:2]>/<id[2:4]>/<id>`, and `<id>.manifest` beside them.
 
 use super::group::{GroupSync, Item};
-use super::root::{OBJECTS, Root};
+use super::members::{Ordinary, Part};
+use super::packs::{self, Packed, Packs};
+use super::root::{OBJECTS, Root, entries};
 use super::session::{Sessions, Swept, TempFile, Written, sweep};
 use super::{Compression, Done, Expected, Head, PutOptions, Restored, Store, Stored};
 use crate::copy::outlet::{Target, bring_back};
@@ -9,14 +11,14 @@ use crate::copy::sink::{Discard, Overwrite, Sink, fit};
 use crate::copy::source::{DecodedSource, FileSource, Source};
 use crate::copy::{ChunkReader, Copied, read_chunks, run, unusable};
 use crate::manifest::{self, Manifest};
+use crate::pack::MemberId;
 use crate::{DigestKind, Durability, Encoding, Monitor, OpenFile, TransferError, shrinks};
 use model::{Digest, Extent, ObjectId};
-use rustix::fs::Dir;
-use std::fs::File;
 use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// From this size on, the worker that wrote a file syncs its data: several can do so at once, and a group is not held up.
 const SYNC_ALONE_FROM_BYTES: u64 = 8 << 20;
@@ -24,9 +26,12 @@ const SYNC_ALONE_FROM_BYTES: u64 = 8 << 20;
 /// An archive on a mounted filesystem. Several processes may have the same one open.
 pub struct PosixStore {
     root: Arc<Root>,
-    sessions: Sessions,
+    sessions: Arc<Sessions>,
     durability: Arc<dyn Durability>,
-    group: GroupSync,
+    group: Arc<GroupSync>,
+    pub(super) packs: Packs,
+    /// Files up to this size are packed.
+    pub(super) pack_threshold_bytes: AtomicU64,
 }
 
 impl PosixStore {
@@ -34,10 +39,13 @@ impl PosixStore {
     pub fn open(root: &Path, durability: Arc<dyn Durability>) -> Result<Self, TransferError> {
         let root = Arc::new(Root::open(root)?);
         sweep(&root)?;
-        let sessions = Sessions::open(root.clone())?;
-        let group = GroupSync::start(root.clone(), durability.clone())
-            .map_err(TransferError::io("start the syncing thread of", root.path()))?;
-        Ok(Self { root, sessions, durability, group })
+        let sessions = Arc::new(Sessions::open(root.clone())?);
+        let failed = |e| TransferError::io("start the syncing threads of", root.path())(e);
+        let group = Arc::new(GroupSync::start(root.clone(), durability.clone()).map_err(failed)?);
+        let ordinary = Ordinary { root: root.clone(), sessions: sessions.clone(), group: group.clone() };
+        let alone = move |arrival| ordinary.store(arrival);
+        let packs = Packs::start(root.clone(), sessions.clone(), durability.clone(), alone).map_err(failed)?;
+        Ok(Self { root, sessions, durability, group, packs, pack_threshold_bytes: AtomicU64::new(0) })
     }
 
     /// The root's path.
@@ -66,16 +74,15 @@ impl PosixStore {
     ///
     /// # Errors
     /// [`TransferError::NoManifest`] when the manifest is damaged, or that of something else.
-    pub fn chunks(
-        &self,
-        id: &ObjectId,
-        expected: Expected,
-    ) -> Result<Option<ChunkReader<OpenFile, OpenFile>>, TransferError> {
+    pub fn chunks(&self, id: &ObjectId, expected: Expected) -> Result<Option<ChunkReader<Part, Part>>, TransferError> {
+        if let Some(member) = MemberId::parse(id) {
+            return self.member_chunks(&member, expected).map(Some);
+        }
         let Some(Digest::Blake3(hash)) = expected.digest else { return Ok(None) };
         let object = self.open_object(id)?;
         let Some(file) = self.open_manifest(id)? else { return Ok(None) };
         let (object_path, path) = (object.path().to_owned(), file.path().to_owned());
-        let (manifest, reader) = read_chunks((object, object_path), (file, path.clone()))?;
+        let (manifest, reader) = read_chunks((Part::File(object), object_path), (Part::File(file), path.clone()))?;
         let fits = manifest.content().is_some_and(|content| {
             content.hash == hash
                 && expected.size.is_none_or(|size| size == content.size)
@@ -119,7 +126,7 @@ impl PosixStore {
     ) -> Result<Option<Restored>, TransferError> {
         let read = self.chunks(id, expected).and_then(|reader| {
             let Some(reader) = reader else { return Ok(None) };
-            reader.expect_whole()?;
+            reader.expect_whole(reader.object().bytes()?)?;
             let shape = reader.shape();
             let into = target.map(Target::growing).transpose()?;
             bring_back(&reader, into.as_ref(), 0..shape.chunks(), monitor)?;
@@ -214,8 +221,18 @@ impl PosixStore {
     }
 }
 
-/// Content in a temporary file.
-pub struct StagedFile {
+/// Content on its way into the archive.
+pub struct StagedFile(Staged);
+
+enum Staged {
+    /// For an object of its own.
+    Object(StagedObject),
+    /// For a pack.
+    Member(Packed),
+}
+
+/// Content in temporary files.
+pub(super) struct StagedObject {
     pub(super) id: ObjectId,
     pub(super) written: Written,
     pub(super) copied: Copied,
@@ -234,6 +251,13 @@ impl Store for PosixStore {
     ) -> Result<StagedFile, TransferError> {
         not_reserved(id)?;
         self.begin()?;
+        if let Some(packed) = self.pack(id, source, options)? {
+            if monitor.cancelled() {
+                return Err(TransferError::Cancelled);
+            }
+            monitor.advanced(Extent { offset: 0, length: packed.bytes() });
+            return Ok(StagedFile(Staged::Member(packed)));
+        }
         let encoding = match options.compression {
             Compression::Off => Encoding::Raw,
             Compression::On(encoding) => encoding,
@@ -249,21 +273,14 @@ impl Store for PosixStore {
         if monitor.cancelled() {
             return Err(TransferError::Cancelled);
         }
-        Ok(StagedFile { id, written, copied, synced })
+        Ok(StagedFile(Staged::Object(StagedObject { id, written, copied, synced })))
     }
 
     fn commit(&self, staged: StagedFile, done: Done) {
-        let StagedFile { id, written, copied, synced } = staged;
-        let root = self.root.clone();
-        let stored = Stored { id: id.clone(), bytes: copied.bytes, digest: copied.digest };
-        let has_manifest = written.manifest.is_some();
-        let acknowledge = move |result: Result<(), TransferError>| {
-            done(result.map(|()| {
-                remove_older_forms(&root, &stored.id, has_manifest);
-                stored
-            }));
-        };
-        self.group.submit(Item::Publish { written, id, synced, done: Box::new(acknowledge) });
+        match staged.0 {
+            Staged::Object(object) => publish(&self.group, &self.root, object, done),
+            Staged::Member(packed) => self.packs.add(packed.arrival(done)),
+        }
     }
 
     fn get(
@@ -316,6 +333,14 @@ impl Store for PosixStore {
     }
 
     fn put_record(&self, record: &Manifest, done: Done) {
+        if let Some(name) = self.member_name(&record.object).filter(|_| record.content().is_none())
+            && let Ok(Some(packed)) = packs::pack_record(name, record)
+        {
+            return match self.begin() {
+                Ok(()) => self.packs.add(packed.arrival(done)),
+                Err(e) => done(Err(e)),
+            };
+        }
         match self.write_record(record) {
             Ok(written) => {
                 let id = record.object.clone();
@@ -328,6 +353,9 @@ impl Store for PosixStore {
     }
 
     fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, TransferError> {
+        if let Some(member) = MemberId::parse(id) {
+            return Ok(self.manifest_in_pack(&member)?.map(|(manifest, _)| manifest));
+        }
         let Some(file) = self.open_manifest(id)? else {
             self.root.check_objects()?;
             return Ok(None);
@@ -337,6 +365,9 @@ impl Store for PosixStore {
     }
 
     fn remove(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        if let Some(member) = MemberId::parse(id) {
+            return self.packs.remove(&member, done);
+        }
         let mut names = vec![id.clone()];
         if Encoding::split(id.as_str()).1 == Encoding::Raw {
             names.extend(other_encodings(id));
@@ -351,7 +382,16 @@ impl Store for PosixStore {
         }
     }
 
+    fn attempts(&self, proposed: &ObjectId, since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {
+        self.stored_attempts(proposed, since_ms)
+    }
+
     fn head(&self, id: &ObjectId) -> Result<Option<Head>, TransferError> {
+        if let Some(member) = MemberId::parse(id) {
+            let found = self.manifest_in_pack(&member)?;
+            let content = found.and_then(|(manifest, _)| manifest.content().cloned());
+            return Ok(content.map(|content| Head { encoding: content.encoding, stored_bytes: content.stored_bytes }));
+        }
         match self.open_object(id) {
             Ok(object) => {
                 let (_, encoding) = Encoding::split(id.as_str());
@@ -365,12 +405,18 @@ impl Store for PosixStore {
     fn list(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
         self.root.check()?;
         let object = |name: &str| ObjectId::parse(name).ok().filter(|_| !name.ends_with(manifest::SUFFIX));
-        self.list_dir(Path::new(OBJECTS), 2, object, visit).map(drop)
+        if self.list_dir(Path::new(OBJECTS), 2, object, visit)?.is_continue() {
+            let _ = self.packs.list(false, visit)?;
+        }
+        Ok(())
     }
 
     fn list_manifests(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
         self.root.check()?;
-        self.list_dir(Path::new(OBJECTS), 2, manifest::object_of, visit).map(drop)
+        if self.list_dir(Path::new(OBJECTS), 2, manifest::object_of, visit)?.is_continue() {
+            let _ = self.packs.list(true, visit)?;
+        }
+        Ok(())
     }
 }
 
@@ -379,8 +425,23 @@ pub(super) fn not_reserved(id: &ObjectId) -> Result<(), TransferError> {
     if id.as_str().ends_with(manifest::SUFFIX) { Err(TransferError::Reserved(id.clone())) } else { Ok(()) }
 }
 
+/// Makes staged content an object of its own.
+pub(super) fn publish(group: &GroupSync, root: &Arc<Root>, object: StagedObject, done: Done) {
+    let StagedObject { id, written, copied, synced } = object;
+    let root = root.clone();
+    let stored = Stored { id: id.clone(), bytes: copied.bytes, digest: copied.digest };
+    let has_manifest = written.manifest.is_some();
+    let acknowledge = move |result: Result<(), TransferError>| {
+        done(result.map(|()| {
+            remove_older_forms(&root, &stored.id, has_manifest);
+            stored
+        }));
+    };
+    group.submit(Item::Publish { written, id, synced, done: Box::new(acknowledge) });
+}
+
 /// The object's name: the id's own suffix counts for nothing, because what is read back is decided by it.
-fn with_encoding(id: &ObjectId, encoding: Encoding) -> Result<ObjectId, TransferError> {
+pub(super) fn with_encoding(id: &ObjectId, encoding: Encoding) -> Result<ObjectId, TransferError> {
     let (base, _) = Encoding::split(id.as_str());
     Ok(ObjectId::parse(&format!("{base}{}", encoding.suffix()))?)
 }
@@ -400,15 +461,4 @@ fn remove_older_forms(root: &Root, id: &ObjectId, has_manifest: bool) {
 fn other_encodings(id: &ObjectId) -> impl Iterator<Item = ObjectId> {
     let all = Encoding::ALL.into_iter().filter_map(|encoding| with_encoding(id, encoding).ok());
     all.filter(move |other| other != id)
-}
-
-/// The names in a directory that are text, without `.` and `..`.
-fn entries(dir: &File) -> io::Result<impl Iterator<Item = io::Result<String>>> {
-    Ok(Dir::read_from(dir)?.filter_map(|entry| match entry {
-        Ok(entry) => {
-            let name = entry.file_name().to_str().ok()?;
-            (name != "." && name != "..").then(|| Ok(name.to_owned()))
-        }
-        Err(e) => Some(Err(e.into())),
-    }))
 }

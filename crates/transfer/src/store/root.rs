@@ -6,7 +6,7 @@
 use crate::TransferError;
 use crate::manifest;
 use model::ObjectId;
-use rustix::fs::AtFlags;
+use rustix::fs::{AtFlags, Dir};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -178,10 +178,22 @@ pub(super) fn unlink(dir: &File, name: &str) -> io::Result<bool> {
     }
 }
 
-fn none_if_missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+/// `None` for a name that does not exist.
+pub(super) fn none_if_missing<T>(result: io::Result<T>) -> io::Result<Option<T>> {
     match result {
         Ok(found) => Ok(Some(found)),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(e) => Err(e),
     }
+}
+
+/// The names in a directory that are text, without `.` and `..`.
+pub(super) fn entries(dir: &File) -> io::Result<impl Iterator<Item = io::Result<String>>> {
+    Ok(Dir::read_from(dir)?.filter_map(|entry| match entry {
+        Ok(entry) => {
+            let name = entry.file_name().to_str().ok()?;
+            (name != "." && name != "..").then(|| Ok(name.to_owned()))
+        }
+        Err(e) => Some(Err(e.into())),
+    }))
 }

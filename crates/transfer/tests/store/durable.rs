@@ -1,75 +1,15 @@
 //! P1: nothing is acknowledged before content and name are durable; and what cannot be made durable is not there.
 
 use crate::harness::{Archive, BLAKE3, id};
+use crate::watched::Watched;
 use model::{ErrorKind, ObjectId};
-use parking_lot::{Condvar, Mutex};
-use std::collections::HashMap;
-use std::fs::{self, File};
-use std::io;
+use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use testkit::{FsKind, LoopFs, faults};
-use transfer::{Durability, KernelDurability, Store, TransferError, Unwatched};
-
-/// Counts syncs, can hold them up, and can make them fail; those that succeed are real.
-#[derive(Default)]
-struct Watched {
-    started: AtomicU64,
-    finished: AtomicU64,
-    synced_files: Mutex<HashMap<u64, u64>>,
-    held: Mutex<bool>,
-    released: Condvar,
-    failing: AtomicBool,
-}
-
-impl Watched {
-    /// Every sync waits until what is returned is dropped; also by a panic, or the test would hang instead of failing.
-    fn hold(&self) -> Hold<'_> {
-        *self.held.lock() = true;
-        Hold(self)
-    }
-
-    fn sync(&self, real: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
-        self.started.fetch_add(1, Ordering::SeqCst);
-        let mut held = self.held.lock();
-        while *held {
-            self.released.wait(&mut held);
-        }
-        drop(held);
-        if self.failing.load(Ordering::SeqCst) {
-            return Err(io::Error::from_raw_os_error(5));
-        }
-        real()?;
-        self.finished.fetch_add(1, Ordering::SeqCst);
-        Ok(())
-    }
-}
-
-struct Hold<'a>(&'a Watched);
-
-impl Drop for Hold<'_> {
-    fn drop(&mut self) {
-        *self.0.held.lock() = false;
-        self.0.released.notify_all();
-    }
-}
-
-impl Durability for Watched {
-    fn sync_filesystem(&self, file: &File) -> io::Result<()> {
-        self.sync(|| KernelDurability.sync_filesystem(file))
-    }
-
-    fn sync_data(&self, file: &File) -> io::Result<()> {
-        self.sync(|| KernelDurability.sync_data(file))
-    }
-
-    fn sync_all(&self, file: &File) -> io::Result<()> {
-        *self.synced_files.lock().entry(file.metadata()?.ino()).or_default() += 1;
-        self.sync(|| KernelDurability.sync_all(file))
-    }
-}
+use transfer::{KernelDurability, Store, TransferError, Unwatched};
 
 fn names(count: usize) -> Vec<ObjectId> {
     (0..count).map(|n| id(&format!("{:02x}{:02x}-{n}", n % 3, n % 5))).collect()

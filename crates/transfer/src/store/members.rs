@@ -1,0 +1,197 @@
+//! Members of packs as objects of the posix store, and what has to look at both.
+
+use super::group::{GroupSync, Item};
+use super::packs::{self, Arrival, Found, Packed, Repacked};
+use super::posix::{PosixStore, StagedObject, publish, with_encoding};
+use super::root::Root;
+use super::session::{Sessions, Written};
+use super::{Expected, PutOptions, Store as _, Stored};
+use crate::copy::{ChunkReader, Copied};
+use crate::manifest::{Manifest, ManifestError, ReadAt, Window};
+use crate::pack::{MAX_CONTENT_BYTES, MemberId, MemberName, NewMember};
+use crate::{DigestKind, Encoding, OpenFile, TransferError};
+use model::{Digest, ObjectId};
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// What objects and manifests are read from: files, parts of packs, memory.
+pub enum Part {
+    /// A file of its own.
+    File(OpenFile),
+    /// So many bytes in a pack.
+    InPack(Window<File>, u64),
+    /// Read already.
+    Memory(Vec<u8>),
+}
+
+impl Part {
+    /// How many bytes there are.
+    pub(super) fn bytes(&self) -> Result<u64, TransferError> {
+        match self {
+            Self::File(file) => Ok(file.stamp()?.size),
+            Self::InPack(_, length) => Ok(*length),
+            Self::Memory(bytes) => Ok(bytes.len() as u64),
+        }
+    }
+}
+
+impl ReadAt for Part {
+    fn read_full_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::File(file) => file.read_full_at(buffer, offset),
+            Self::InPack(window, _) => window.read_full_at(buffer, offset),
+            Self::Memory(bytes) => bytes.read_full_at(buffer, offset),
+        }
+    }
+}
+
+impl PosixStore {
+    /// From now on files of up to so many bytes (at most 1 MiB; 0, as in the beginning: none) share packs: those that get a manifest,
+    /// under an id that is a uuid. What can be read does not depend on it.
+    pub fn set_pack_threshold(&self, bytes: u64) {
+        self.pack_threshold_bytes.store(bytes.min(MAX_CONTENT_BYTES as u64), Ordering::Relaxed);
+    }
+
+    fn pack_threshold(&self) -> u64 {
+        self.pack_threshold_bytes.load(Ordering::Relaxed)
+    }
+
+    /// Under which ids content that was proposed as `proposed` is stored: as an object, or in packs of attempts since that time
+    /// (milliseconds since 1970). For a repeated archive, and for removals by the proposed id.
+    pub(super) fn stored_attempts(&self, proposed: &ObjectId, since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {
+        let mut found = Vec::new();
+        for encoding in Encoding::ALL {
+            let id = with_encoding(proposed, encoding)?;
+            let has_manifest = || match self.manifest(&id) {
+                Err(TransferError::NoManifest { .. }) => Ok(true),
+                other => other.map(|manifest| manifest.is_some()),
+            };
+            if self.head(&id)?.is_some() || has_manifest()? {
+                found.push(id);
+            }
+        }
+        if let Some(name) = MemberName::parse(proposed.as_str()) {
+            found.extend(self.packs.attempts(name, since_ms)?);
+        }
+        Ok(found)
+    }
+
+    /// Takes removed members out of packs, where that frees half of a pack or more. Calls `pause` with the bytes that were moved after
+    /// each pack that was rewritten, for whoever wants to do it slowly. Several processes may do it at once.
+    pub fn repack(&self, pause: &mut dyn FnMut(u64)) -> Result<Repacked, TransferError> {
+        self.packs.repack(pause)
+    }
+
+    /// The file as a member, if it is to be one.
+    pub(super) fn pack(
+        &self,
+        id: &ObjectId,
+        source: &OpenFile,
+        options: PutOptions<'_>,
+    ) -> Result<Option<Packed>, TransferError> {
+        let Some(name) = self.member_name(id) else { return Ok(None) };
+        match (options.origin, options.digest) {
+            (Some(origin), Some(DigestKind::Blake3)) if source.stamp()?.size <= self.pack_threshold() => {
+                packs::pack(name, source, origin, options, self.pack_threshold())
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// The name that an object of this id has in a pack, if packs are made.
+    pub(super) fn member_name(&self, id: &ObjectId) -> Option<MemberName> {
+        MemberName::parse(id.as_str()).filter(|_| self.pack_threshold() > 0)
+    }
+
+    /// A member's content, to be read by chunks. Each member can be: it has a manifest.
+    pub(super) fn member_chunks(
+        &self,
+        id: &MemberId,
+        expected: Expected,
+    ) -> Result<ChunkReader<Part, Part>, TransferError> {
+        let found = self.packs.find(id)?.ok_or_else(|| self.packs.missing(id))?;
+        let manifest = member_manifest(&found)?;
+        let Found { path, manifest: bytes, content: window, length } = found;
+        let damaged = |why: String| TransferError::Damaged { path: path.clone(), why };
+        let content = manifest
+            .content()
+            .ok_or_else(|| damaged("it is the description of something else than a file".to_owned()))?;
+        if let Some(size) = expected.size.filter(|size| *size != content.size) {
+            return Err(damaged(format!("it holds {} bytes, {size} were archived", content.size)));
+        }
+        let found = Digest::Blake3(content.hash);
+        if let Some(expected) = expected.digest.filter(|expected| *expected != found) {
+            return Err(TransferError::Mismatch { path, expected, found });
+        }
+        if content.stored_bytes != length {
+            return Err(damaged(format!("it has {length} bytes in its pack, and had {}", content.stored_bytes)));
+        }
+        let start = bytes.len() as u64;
+        ChunkReader::new((Part::InPack(window, length), path.clone()), (Part::Memory(bytes), path), content, start)
+    }
+
+    /// A member's description; `None` when it is not there.
+    pub(super) fn manifest_in_pack(&self, id: &MemberId) -> Result<Option<(Manifest, u64)>, TransferError> {
+        let Some(found) = self.packs.find(id)? else { return Ok(None) };
+        let mut manifest = member_manifest(&found)?;
+        manifest.object = id.object_id()?;
+        Ok(Some((manifest, found.length)))
+    }
+}
+
+fn member_manifest(found: &Found) -> Result<Manifest, TransferError> {
+    let damaged =
+        |e: ManifestError| TransferError::Damaged { path: found.path.clone(), why: format!("its manifest: {e}") };
+    Manifest::decode(&found.manifest).map_err(damaged)
+}
+
+/// Makes ordinary objects of what was to be packed, and came alone.
+pub(super) struct Ordinary {
+    pub(super) root: Arc<Root>,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) group: Arc<GroupSync>,
+}
+
+impl Ordinary {
+    pub(super) fn store(&self, arrival: Arrival) {
+        let Arrival { member, bytes, digest, done } = arrival;
+        match self.write(member) {
+            Err(e) => done(Err(e)),
+            Ok((id, written)) if written.object.is_none() => {
+                let stored = Stored { id: id.clone(), bytes, digest };
+                let done = Box::new(move |result: Result<(), TransferError>| done(result.map(|()| stored)));
+                self.group.submit(Item::Publish { written, id, synced: false, done });
+            }
+            Ok((id, written)) => {
+                let object = StagedObject { id, written, copied: Copied { bytes, digest }, synced: false };
+                publish(&self.group, &self.root, object, done);
+            }
+        }
+    }
+
+    fn write(&self, member: NewMember) -> Result<(ObjectId, Written), TransferError> {
+        let proposed = ObjectId::parse(&member.name().to_string())?;
+        let (manifest, content) = member.into_parts();
+        let unfit = |e: ManifestError| TransferError::Undescribed {
+            path: self.root.object_path(&proposed),
+            why: e.to_string(),
+        };
+        let mut manifest = Manifest::decode(&manifest).map_err(unfit)?;
+        let encoding = manifest.content().map(|content| content.encoding);
+        let id = with_encoding(&proposed, encoding.unwrap_or(Encoding::Raw))?;
+        manifest.object = id.clone();
+        let described = self.sessions.create(&id)?;
+        described.file().write_all_at(&manifest.encode().map_err(unfit)?, 0)?;
+        let object = match encoding {
+            Some(_) => {
+                let object = self.sessions.create(&id)?;
+                object.file().write_all_at(&content, 0)?;
+                Some(object)
+            }
+            None => None,
+        };
+        Ok((id, Written { object, manifest: Some(described) }))
+    }
+}

@@ -1,0 +1,221 @@
+//! Packs in an archive: putting members in, finding and removing them, and getting rid of what is dead.
+//!
+//! A pack is never changed; a removed member is marked by an empty file beside the pack (a tombstone) and counts as gone from
+//! then on. [`repack`] takes the dead ones out by writing the pack anew under the same id. Nothing here keeps a table: ids
+//! say where members are. The same rules work for a store that can only put, get ranges, list and remove whole objects.
+
+mod building;
+mod content;
+mod place;
+mod repack;
+mod sealer;
+
+pub(super) use building::Arrival;
+pub(super) use content::{Packed, pack, pack_record};
+pub use repack::Repacked;
+
+use super::root::{Root, entries};
+use super::session::Sessions;
+use crate::manifest::{Manifest, Window};
+use crate::pack::{Entry, Index, MemberId, MemberName, PackId, PackReader};
+use crate::{Durability, TransferError};
+use building::into_transfer;
+use model::ObjectId;
+use sealer::Sealer;
+use std::collections::HashSet;
+use std::fs::File;
+use std::io;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+/// A pack may be older than its members, and clocks are set: so much earlier an attempt's pack may have begun.
+const BEFORE_ATTEMPT: Duration = Duration::from_secs(60);
+
+/// A pack and its members that are not removed.
+type Live = (PackReader<File>, Vec<Entry>);
+
+/// A member that is there.
+pub(super) struct Found {
+    /// For messages.
+    pub(super) path: PathBuf,
+    pub(super) manifest: Vec<u8>,
+    /// As it is stored.
+    pub(super) content: Window<File>,
+    pub(super) length: u64,
+}
+
+/// The packs of one archive.
+pub(super) struct Packs {
+    root: Arc<Root>,
+    sessions: Arc<Sessions>,
+    durability: Arc<dyn Durability>,
+    sealer: Sealer,
+}
+
+impl Packs {
+    /// `alone` makes an ordinary object of a file that no other came with.
+    pub(super) fn start(
+        root: Arc<Root>,
+        sessions: Arc<Sessions>,
+        durability: Arc<dyn Durability>,
+        alone: impl Fn(Arrival) + Send + 'static,
+    ) -> io::Result<Self> {
+        let sealer = Sealer::start(root.clone(), sessions.clone(), durability.clone(), Box::new(alone))?;
+        Ok(Self { root, sessions, durability, sealer })
+    }
+
+    /// Puts a file into the pack that is being built.
+    pub(super) fn add(&self, arrival: Arrival) {
+        self.sealer.add(arrival);
+    }
+
+    /// A member's manifest, and its content as something that can be read; `None` for one that is not there, or removed.
+    pub(super) fn find(&self, id: &MemberId) -> Result<Option<Found>, TransferError> {
+        let Some(pack) = self.open_unless_removed(id)? else {
+            self.root.check_objects()?;
+            return Ok(None);
+        };
+        let described = pack.describe(id.name).map_err(|e| self.failed(e, id.pack))?;
+        Ok(described.map(|(entry, manifest)| {
+            let length = u64::from(entry.content_bytes());
+            let content = Window::new(pack.into_source(), entry.content_at(), length);
+            Found { path: place::member_path(&self.root, id), manifest, content, length }
+        }))
+    }
+
+    /// For messages.
+    pub(super) fn missing(&self, id: &MemberId) -> TransferError {
+        TransferError::Missing { path: place::member_path(&self.root, id) }
+    }
+
+    /// Marks a member as removed. `done` is called once that is durable; one that is not there counts as removed.
+    pub(super) fn remove(&self, id: &MemberId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        let marked = self.root.check_objects().and_then(|()| {
+            let there = match place::open(&self.root, id.pack)? {
+                // One that cannot be read well enough to tell may have it.
+                Some(pack) => !matches!(pack.describe(id.name), Ok(None)),
+                None => false,
+            };
+            let failed = TransferError::io("remove", place::member_path(&self.root, id));
+            if there { place::mark_removed(&self.root, id).map_err(failed) } else { Ok(()) }
+        });
+        match marked {
+            // Also when there was none: an earlier removal may have been cut short before its sync.
+            Ok(()) => self.sealer.settle(id.pack, done),
+            Err(e) => done(Err(e)),
+        }
+    }
+
+    /// Visits all members that are not removed: those with content, or `records` too.
+    pub(super) fn list(
+        &self,
+        records: bool,
+        visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, TransferError> {
+        self.each_pack(None, &mut |pack| {
+            let Some((reader, live)) = self.live(pack)? else { return Ok(ControlFlow::Continue(())) };
+            for entry in live {
+                if !records && entry.content_bytes() == 0 && is_record(&reader, &entry) {
+                    continue;
+                }
+                if visit(MemberId { pack, name: entry.name }.object_id()?).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            Ok(ControlFlow::Continue(()))
+        })
+    }
+
+    /// Members of this name in packs that an attempt since then may have written: at most one a pack. Packs that cannot be read are
+    /// passed over, with a warning: one bad block must not stop everything that is tried again.
+    pub(super) fn attempts(&self, name: MemberName, since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {
+        let since = UNIX_EPOCH + Duration::from_millis(since_ms).saturating_sub(BEFORE_ATTEMPT);
+        let mut found = Vec::new();
+        let _ = self.each_pack(Some(PackId::first_of(since)), &mut |pack| {
+            let id = MemberId { pack, name };
+            match self.find(&id) {
+                Ok(Some(_)) => found.push(id.object_id()?),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, %name, "cannot look into a pack for what an earlier attempt left"),
+            }
+            Ok(ControlFlow::Continue(()))
+        })?;
+        Ok(found)
+    }
+
+    /// Visits the packs, from an id on, in about the order of their ages.
+    fn each_pack(
+        &self,
+        from: Option<PackId>,
+        visit: &mut dyn FnMut(PackId) -> Result<ControlFlow<()>, TransferError>,
+    ) -> Result<ControlFlow<()>, TransferError> {
+        self.each_name(from, &mut |name| match PackId::parse(name) {
+            Some(pack) if from.is_none_or(|from| pack >= from) => visit(pack),
+            _ => Ok(ControlFlow::Continue(())),
+        })
+    }
+
+    /// Visits what lies in the directories of packs.
+    fn each_name(
+        &self,
+        from: Option<PackId>,
+        visit: &mut dyn FnMut(&str) -> Result<ControlFlow<()>, TransferError>,
+    ) -> Result<ControlFlow<()>, TransferError> {
+        let failed = |path: &Path| TransferError::io("list", self.root.path().join(path));
+        let directories = place::directories(&self.root, from).map_err(failed(Path::new(place::PACKS)))?;
+        for path in &directories {
+            let dir = self.root.open_dir(path).map_err(failed(path))?;
+            for name in entries(&dir).map_err(failed(path))? {
+                if visit(&name.map_err(failed(path))?)?.is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// `None` when the pack is gone.
+    fn live(&self, pack: PackId) -> Result<Option<Live>, TransferError> {
+        loop {
+            let Some(reader) = place::open(&self.root, pack)? else { return Ok(None) };
+            let index = reader.index_or_salvage().map_err(|e| self.failed(e, pack))?;
+            let removed = self.removed(pack, &index)?;
+            // If it was rewritten meanwhile, its tombstones may have gone, with members that are still in what we have read.
+            if place::is_current(&self.root, pack, reader.source()).map_err(|e| self.failed(e.into(), pack))? {
+                let live = index.entries().iter().filter(|entry| !removed.contains(&entry.name)).copied();
+                let live = live.collect();
+                return Ok(Some((reader, live)));
+            }
+        }
+    }
+
+    /// Those of the members that are marked as removed.
+    fn removed(&self, pack: PackId, index: &Index) -> Result<HashSet<MemberName>, TransferError> {
+        let read = || {
+            let Some(dir) = place::open_tombstones(&self.root, pack)? else { return Ok(HashSet::new()) };
+            let names = place::removed(&dir)?;
+            names.filter(|name| name.as_ref().map_or(true, |name| index.find(*name).is_some())).collect()
+        };
+        read().map_err(|e: io::Error| self.failed(e.into(), pack))
+    }
+
+    fn open_unless_removed(&self, id: &MemberId) -> Result<Option<PackReader<File>>, TransferError> {
+        let failed = TransferError::io("find", place::member_path(&self.root, id));
+        if place::is_removed(&self.root, id).map_err(failed)? {
+            return Ok(None);
+        }
+        place::open(&self.root, id.pack)
+    }
+
+    fn failed(&self, error: crate::pack::PackError, pack: PackId) -> TransferError {
+        into_transfer(error, pack, Some(&self.root))
+    }
+}
+
+/// Whether there never was any content: an empty file has a manifest that says so. What cannot be read counts as a file.
+fn is_record(pack: &PackReader<File>, entry: &Entry) -> bool {
+    let manifest = pack.manifest(entry).ok().and_then(|bytes| Manifest::decode(&bytes).ok());
+    manifest.is_some_and(|manifest| manifest.content().is_none())
+}

@@ -1,0 +1,149 @@
+//! Where packs and tombstones are in an archive.
+//!
+//! ```text
+//! packs/<pack id[0:4]>/<pack id>              the pack
+//! packs/<pack id[0:4]>/<pack id>.d/<uuid>     an empty file: this member was removed
+//! ```
+
+use crate::TransferError;
+use crate::pack::{MemberId, MemberName, PackId, PackReader};
+use crate::store::root::{Root, entries, none_if_missing, unlink};
+use std::fs::File;
+use std::io::{self, ErrorKind};
+use std::path::{Path, PathBuf};
+use sys::{Mode, OFlags};
+
+/// Where packs are.
+pub(super) const PACKS: &str = "packs";
+/// What a directory of tombstones is called, behind its pack's id.
+const TOMBSTONES: &str = ".d";
+/// Characters of the id that name the directory; 65,536 seconds share one.
+pub(super) const PREFIX: usize = 4;
+
+/// The directory that a pack is in, relative to the root.
+pub(super) fn directory(pack: PackId) -> PathBuf {
+    let id = pack.to_string();
+    [PACKS, id.get(..PREFIX).unwrap_or(&id)].iter().collect()
+}
+
+fn tombstones(pack: PackId) -> PathBuf {
+    directory(pack).join(format!("{pack}{TOMBSTONES}"))
+}
+
+/// The pack whose tombstones are in a directory of this name.
+pub(super) fn pack_of_tombstones(name: &str) -> Option<PackId> {
+    PackId::parse(name.strip_suffix(TOMBSTONES)?)
+}
+
+/// For messages.
+pub(super) fn path(root: &Root, pack: PackId) -> PathBuf {
+    root.path().join(directory(pack)).join(pack.to_string())
+}
+
+/// For messages: the member as if it were a file in its pack.
+pub(super) fn member_path(root: &Root, member: &MemberId) -> PathBuf {
+    path(root, member.pack).join(member.name.to_string())
+}
+
+/// Opens a pack for reading; `None` when there is none.
+pub(super) fn open(root: &Root, pack: PackId) -> Result<Option<PackReader<File>>, TransferError> {
+    let shown = || path(root, pack);
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
+    let relative = directory(pack).join(pack.to_string());
+    let opened = sys::file::open_beneath(root.dir(), relative, flags, Mode::empty()).map(File::from);
+    let Some(file) = none_if_missing(opened).map_err(TransferError::io("open", shown()))? else { return Ok(None) };
+    let stamp = sys::file::stamp(&file).map_err(TransferError::io("read attributes of", shown()))?;
+    if stamp.is_regular {
+        Ok(Some(PackReader::new(file, stamp.size, pack)))
+    } else {
+        Err(TransferError::NotRegular { path: shown() })
+    }
+}
+
+/// Whether the open file is still the pack, and none that was written anew has taken its place.
+pub(super) fn is_current(root: &Root, pack: PackId, file: &File) -> io::Result<bool> {
+    let relative = directory(pack).join(pack.to_string());
+    let named = none_if_missing(sys::file::stamp_at(root.dir(), relative))?;
+    let open = sys::file::stamp(file)?;
+    Ok(named.is_some_and(|named| (named.dev, named.ino) == (open.dev, open.ino)))
+}
+
+/// Unlinks a pack.
+pub(super) fn unlink_pack(root: &Root, pack: PackId) -> io::Result<()> {
+    match none_if_missing(root.open_dir(&directory(pack)))? {
+        Some(dir) => unlink(&dir, &pack.to_string()).map(drop),
+        None => Ok(()),
+    }
+}
+
+/// Whether a member was removed. To be asked *before* its pack is opened: a tombstone goes only after a pack without the member
+/// has taken the place of the one with it.
+pub(super) fn is_removed(root: &Root, member: &MemberId) -> io::Result<bool> {
+    let path = tombstones(member.pack).join(member.name.to_string());
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    Ok(none_if_missing(sys::file::open_beneath(root.dir(), path, flags, Mode::empty()))?.is_some())
+}
+
+/// Marks a member as removed; not durable yet.
+pub(super) fn mark_removed(root: &Root, member: &MemberId) -> io::Result<()> {
+    let (path, name) = (tombstones(member.pack), member.name.to_string());
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW;
+    let mut tries = 0;
+    loop {
+        let made =
+            root.ensure_dir(&path).and_then(|dir| sys::file::open_beneath(&dir, &name, flags, Mode::RUSR | Mode::WUSR));
+        match made {
+            // Somebody who rewrote the pack has just removed the directory.
+            Err(e) if e.kind() == ErrorKind::NotFound && tries < 100 => tries += 1,
+            other => return other.map(drop),
+        }
+    }
+}
+
+/// The tombstones' directory of a pack, if it has one.
+pub(super) fn open_tombstones(root: &Root, pack: PackId) -> io::Result<Option<File>> {
+    none_if_missing(root.open_dir(&tombstones(pack)))
+}
+
+/// Removes the directory, if nothing is in it.
+pub(super) fn remove_tombstones(root: &Root, pack: PackId) {
+    if let Ok(dir) = root.open_dir(&directory(pack)) {
+        let name = format!("{pack}{TOMBSTONES}");
+        let _ = rustix::fs::unlinkat(&dir, name, rustix::fs::AtFlags::REMOVEDIR);
+    }
+}
+
+/// Whether the directory is still the one that its name stands for.
+pub(super) fn is_still(root: &Root, pack: PackId, dir: &File) -> bool {
+    match (sys::file::stamp_at(root.dir(), tombstones(pack)), sys::file::stamp(dir)) {
+        (Ok(named), Ok(open)) => (named.dev, named.ino) == (open.dev, open.ino),
+        _ => false,
+    }
+}
+
+/// Names of members that are marked as removed; other names in the directory are somebody else's.
+pub(super) fn removed(dir: &File) -> io::Result<impl Iterator<Item = io::Result<MemberName>>> {
+    let names = entries(dir)?;
+    Ok(names.filter_map(|name| match name {
+        Ok(name) => MemberName::parse(&name).map(Ok),
+        Err(e) => Some(Err(e)),
+    }))
+}
+
+/// Visits the directories that packs are in, by name, those before `from` left out.
+pub(super) fn directories(root: &Root, from: Option<PackId>) -> io::Result<Vec<PathBuf>> {
+    let Some(dir) = none_if_missing(root.open_dir(Path::new(PACKS)))? else { return Ok(Vec::new()) };
+    let from = from.map(|pack| pack.to_string());
+    let from = from.as_deref().and_then(|id| id.get(..PREFIX)).unwrap_or_default();
+    // At most 65,536 of four digits.
+    let is_ours = |name: &str| name.len() == PREFIX && name.bytes().all(|c| matches!(c, b'0'..=b'9' | b'a'..=b'f'));
+    let mut names = Vec::new();
+    for name in entries(&dir)? {
+        let name = name?;
+        if is_ours(&name) && *name >= *from {
+            names.push(Path::new(PACKS).join(name));
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}

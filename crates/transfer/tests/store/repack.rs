@@ -1,0 +1,174 @@
+//! Removed members leave their packs.
+
+use crate::harness::described;
+use crate::packs::{Packing, content, uuid};
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use transfer::{Encoding, KernelDurability, PosixStore, Repacked, TransferError};
+
+fn repack(packing: &Packing) -> Repacked {
+    packing.archive.store.repack(&mut |_| {}).unwrap()
+}
+
+fn tombstones(packing: &Packing) -> Vec<std::path::PathBuf> {
+    let mut files = packing.archive.files();
+    files.retain(|file| file.parent().unwrap().to_str().unwrap().ends_with(".d"));
+    files
+}
+
+#[test]
+fn a_pack_is_rewritten_when_half_of_it_is_dead_and_removed_when_all_of_it_is() {
+    let packing = Packing::new();
+    let stored = packing.pack_of(20);
+    let path = packing.packs().remove(0);
+    let before = fs::metadata(&path).unwrap().len();
+    let (gone, kept) = stored.split_at(11);
+    for (id, _) in &gone[..9] {
+        packing.archive.remove(id).unwrap();
+    }
+    assert_eq!(repack(&packing), Repacked::default(), "less than half");
+    assert_eq!(tombstones(&packing).len(), 9);
+    for (id, _) in &gone[9..] {
+        packing.archive.remove(id).unwrap();
+    }
+    let mut moved = 0;
+    let done = packing.archive.store.repack(&mut |bytes| moved += bytes).unwrap();
+    assert_eq!((done.rewritten, done.removed, done.failed), (1, 0, 0));
+    let after = fs::metadata(&path).unwrap().len();
+    assert!(after < before / 2 && moved == after && done.freed_bytes > 11 * 2000, "{done:?}");
+    assert!(tombstones(&packing).is_empty());
+    for (id, content) in kept {
+        packing.restored(id, content).unwrap();
+    }
+    for (id, content) in gone {
+        assert!(matches!(packing.restored(id, content), Err(TransferError::Missing { .. })));
+        packing.archive.remove(id).unwrap();
+    }
+    assert!(tombstones(&packing).is_empty(), "what is not in the pack needs none");
+    assert_eq!(packing.listed(), kept.iter().map(|(id, _)| id.clone()).collect());
+    for (id, _) in kept {
+        packing.archive.remove(id).unwrap();
+    }
+    let done = repack(&packing);
+    assert_eq!((done.rewritten, done.removed), (0, 1));
+    assert!(packing.archive.files().is_empty(), "{:?}", packing.archive.files());
+    assert_eq!(repack(&packing), Repacked::default());
+}
+
+#[test]
+fn p2_a_damaged_pack_is_never_rewritten() {
+    let packing = Packing::new();
+    let stored = packing.pack_of(10);
+    for (id, _) in &stored[..6] {
+        packing.archive.remove(id).unwrap();
+    }
+    let path = packing.packs().remove(0);
+    let whole = fs::read(&path).unwrap();
+    let pack = OpenOptions::new().write(true).open(&path).unwrap();
+    // In a living member, and in the index.
+    let content_at = whole.windows(64).position(|bytes| bytes == &stored[9].1[..64]).unwrap();
+    for at in [content_at + 5, whole.len() - 80] {
+        pack.write_all_at(&[whole[at] ^ 4], at as u64).unwrap();
+        let damaged = fs::read(&path).unwrap();
+        assert_eq!(repack(&packing), Repacked { failed: 1, ..Repacked::default() });
+        assert!(fs::read(&path).unwrap() == damaged, "left as it was");
+        assert_eq!(tombstones(&packing).len(), 6);
+        pack.write_all_at(&[whole[at]], at as u64).unwrap();
+    }
+    assert_eq!(repack(&packing).rewritten, 1);
+}
+
+#[test]
+fn p1_tombstones_stay_when_the_new_pack_cannot_be_made_durable() {
+    let packing = Packing::new();
+    let stored = packing.pack_of(10);
+    for (id, _) in &stored[..6] {
+        packing.archive.remove(id).unwrap();
+    }
+    packing.watched.failing.store(true, Ordering::SeqCst);
+    assert_eq!(repack(&packing), Repacked { failed: 1, ..Repacked::default() });
+    assert_eq!(tombstones(&packing).len(), 6);
+    packing.watched.failing.store(false, Ordering::SeqCst);
+    for (id, content) in &stored[6..] {
+        packing.restored(id, content).unwrap();
+    }
+    assert_eq!(repack(&packing).rewritten, 1);
+}
+
+#[test]
+fn p1_a_removal_that_is_not_durable_is_not_acknowledged() {
+    let packing = Packing::new();
+    let stored = packing.pack_of(3);
+    packing.watched.failing.store(true, Ordering::SeqCst);
+    packing.archive.remove(&stored[0].0).unwrap_err();
+    packing.watched.failing.store(false, Ordering::SeqCst);
+    let before = packing.watched.finished.load(Ordering::SeqCst);
+    packing.archive.remove(&stored[0].0).unwrap();
+    assert!(
+        packing.watched.finished.load(Ordering::SeqCst) >= before + 2,
+        "the tombstone's name, its directory's name"
+    );
+}
+
+#[test]
+fn leftovers_of_crashes_are_cleared() {
+    let packing = Packing::new();
+    let stored = packing.pack_of(4);
+    packing.archive.remove(&stored[0].0).unwrap();
+    let pack = packing.packs().remove(0);
+    // A crash after a pack was rewritten, and one after a pack was removed.
+    let directory = tombstones(&packing).remove(0).parent().unwrap().to_owned();
+    fs::write(directory.join(uuid(700).as_str()), "").unwrap();
+    let prefix = pack.parent().unwrap().file_name().unwrap().to_str().unwrap();
+    let orphan = pack.with_file_name(format!("{prefix}e10001f2e3d4c5b6.d"));
+    fs::create_dir(&orphan).unwrap();
+    fs::write(orphan.join(uuid(1).as_str()), "").unwrap();
+    assert_eq!(repack(&packing), Repacked::default());
+    assert_eq!(tombstones(&packing), [directory.join(&stored[0].0.as_str()[..36])]);
+    assert!(!orphan.exists());
+}
+
+/// Readers, removals and two repackers at once: whoever asks for a living member gets it, a removed one never comes back.
+#[test]
+fn readers_removals_and_repackers_do_not_disturb_each_other() {
+    let packing = Packing::new();
+    let stored = packing.pack_of(100);
+    let stop = AtomicBool::new(false);
+    // Also when this thread panics: or the others would go on for ever.
+    struct Stop<'a>(&'a AtomicBool);
+    impl Drop for Stop<'_> {
+        fn drop(&mut self) {
+            self.0.store(true, Ordering::Relaxed);
+        }
+    }
+    let (rounds, others): (u64, u64) = std::thread::scope(|scope| {
+        let repackers = [0, 1].map(|_| {
+            scope.spawn(|| {
+                let store = PosixStore::open(packing.archive.store.root(), Arc::new(KernelDurability)).unwrap();
+                let mut total = 0;
+                while !stop.load(Ordering::Relaxed) {
+                    let done = store.repack(&mut |_| {}).unwrap();
+                    assert_eq!(done.failed, 0);
+                    total += done.rewritten;
+                }
+                total
+            })
+        });
+        let until_here = Stop(&stop);
+        for (id, content) in &stored[..99] {
+            packing.restored(id, content).unwrap();
+            packing.archive.remove(id).unwrap();
+            assert!(matches!(packing.restored(id, content), Err(TransferError::Missing { .. })));
+            let (last, content) = &stored[99];
+            packing.restored(last, content).unwrap();
+        }
+        drop(until_here);
+        let [a, b] = repackers.map(|repacker| repacker.join().unwrap());
+        (a, b)
+    });
+    assert!(rounds + others >= 3, "a pack of 100 is halved several times");
+    assert_eq!(packing.listed().len(), 1);
+    assert_eq!(packing.put(&[(uuid(900), content(900, 10))], described(Encoding::Raw)).len(), 1);
+}

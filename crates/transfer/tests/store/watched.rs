@@ -1,0 +1,67 @@
+//! Durability that can be watched.
+
+use parking_lot::{Condvar, Mutex};
+use std::collections::HashMap;
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use transfer::{Durability, KernelDurability};
+
+/// Counts syncs, can hold them up, and can make them fail; those that succeed are real.
+#[derive(Default)]
+pub(crate) struct Watched {
+    pub(crate) started: AtomicU64,
+    pub(crate) finished: AtomicU64,
+    pub(crate) synced_files: Mutex<HashMap<u64, u64>>,
+    held: Mutex<bool>,
+    released: Condvar,
+    pub(crate) failing: AtomicBool,
+}
+
+impl Watched {
+    /// Every sync waits until what is returned is dropped; also by a panic, or the test would hang instead of failing.
+    pub(crate) fn hold(&self) -> Hold<'_> {
+        *self.held.lock() = true;
+        Hold(self)
+    }
+
+    fn sync(&self, real: impl FnOnce() -> io::Result<()>) -> io::Result<()> {
+        self.started.fetch_add(1, Ordering::SeqCst);
+        let mut held = self.held.lock();
+        while *held {
+            self.released.wait(&mut held);
+        }
+        drop(held);
+        if self.failing.load(Ordering::SeqCst) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
+        real()?;
+        self.finished.fetch_add(1, Ordering::SeqCst);
+        Ok(())
+    }
+}
+
+pub(crate) struct Hold<'a>(&'a Watched);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        *self.0.held.lock() = false;
+        self.0.released.notify_all();
+    }
+}
+
+impl Durability for Watched {
+    fn sync_filesystem(&self, file: &File) -> io::Result<()> {
+        self.sync(|| KernelDurability.sync_filesystem(file))
+    }
+
+    fn sync_data(&self, file: &File) -> io::Result<()> {
+        self.sync(|| KernelDurability.sync_data(file))
+    }
+
+    fn sync_all(&self, file: &File) -> io::Result<()> {
+        *self.synced_files.lock().entry(file.metadata()?.ino()).or_default() += 1;
+        self.sync(|| KernelDurability.sync_all(file))
+    }
+}
