@@ -1,8 +1,8 @@
 //! The command line: its tree, and the options all commands share. Each command's own options stand with the command.
 
 use crate::commands::{
-    actions, agent, archive, cancel, clone, completions, config_check, doctor, guard, import, man, mover, release,
-    reload, remove, restore, set, status, undelete, versions,
+    actions, agent, archive, cancel, clone, completions, config_check, doctor, guard, import, man, mover, rebuild,
+    release, reload, remove, restore, set, status, undelete, versions,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -69,10 +69,12 @@ pub(crate) enum Command {
     Undelete(undelete::UndeleteArgs),
     /// Show the queue, or what has left it
     Actions(actions::ActionsArgs),
-    /// Make a released file for an object that an archive holds already
-    Import(import::ImportArgs),
+    /// Make released files for what an archive holds already
+    Import(Box<import::ImportArgs>),
     /// Have the agent and its movers read their configuration again
     Reload(reload::ReloadArgs),
+    /// Make a lost filesystem's files again, released, from the archive alone
+    Rebuild(rebuild::RebuildArgs),
     /// Run the agent
     Agent(agent::AgentArgs),
     /// End the guard that keeps readers of released files waiting

@@ -17,6 +17,8 @@ pub(crate) enum Exit {
     Config = 4,
     /// Not permitted, or not possible on this system.
     NotHere = 5,
+    /// Something is wrong with the archive or the filesystem, and still is.
+    Problems = 6,
     /// Ended by the user.
     Interrupted = 130,
 }
@@ -30,6 +32,7 @@ Exit codes:
   3    the agent cannot be reached
   4    a configuration file is wrong
   5    not permitted, or not possible on this system
+  6    problems were found that are not put right (rebuild, import --tree, fsck, scrub)
   130  interrupted";
 
 impl From<Exit> for ExitCode {

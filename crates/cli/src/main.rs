@@ -19,6 +19,7 @@ mod place;
 mod reload;
 mod render;
 mod submit;
+mod watch;
 mod wiring;
 
 use clap::Parser;

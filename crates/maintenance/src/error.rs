@@ -46,6 +46,20 @@ pub enum MaintenanceError {
         /// Which.
         id: String,
     },
+    /// It was there a moment ago.
+    #[error("the manifest of {id} was removed meanwhile")]
+    ManifestGone {
+        /// Of what.
+        id: String,
+    },
+    /// The agent's queue could not be read.
+    #[error("{0}")]
+    Queue(#[from] queue::QueueError),
+    /// The database for comparing failed.
+    #[error(
+        "the temporary database failed: {0}. It is in $TMPDIR, /var/tmp or /tmp, and needs some hundred bytes for each file and object"
+    )]
+    Scratch(#[from] rusqlite::Error),
     /// A text that is no object id.
     #[error("{0}")]
     Id(#[from] ObjectIdError),

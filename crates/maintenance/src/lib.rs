@@ -7,11 +7,20 @@
 //!
 //! - [`released`]: makes released files, such that no crash and no reader ever finds zeros in their place.
 //! - [`import`]: one file for one object.
+//! - [`rebuild`]: a whole tree, from the archive's manifests.
+//! - [`fsck`]: filesystem, queue and archive compared, and repaired.
 
 mod error;
+pub mod fsck;
+mod holdings;
 pub mod import;
 mod observers;
+pub mod rebuild;
 pub mod released;
+pub mod report;
+mod scratch;
+mod walk;
 
 pub use error::MaintenanceError;
+pub use holdings::{Damage, Holdings};
 pub use observers::is_guarded;

@@ -6,7 +6,7 @@
 
 use crate::{MaintenanceError, observers};
 use coordinator::{FileState, handle_of, stamp_of};
-use model::{ArchiveRecord, HsmFlags, HsmState, Identity};
+use model::{ArchiveRecord, HsmFlags, HsmState, Identity, xattr};
 use std::ffi::OsString;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -26,6 +26,8 @@ pub struct Released {
     pub archive_id: u32,
     /// Which object.
     pub identity: Identity,
+    /// Other files may name the object too: then it is not removed when this file goes, as long as nothing proves that none does.
+    pub shared: bool,
 }
 
 /// Where the file is to be.
@@ -68,6 +70,10 @@ impl Unnamed {
             identity: released.identity.clone(),
             record: Some(ArchiveRecord { size: released.size, mtime: stamp_of(&stamp).mtime, inode }),
         };
+        if released.shared {
+            sys::xattr::set(&fd, xattr::SHARED, released.identity.uuid.as_bytes())
+                .map_err(MaintenanceError::io("set an attribute of", &place.shown))?;
+        }
         state.write(&fd).map_err(MaintenanceError::state(&place.shown))?;
         Ok(Self { fd, place })
     }

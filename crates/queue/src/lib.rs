@@ -20,7 +20,7 @@ pub use entry::{
 };
 pub use memory::MemoryQueue;
 pub use sharing::{About, Retired, RetiredObject, Sharing};
-pub use sqlite::SqliteQueue;
+pub use sqlite::{Claim, SqliteQueue, claims};
 pub use tally::Retention;
 
 use model::{ActionId, Class, FileHandle};

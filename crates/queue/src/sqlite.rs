@@ -10,6 +10,7 @@
 //! Not for: network filesystems (the log needs shared memory).
 
 mod batch;
+mod claims;
 mod fault;
 mod place;
 mod rows;
@@ -24,6 +25,7 @@ use crate::{
     RequestId, RequestStatus, RetiredObject, Sharing, SyncedStamp, Totals,
 };
 use batch::transact;
+pub use claims::{Claim, claims};
 use fault::Fault;
 use model::{ActionId, Class, FileHandle};
 use parking_lot::Mutex;

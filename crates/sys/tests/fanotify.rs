@@ -14,8 +14,8 @@ use std::time::{Duration, Instant};
 use loopfs::{LoopFs, on_every_filesystem};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use sifaka_sys::fanotify::{
-    CLOSE_WRITE, ChangeEvent, ChangeGroup, DELETE_SELF, EventBuffer, MODIFY, OPEN_PERM, PRE_ACCESS, PermissionEvent,
-    PreContentGroup, Verdict,
+    ATTRIB, CLOSE_WRITE, ChangeEvent, ChangeGroup, DELETE_SELF, EventBuffer, MODIFY, MOVE_SELF, OPEN_PERM, PRE_ACCESS,
+    PermissionEvent, PreContentGroup, Verdict,
 };
 use sifaka_sys::process::{PidFd, open_flags_of_blocked_open};
 use sifaka_sys::{Mode, OFlags, handle};
@@ -26,6 +26,7 @@ on_every_filesystem!(
     an_access_names_its_range,
     an_ignored_inode_is_silent_until_it_is_no_longer,
     a_changed_file_is_named_by_its_handle,
+    who_gets_another_name_is_told,
 );
 
 /// What an answered event was.
@@ -290,6 +291,29 @@ fn a_changed_file_is_named_by_its_handle(fs: &LoopFs) {
         assert!(Instant::now() < deadline, "no event for the deletion");
     };
     assert_eq!((deleted[0].mask, deleted[0].handle.as_ref()), (DELETE_SELF, Some(&named)));
+}
+
+fn who_gets_another_name_is_told(fs: &LoopFs) {
+    let path = |name: &str| fs.path(name);
+    let handle_of = |name: &str| handle::name_to_handle(File::open(path(name)).unwrap()).unwrap();
+    std::fs::create_dir(path("dir")).unwrap();
+    for name in ["renamed", "linked", "written"] {
+        std::fs::write(path(name), "content").unwrap();
+    }
+    let handles = ["dir", "renamed", "linked"].map(handle_of);
+    let written = handle_of("written");
+    let group = ChangeGroup::new().unwrap();
+    group.mark_names(File::open(fs.path(".")).unwrap()).unwrap();
+    std::fs::rename(path("renamed"), path("dir/renamed")).unwrap();
+    std::fs::rename(path("dir"), path("dir2")).unwrap();
+    std::fs::hard_link(path("linked"), path("link")).unwrap();
+    std::fs::write(path("written"), "other content").unwrap();
+    let events = changes(&group);
+    for (handle, mask) in handles.iter().zip([MOVE_SELF, MOVE_SELF, ATTRIB]) {
+        let told = |e: &ChangeEvent| e.handle.as_ref() == Some(handle) && e.mask & mask != 0;
+        assert!(events.iter().any(told), "{events:?}");
+    }
+    assert!(events.iter().all(|e| e.handle.as_ref() != Some(&written)), "{events:?}");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! `sifaka import`: released files for what an archive holds already.
 
-use crate::archives;
+use super::rebuild::{self, TreeArgs, Wanted};
+use crate::archives::{self, ArchiveArgs};
 use crate::exit::{CliError, Exit, Outcome};
 use crate::moment;
 use crate::output::{Output, escaped_path};
@@ -15,15 +16,19 @@ use sys::file::Moment;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct ImportArgs {
-    /// The file to make; it must not exist
+    #[command(flatten)]
+    archive: ArchiveArgs,
+    /// The file to make; it must not exist. With --tree: the directory to make files in
     #[arg(value_name = "PATH")]
     path: PathBuf,
-    /// Number of the archive [default: the configuration's default_archive]
-    #[arg(short, long, visible_alias = "archive", value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
-    id: Option<u32>,
     /// The object's id
-    #[arg(long)]
-    uuid: String,
+    #[arg(long, requires = "size", required_unless_present = "tree", conflicts_with = "tree")]
+    uuid: Option<String>,
+    /// Import everything that was archived from below this path of the original filesystem (/ for all)
+    #[arg(long, value_name = "PREFIX")]
+    tree: Option<PathBuf>,
+    #[command(flatten)]
+    options: TreeArgs,
     /// Hash of the content in hexadecimal: BLAKE3, or SHA-1 of what Lemur archived
     #[arg(long, value_name = "HEX", value_parser = hash)]
     hash: Option<Digest>,
@@ -35,7 +40,7 @@ pub(crate) struct ImportArgs {
     gid: u32,
     /// Size of the content in bytes
     #[arg(long, value_name = "BYTES")]
-    size: u64,
+    size: Option<u64>,
     /// Permission bits, in octal
     #[arg(long, value_name = "OCTAL", default_value = "644", value_parser = mode)]
     mode: u32,
@@ -81,16 +86,30 @@ struct Imported<'a> {
 }
 
 pub(crate) fn run(config_file: &Path, args: &ImportArgs) -> Outcome {
+    match (&args.tree, &args.uuid) {
+        (Some(prefix), _) => {
+            let prefix = rebuild::relative(prefix)?;
+            let ImportArgs { dry_run, json, quiet, .. } = *args;
+            let wanted = Wanted { prefix, shared: true, into: &args.path, dry_run, json, quiet };
+            rebuild::tree(config_file, &args.archive, &args.options, &wanted)
+        }
+        (None, Some(uuid)) => object(config_file, args, uuid, args.size.unwrap_or(0)),
+        // The parser has seen to it.
+        (None, None) => Err(CliError::new(Exit::Usage, "give --uuid for one object, or --tree")),
+    }
+}
+
+fn object(config_file: &Path, args: &ImportArgs, uuid: &str, size: u64) -> Outcome {
     if let Some(layout) = args.timefmt.as_deref().filter(|layout| !KNOWN_LAYOUTS.contains(layout)) {
         let known = KNOWN_LAYOUTS.join("\" or \"");
         let why = format!("--timefmt {layout:?} is not understood; \"{known}\" is, and needs no --timefmt");
         return Err(CliError::new(Exit::Usage, why));
     }
-    let archive_id = archives::number(args.id, config_file)?;
-    let identity = Identity { uuid: args.uuid.clone(), hash: args.hash, url: String::new() };
-    let released = Released { size: args.size, archive_id, identity };
+    let archive_id = archives::number(&args.archive, config_file)?;
+    let identity = Identity { uuid: uuid.to_owned(), hash: args.hash, url: String::new() };
+    let released = Released { size, archive_id, identity, shared: true };
     if !args.no_check {
-        check(&archives::open(archive_id, config_file)?, &released).map_err(failed)?;
+        check(&archives::open(&args.archive, config_file)?.1, &released).map_err(failed)?;
     }
     let mtime = args.mtime.unwrap_or_else(now);
     let attributes = Attributes { uid: args.uid, gid: args.gid, mode: args.mode, mtime, atime: args.atime };
@@ -105,10 +124,10 @@ pub(crate) fn run(config_file: &Path, args: &ImportArgs) -> Outcome {
     let mut output = Output::new();
     if args.json {
         let path = args.path.to_string_lossy().into_owned();
-        output.json(&Imported { path, archive_id, uuid: &args.uuid, size: args.size, dry_run: args.dry_run })?;
+        output.json(&Imported { path, archive_id, uuid, size, dry_run: args.dry_run })?;
     } else if !args.quiet {
         let what = if args.dry_run { "would import" } else { "imported" };
-        output.put(format!("{what} {} (archive {archive_id}, object {})\n", escaped_path(&args.path), args.uuid))?;
+        output.put(format!("{what} {} (archive {archive_id}, object {uuid})\n", escaped_path(&args.path)))?;
     }
     output.flush()?;
     Ok(Exit::Ok)

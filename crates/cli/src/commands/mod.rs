@@ -12,6 +12,7 @@ pub(crate) mod guard;
 pub(crate) mod import;
 pub(crate) mod man;
 pub(crate) mod mover;
+pub(crate) mod rebuild;
 pub(crate) mod release;
 pub(crate) mod reload;
 pub(crate) mod remove;
@@ -42,6 +43,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Actions(args) => block_on(actions::run(socket, args)),
         Command::Import(args) => import::run(&global.config_file(), &args),
         Command::Reload(args) => block_on(reload::run(socket, args)),
+        Command::Rebuild(args) => rebuild::run(&global.config_file(), &args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),
         Command::Guard(args) => guard::run(&global.config_file(), args),
         Command::Mover(args) => mover::run(&args),

@@ -5,6 +5,7 @@ pub(crate) mod agent_status;
 pub(crate) mod checks;
 pub(crate) mod demo;
 pub(crate) mod file_status;
+pub(crate) mod rebuilt;
 pub(crate) mod released;
 pub(crate) mod reloaded;
 pub(crate) mod submitted;

@@ -1,4 +1,4 @@
-//! The change group: notifications that files were modified, closed after writing, or deleted.
+//! The change group: notifications that files were modified, closed after writing, or deleted; or that they got other names.
 //!
 //! They come late, and beyond the queue's limit (`/proc/sys/fs/fanotify/max_queued_events`) they are lost, which one overflow event
 //! tells: after it nothing may be assumed unchanged. Bounded memory was chosen over completeness.
@@ -7,11 +7,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use super::record::{Record, Records};
-use super::{CLOSE_WRITE, DELETE_SELF, EventBuffer, MODIFY, QUEUE_OVERFLOW, duplicate, init, mark, read_queued};
+use super::{
+    ATTRIB, CLOSE_WRITE, DELETE_SELF, EventBuffer, MODIFY, MOVE_SELF, QUEUE_OVERFLOW, duplicate, init, mark,
+    read_queued,
+};
 use crate::handle::RawHandle;
 
 /// With directories, of which only the end is told.
 const MASK: u64 = MODIFY | CLOSE_WRITE | DELETE_SELF | libc::FAN_ONDIR;
+const NAMES_MASK: u64 = MOVE_SELF | ATTRIB | libc::FAN_ONDIR;
 
 /// A group of class `FAN_CLASS_NOTIF` that names files by handle, non-blocking.
 #[derive(Debug)]
@@ -22,7 +26,7 @@ pub struct ChangeGroup {
 /// Something happened to a file. Equal events that follow each other are merged into one with both masks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct ChangeEvent {
-    /// Any of [`MODIFY`], [`CLOSE_WRITE`], [`DELETE_SELF`].
+    /// Any of [`MODIFY`], [`CLOSE_WRITE`], [`DELETE_SELF`]; or [`MOVE_SELF`], [`ATTRIB`].
     pub mask: u64,
     /// The process that did it; 0 when it is outside our process namespace.
     pub pid: i32,
@@ -53,6 +57,12 @@ impl ChangeGroup {
     /// `EOPNOTSUPP` where it cannot name its files by handle.
     pub fn mark_filesystem(&self, on: impl AsFd) -> io::Result<()> {
         mark(self.as_fd(), libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, MASK, on.as_fd())
+    }
+
+    /// Asks for the events of everything on the filesystem that gets another name ([`MOVE_SELF`]: renamed, also directories) or one
+    /// more ([`ATTRIB`], which comes for other reasons too). Errors as [`Self::mark_filesystem`].
+    pub fn mark_names(&self, on: impl AsFd) -> io::Result<()> {
+        mark(self.as_fd(), libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM, NAMES_MASK, on.as_fd())
     }
 
     /// Undoes [`Self::mark_filesystem`]; `ENOENT` when there is no mark.

@@ -25,6 +25,10 @@ pub const OPEN_PERM: u64 = libc::FAN_OPEN_PERM;
 pub const MODIFY: u64 = libc::FAN_MODIFY;
 /// A writable descriptor was closed.
 pub const CLOSE_WRITE: u64 = libc::FAN_CLOSE_WRITE;
+/// An inode has another name than before.
+pub const MOVE_SELF: u64 = libc::FAN_MOVE_SELF;
+/// An inode's attributes changed; its number of names is one of them.
+pub const ATTRIB: u64 = libc::FAN_ATTRIB;
 /// An inode is gone.
 pub const DELETE_SELF: u64 = libc::FAN_DELETE_SELF;
 /// Events were lost.

@@ -174,4 +174,6 @@ pub struct Head {
     pub encoding: Encoding,
     /// Bytes it has in the archive, compressed or not.
     pub stored_bytes: u64,
+    /// When it was stored, in milliseconds since 1970.
+    pub stored_ms: u64,
 }

@@ -395,7 +395,11 @@ impl Store for PosixStore {
         match self.open_object(id) {
             Ok(object) => {
                 let (_, encoding) = Encoding::split(id.as_str());
-                Ok(Some(Head { encoding, stored_bytes: object.stamp()?.size }))
+                let stamp = object.stamp()?;
+                // Written once, and nobody sets it.
+                let (seconds, nanos) = stamp.mtime;
+                let stored_ms = u64::try_from(seconds).unwrap_or(0).saturating_mul(1000) + u64::from(nanos / 1_000_000);
+                Ok(Some(Head { encoding, stored_bytes: stamp.size, stored_ms }))
             }
             Err(TransferError::Missing { .. }) => Ok(None),
             Err(e) => Err(e),

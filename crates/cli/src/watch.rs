@@ -1,0 +1,118 @@
+//! How maintenance goes, told while it goes: a bar on a terminal, findings as they come.
+//!
+//! Findings are lines on standard error for people, and JSON objects on standard output, one a line, for programs.
+
+use crate::exit::CliError;
+use crate::output::{Output, escaped, escaped_path};
+use indicatif::{ProgressBar, ProgressStyle};
+use maintenance::report::{Finding, Watcher};
+use serde::Serialize;
+use std::ffi::OsStr;
+use std::io::IsTerminal;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+/// See the module.
+pub(crate) struct Told {
+    bar: Option<ProgressBar>,
+    output: Mutex<Output>,
+    json: bool,
+    quiet: bool,
+    broken: Mutex<Option<CliError>>,
+}
+
+/// A finding for programs. A path that is not UTF-8 comes as lossy text and as bytes.
+#[derive(Serialize)]
+struct Line<'a> {
+    problem: maintenance::report::Problem,
+    path: Option<std::borrow::Cow<'a, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<&'a [u8]>,
+    object: Option<&'a str>,
+    what: &'a str,
+}
+
+const TICK: Duration = Duration::from_millis(200);
+
+impl Told {
+    pub(crate) fn new(json: bool, quiet: bool) -> Self {
+        let bar = (!quiet && std::io::stderr().is_terminal()).then(|| {
+            let bar = ProgressBar::new_spinner();
+            bar.enable_steady_tick(TICK);
+            bar
+        });
+        Self { bar, output: Mutex::new(Output::new()), json, quiet, broken: Mutex::new(None) }
+    }
+
+    fn output(&self) -> MutexGuard<'_, Output> {
+        self.output.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn keep(&self, written: Result<(), CliError>) {
+        if let Err(error) = written {
+            self.broken.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        }
+    }
+
+    /// Ends the bar, and prints the result. An error that writing met on the way comes now.
+    pub(crate) fn finish(self, result: &impl Serialize, human: &str) -> Result<(), CliError> {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        if let Some(error) = self.broken.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            return Err(error);
+        }
+        let mut output = self.output.into_inner().unwrap_or_else(PoisonError::into_inner);
+        if self.json {
+            output.json(result)?;
+        } else if !self.quiet {
+            output.put(human)?;
+        }
+        output.flush()
+    }
+}
+
+impl Watcher for Told {
+    fn phase(&self, what: &'static str, total: Option<u64>) {
+        let Some(bar) = &self.bar else { return };
+        let template = match total {
+            Some(_) => "[{elapsed}] {msg} {wide_bar} {pos}/{len}",
+            None => "[{elapsed}] {spinner} {msg} {pos}",
+        };
+        bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_position(0);
+        bar.set_length(total.unwrap_or(0));
+        bar.set_message(what);
+    }
+
+    fn advanced(&self, count: u64) {
+        if let Some(bar) = &self.bar {
+            bar.inc(count);
+        }
+    }
+
+    fn found(&self, finding: Finding) {
+        let Finding { problem, path, object, what } = &finding;
+        if self.json {
+            let text = path.as_deref().map(String::from_utf8_lossy);
+            let path_bytes = path.as_deref().filter(|path| str::from_utf8(path).is_err());
+            let line = Line { problem: *problem, path: text, path_bytes, object: object.as_deref(), what };
+            self.keep(self.output().json(&line));
+            return;
+        }
+        let path = path.as_deref().map(|path| escaped_path(Path::new(OsStr::from_bytes(path))));
+        let object = object.as_deref().map(|object| format!("object {}", escaped(object)));
+        let subject = match (path, object) {
+            (Some(path), Some(object)) => format!("{path} ({object}): "),
+            (Some(one), None) | (None, Some(one)) => format!("{one}: "),
+            (None, None) => String::new(),
+        };
+        let tell = || crate::output::complain(&format!("{subject}{}", escaped(what)));
+        match &self.bar {
+            Some(bar) => bar.suspend(tell),
+            None => tell(),
+        }
+    }
+}

@@ -1,0 +1,212 @@
+//! Files: what they name, and whether what they say of themselves can be.
+
+use super::comparison::{Comparison, NamedBy};
+use crate::walk::{Seen, Visitor, is_gone};
+use coordinator::{FileState, Filesystem, handle_of};
+use model::{Copies, FileHandle, HsmFlags, xattr};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use sys::OFlags;
+use sys::fanotify::{ChangeGroup, EventBuffer, MOVE_SELF};
+
+/// Which parts of a released file are there: see the coordinator.
+pub(super) const RESIDENT: &str = "trusted.sifaka_resident";
+
+/// Something that a file's own attributes say, and that cannot be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Wrong {
+    /// Released, and it names no object: its content is nowhere.
+    ReleasedWithoutObject,
+    /// It says that there is a copy, and names none.
+    CopyWithoutObject,
+    /// It has all its content, and a list of parts that are there.
+    LeftoverResidency,
+    /// An attribute is damaged.
+    Damaged,
+}
+
+/// What a look at a file gives.
+pub(super) struct Look {
+    pub(super) state: Option<FileState>,
+    pub(super) wrong: Vec<Wrong>,
+}
+
+/// Looks at a file's attributes.
+pub(super) fn look(fd: impl AsFd) -> io::Result<Look> {
+    let fd = fd.as_fd();
+    let state = match FileState::read(fd) {
+        Ok(state) => state,
+        Err(coordinator::StateError::Io { source, .. }) => return Err(source),
+        Err(coordinator::StateError::Damaged { .. }) => return Ok(Look { state: None, wrong: vec![Wrong::Damaged] }),
+    };
+    let mut wrong = Vec::new();
+    let named = !(state.identity.uuid.is_empty() && state.identity.url.is_empty());
+    let flags = state.hsm.flags;
+    if state.hsm.is_released() && !named {
+        wrong.push(Wrong::ReleasedWithoutObject);
+    } else if !named && (flags.contains(HsmFlags::EXISTS) || flags.contains(HsmFlags::ARCHIVED)) {
+        wrong.push(Wrong::CopyWithoutObject);
+    }
+    if !state.hsm.is_released() && sys::xattr::get(fd, RESIDENT)?.is_some() {
+        wrong.push(Wrong::LeftoverResidency);
+    }
+    Ok(Look { state: Some(state), wrong })
+}
+
+/// Opens a file by its handle, as a name. `None` when it is gone.
+pub(super) fn open(fs: &Filesystem, file: &FileHandle) -> io::Result<Option<OwnedFd>> {
+    let raw = sys::handle::RawHandle { kind: file.kind, bytes: file.bytes.to_vec() };
+    match sys::handle::open_by_handle(fs.root(), &raw, OFlags::PATH | OFlags::NOFOLLOW) {
+        Ok(fd) => Ok(Some(fd)),
+        Err(error) if is_gone(&error) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Collects what a walk finds.
+pub(super) struct Collector<'a> {
+    pub(super) archive_id: u32,
+    pub(super) comparison: Mutex<Comparison>,
+    pub(super) names: Option<Names>,
+    pub(super) managed: AtomicU64,
+    pub(super) troubles: Mutex<Troubles>,
+    /// Files whose attributes are wrong.
+    pub(super) wrong: Mutex<Vec<(NamedBy, Vec<Wrong>)>>,
+    pub(super) watcher: &'a dyn crate::report::Watcher,
+}
+
+/// Why the walk is not complete.
+#[derive(Default)]
+pub(super) struct Troubles {
+    pub(super) count: u64,
+    /// The first ones: path and error.
+    pub(super) first: Vec<(Vec<u8>, String)>,
+    pub(super) database: Option<rusqlite::Error>,
+}
+
+/// Kept of what a damaged filesystem could give by the million.
+const MAX_KEPT: usize = 10_000;
+
+impl Collector<'_> {
+    pub(super) fn comparison(&self) -> MutexGuard<'_, Comparison> {
+        self.comparison.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn store(&self, work: impl FnOnce(&Comparison) -> Result<(), rusqlite::Error>) {
+        let done = work(&self.comparison());
+        if let Err(error) = done {
+            self.troubles.lock().unwrap_or_else(PoisonError::into_inner).database.get_or_insert(error);
+        }
+    }
+
+    /// Looks at it, and notes every object that it names by any attribute.
+    fn note(&self, seen: &Seen) -> io::Result<()> {
+        let own = handle_of(&seen.fd)?;
+        let Look { state, wrong } = look(&seen.fd)?;
+        let uuid = sys::xattr::get(&seen.fd, xattr::UUID)?.unwrap_or_default();
+        let uuid = String::from_utf8_lossy(&uuid).into_owned();
+        let copies = sys::xattr::get(&seen.fd, xattr::COPIES)?.and_then(|bytes| Copies::decode(&bytes).ok());
+        let here = copies.iter().flat_map(|copies| &copies.list).filter(|copy| copy.archive_id == self.archive_id);
+        let copies: Vec<String> = here.map(|copy| copy.identity.uuid.clone()).collect();
+        let shared = sys::xattr::get(&seen.fd, xattr::SHARED)?.unwrap_or_default();
+        let file = NamedBy { handle: own, path: seen.path.clone(), uuid: uuid.clone() };
+        // The file's own object, and not one that its attributes were copied with. Released, it is believed: see `judge`.
+        let owns = state.as_ref().is_some_and(|state| {
+            let here = state.archive_id() == Some(self.archive_id);
+            here && (state.belongs_to(&file.handle) || state.hsm.is_released())
+        });
+        self.store(|comparison| {
+            // Whatever archive it says: an object that somebody names is not removed.
+            for name in copies.iter().chain([&uuid]).filter(|name| !name.is_empty()) {
+                comparison.add_name(name)?;
+            }
+            if let Ok(shared) = String::from_utf8(shared)
+                && !shared.is_empty()
+            {
+                comparison.add_name(&shared)?;
+            }
+            if owns && !uuid.is_empty() { comparison.add_file(&file) } else { Ok(()) }
+        });
+        if !wrong.is_empty() {
+            let mut all = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
+            if all.len() < MAX_KEPT {
+                all.push((file, wrong));
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Visitor for Collector<'_> {
+    fn file(&self, file: Seen) {
+        self.managed.fetch_add(1, Ordering::Relaxed);
+        match self.note(&file) {
+            Err(error) if !is_gone(&error) => self.trouble(&file.path, &error),
+            _ => {}
+        }
+    }
+
+    fn trouble(&self, path: &[u8], error: &io::Error) {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.count += 1;
+        if troubles.first.len() < MAX_KEPT {
+            troubles.first.push((path.to_vec(), error.to_string()));
+        }
+    }
+
+    fn passed(&self, entries: u64) {
+        self.watcher.advanced(entries);
+        if let Some(names) = &self.names {
+            self.store(|comparison| names.drain(comparison));
+        }
+    }
+}
+
+/// Watches for what gets another name while a walk goes on.
+pub(super) struct Names {
+    group: ChangeGroup,
+    state: Mutex<NamesState>,
+}
+
+struct NamesState {
+    buffer: EventBuffer,
+    lost: bool,
+}
+
+impl Names {
+    pub(super) fn watch(fs: &Filesystem) -> io::Result<Self> {
+        let group = ChangeGroup::new()?;
+        group.mark_names(fs.root())?;
+        let state = Mutex::new(NamesState { buffer: EventBuffer::with_capacity(64 << 10), lost: false });
+        Ok(Self { group, state })
+    }
+
+    /// Takes what has come together.
+    pub(super) fn drain(&self, comparison: &Comparison) -> Result<(), rusqlite::Error> {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        loop {
+            let events = match self.group.read(&mut state.buffer) {
+                Ok(events) if events.len() > 0 => events,
+                Ok(_) => return Ok(()),
+                Err(_) => {
+                    state.lost = true;
+                    return Ok(());
+                }
+            };
+            for event in events {
+                state.lost |= event.overflow;
+                if let Some(raw) = event.handle {
+                    let handle = FileHandle { kind: raw.kind, bytes: raw.bytes.into_iter().collect() };
+                    comparison.add_moved(&handle, event.mask & MOVE_SELF != 0)?;
+                }
+            }
+        }
+    }
+
+    /// Whether something was missed.
+    pub(super) fn lost(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).lost
+    }
+}

@@ -1,0 +1,114 @@
+//! Whether something that no file was found to name is really nobody's. In doubt it is somebody's.
+
+use super::comparison::Comparison;
+use super::files::open;
+use super::{Options, Verdict};
+use crate::{Holdings, MaintenanceError};
+use coordinator::{FileState, Filesystem, handle_of};
+use model::{FileHandle, ObjectId};
+use rustix::fs::FileType;
+use std::ffi::OsStr;
+use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
+use sys::{Mode, OFlags};
+use transfer::manifest::{Kind, Manifest};
+
+/// What judging needs.
+pub(super) struct Judge<'a, H> {
+    pub(super) fs: &'a Filesystem,
+    pub(super) holdings: &'a H,
+    pub(super) comparison: &'a Comparison,
+    pub(super) options: &'a Options,
+    /// What was stored since then is nobody's yet.
+    pub(super) young_from_ms: u64,
+}
+
+impl<H: Holdings> Judge<'_, H> {
+    pub(super) fn judge(&self, text: &str) -> Result<Verdict, MaintenanceError> {
+        let id = ObjectId::parse(text)?;
+        if self.comparison.is_claimed(text)? {
+            return Ok(Verdict::Claimed);
+        }
+        let manifest = self.holdings.manifest(&id);
+        let stored_ms = match (self.holdings.head(&id)?, &manifest) {
+            (Some(head), _) => head.stored_ms,
+            (None, Ok(Some(manifest))) => u64::try_from(manifest.made.seconds).unwrap_or(0).saturating_mul(1000),
+            (None, Ok(None)) => return Ok(Verdict::Gone),
+            (None, Err(_)) => 0,
+        };
+        if stored_ms >= self.young_from_ms {
+            return Ok(Verdict::Young);
+        }
+        for file in self.comparison.stamped(text)? {
+            if self.names(&file, text)? {
+                return Ok(Verdict::Missed);
+            }
+        }
+        match manifest {
+            Ok(Some(manifest)) => self.described(text, &manifest),
+            Ok(None) => Ok(Verdict::Orphan),
+            // What cannot be read may be anybody's.
+            Err(_) => Ok(Verdict::Unreadable),
+        }
+    }
+
+    fn described(&self, id: &str, manifest: &Manifest) -> Result<Verdict, MaintenanceError> {
+        let inode = &manifest.inode;
+        if inode.fsid != self.fs.fsid && inode.fsid != [0; 8] {
+            if !self.options.foreign {
+                return Ok(Verdict::Foreign);
+            }
+            // Recorded on a filesystem that is gone: still needed where something is what it describes.
+            let is_record = manifest.content().is_none();
+            return Ok(if is_record && self.is_still_there(manifest) { Verdict::Missed } else { Verdict::Orphan });
+        }
+        let Some(handle) = &inode.handle else { return Ok(Verdict::Orphan) };
+        let failed = MaintenanceError::io("open by its handle the inode of object", id);
+        let Some(fd) = open(self.fs, handle).map_err(failed)? else { return Ok(Verdict::Orphan) };
+        let alive = match &manifest.kind {
+            Kind::File(_) => self.names(handle, id)?,
+            Kind::HardLink => self.leads_to(&manifest.path, handle),
+            kind => is_kind(&fd, kind),
+        };
+        Ok(if alive { Verdict::Missed } else { Verdict::Orphan })
+    }
+
+    /// Whether this file, if it is there, names the object.
+    fn names(&self, file: &FileHandle, id: &str) -> Result<bool, MaintenanceError> {
+        let failed = MaintenanceError::io("open by its handle a file that may name object", id);
+        let Some(fd) = open(self.fs, file).map_err(failed)? else { return Ok(false) };
+        match FileState::read(&fd) {
+            Ok(state) => Ok(state.identity.uuid == id),
+            // In doubt it does.
+            Err(_) => Ok(true),
+        }
+    }
+
+    fn leads_to(&self, path: &[u8], handle: &FileHandle) -> bool {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        sys::file::open_beneath(self.fs.root(), OsStr::from_bytes(path), flags, Mode::empty())
+            .and_then(handle_of)
+            .is_ok_and(|there| there == *handle)
+    }
+
+    fn is_still_there(&self, manifest: &Manifest) -> bool {
+        let flags = OFlags::PATH | OFlags::NOFOLLOW;
+        let path: &[u8] = if manifest.path.is_empty() { b"." } else { &manifest.path };
+        sys::file::open_beneath(self.fs.root(), OsStr::from_bytes(path), flags, Mode::empty())
+            .is_ok_and(|fd| is_kind(fd, &manifest.kind))
+    }
+}
+
+fn is_kind(fd: impl AsFd, kind: &Kind) -> bool {
+    let Ok(stamp) = sys::file::stamp(fd) else { return false };
+    let expected = match kind {
+        Kind::File(_) | Kind::HardLink => FileType::RegularFile,
+        Kind::Directory => FileType::Directory,
+        Kind::Symlink(_) => FileType::Symlink,
+        Kind::Fifo => FileType::Fifo,
+        Kind::Socket => FileType::Socket,
+        Kind::CharDevice(..) => FileType::CharacterDevice,
+        Kind::BlockDevice(..) => FileType::BlockDevice,
+    };
+    FileType::from_raw_mode(stamp.mode) == expected
+}

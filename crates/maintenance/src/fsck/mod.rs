@@ -1,0 +1,484 @@
+//! Filesystem, queue and archive compared, and what does not fit put right.
+//!
+//! In this order, which is what makes it safe beside an agent that works:
+//!
+//! 1. What the queue names is read. 2. The archive is listed. 3. The filesystem is walked, and watched for what gets another name meanwhile;
+//!    that is looked at again. 4. What the queue names is read again.
+//!
+//! So what was listed was there before the walk; a file that names it was found, or was moved and found again; and what is on
+//! its way into or out of the archive is named by the queue. Whatever then is nobody's is [judged](judge) once more by
+//! itself. Nothing is removed when the walk was not complete, or when the result looks like the wrong filesystem.
+
+mod comparison;
+mod files;
+mod judge;
+
+use crate::report::{Finding, Problem, Watcher};
+use crate::walk::Walker;
+use crate::{Holdings, MaintenanceError};
+use comparison::{Comparison, NamedBy, TURN};
+use coordinator::Filesystem;
+use files::{Collector, Names, RESIDENT, Troubles, Wrong, look, open};
+use judge::Judge;
+use model::{FileHandle, HsmFlags, ObjectId};
+use serde::Serialize;
+use std::ops::ControlFlow;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+/// What is asked for.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Number of the archive.
+    pub archive_id: u32,
+    /// The agent's queue database.
+    pub queue: PathBuf,
+    /// Put right what can be; else only tell.
+    pub repair: bool,
+    /// Remove also when the walk was not complete, or when hardly anything is named.
+    pub force: bool,
+    /// Remove also what was archived from another filesystem, and is named by none of this one's files.
+    pub foreign: bool,
+    /// What is younger, counted from the start, is nobody's yet and left alone.
+    pub min_age: Duration,
+    /// Threads that walk; at least 1.
+    pub threads: usize,
+}
+
+/// Changes files' flags: by way of the agent where one runs, since that holds their locks.
+pub trait SetFlags {
+    /// Sets and clears flags of a file; `path` is for messages.
+    ///
+    /// # Errors
+    /// Why not, for people.
+    fn set(&self, file: &FileHandle, path: &[u8], set: HsmFlags, clear: HsmFlags) -> Result<(), String>;
+}
+
+/// What was found, and what was done about it.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Report {
+    /// Objects in the archive.
+    pub objects: u64,
+    /// Manifests without an object: records of directories and links, and leftovers.
+    pub manifests_alone: u64,
+    /// Files with HSM state.
+    pub files: u64,
+    /// Objects that files name.
+    pub named: u64,
+    /// What nobody names.
+    pub orphans: u64,
+    /// Of those, removed.
+    pub removed: u64,
+    /// Not named by a file, but the queue sees to it.
+    pub claimed: u64,
+    /// Not named by a file, but too young to tell.
+    pub young: u64,
+    /// Not named by a file, and archived from another filesystem.
+    pub foreign: u64,
+    /// Not named by a file that was found, and not to be judged since its manifest cannot be read.
+    pub unreadable: u64,
+    /// Files whose object is gone.
+    pub missing: u64,
+    /// Files marked lost although their object is there.
+    pub found_again: u64,
+    /// Files whose attributes contradict each other.
+    pub wrong: u64,
+    /// Files put right.
+    pub repaired: u64,
+    /// What could not be put right.
+    pub failed: u64,
+    /// Files and directories that could not be looked at.
+    pub troubles: u64,
+    /// Whether every file was seen.
+    pub complete: bool,
+    /// Why nothing was removed although there was something to remove.
+    pub refused: Option<&'static str>,
+}
+
+impl Report {
+    /// Whether something is wrong still.
+    #[must_use]
+    pub fn is_clean(&self) -> bool {
+        let wrong = self.missing + self.found_again + self.wrong;
+        self.orphans == self.removed && wrong == self.repaired && self.failed + self.troubles + self.unreadable == 0
+    }
+}
+
+/// What is thought of something that no file was found to name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    /// Nobody's.
+    Orphan,
+    /// A file names it all the same, or what it describes is there.
+    Missed,
+    Claimed,
+    Young,
+    Foreign,
+    Unreadable,
+    /// Removed meanwhile.
+    Gone,
+}
+
+/// Rounds of looking at what was moved. Each is smaller than the one before, unless somebody moves directories all the time.
+const MAX_ROUNDS: usize = 1000;
+
+/// Compares, and repairs if asked.
+///
+/// # Errors
+/// The archive cannot be listed, or the queue or the temporary database not be read. What was repaired until then stays.
+pub fn fsck<H: Holdings>(
+    fs: &Filesystem,
+    holdings: &H,
+    flags: &dyn SetFlags,
+    options: &Options,
+    watcher: &dyn Watcher,
+) -> Result<Report, MaintenanceError> {
+    let started_ms = now_ms();
+    let comparison = Comparison::new()?;
+    let mut report = Report::default();
+    watcher.phase("reading the queue", None);
+    read_claims(&comparison, options)?;
+    watcher.phase("listing the archive", None);
+    list(holdings, &comparison, watcher)?;
+    watcher.phase("walking the filesystem", None);
+    let (comparison, wrong) = walk(fs, comparison, options, watcher, &mut report)?;
+    watcher.phase("reading the queue again", None);
+    read_claims(&comparison, options)?;
+    (report.objects, report.manifests_alone) = comparison.amounts()?;
+    report.named = comparison.known()?;
+    let young_from_ms = started_ms.saturating_sub(u64::try_from(options.min_age.as_millis()).unwrap_or(u64::MAX));
+    let judge = Judge { fs, holdings, comparison: &comparison, options, young_from_ms };
+    let mut run = Run { judge, flags, watcher, report };
+    watcher.phase("checking what nobody names", None);
+    run.orphans()?;
+    watcher.phase("checking files", None);
+    run.files_without_object()?;
+    for (file, wrong) in wrong {
+        run.wrong(&file, &wrong);
+    }
+    Ok(run.report)
+}
+
+fn now_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn read_claims(comparison: &Comparison, options: &Options) -> Result<(), MaintenanceError> {
+    let mut added = Ok(());
+    comparison.begin()?;
+    let read = queue::claims(&options.queue, &mut |claim| {
+        if claim.archive_id != options.archive_id {
+            return ControlFlow::Continue(());
+        }
+        added = match &claim.file {
+            None => comparison.add_claim(&claim.uuid),
+            Some(file) => comparison.add_stamp(&claim.uuid, file),
+        };
+        if added.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    });
+    comparison.end()?;
+    read?;
+    Ok(added?)
+}
+
+fn list<H: Holdings>(holdings: &H, comparison: &Comparison, watcher: &dyn Watcher) -> Result<(), MaintenanceError> {
+    comparison.begin()?;
+    let mut added = Ok(());
+    let mut count = 0u64;
+    let mut step = |result: Result<(), rusqlite::Error>| {
+        added = result;
+        count += 1;
+        if count.is_multiple_of(TURN as u64) {
+            watcher.advanced(TURN as u64);
+        }
+        if added.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    };
+    // Manifests first: an object that comes between has none in the list, and is young.
+    holdings.manifests(&mut |id| step(comparison.add_manifest(id.as_str())))?;
+    holdings.objects(&mut |id| step(comparison.add_object(id.as_str())))?;
+    comparison.end()?;
+    Ok(added?)
+}
+
+type WrongFiles = Vec<(NamedBy, Vec<Wrong>)>;
+
+fn walk(
+    fs: &Filesystem,
+    comparison: Comparison,
+    options: &Options,
+    watcher: &dyn Watcher,
+    report: &mut Report,
+) -> Result<(Comparison, WrongFiles), MaintenanceError> {
+    let mut collector = Collector {
+        archive_id: options.archive_id,
+        comparison: Mutex::new(comparison),
+        names: None,
+        managed: AtomicU64::new(0),
+        troubles: Mutex::new(Troubles::default()),
+        wrong: Mutex::new(Vec::new()),
+        watcher,
+    };
+    let mut blind = None;
+    match Names::watch(fs) {
+        Ok(names) => collector.names = Some(names),
+        Err(error) => blind = Some(format!("renames cannot be watched for: {error}")),
+    }
+    collector.comparison().begin()?;
+    let walker = Walker::new(fs, &collector);
+    walker.run(options.threads);
+    let mut rounds = 0;
+    while let Some(names) = &collector.names {
+        names.drain(&collector.comparison())?;
+        let moved = collector.comparison().take_moved()?;
+        if moved.is_empty() {
+            break;
+        }
+        rounds += 1;
+        if rounds > MAX_ROUNDS {
+            blind = Some("directories are moved faster than they can be looked at".to_owned());
+            break;
+        }
+        for handle in moved {
+            walker.look_again(&handle, b"(moved meanwhile)", options.threads);
+        }
+    }
+    collector.comparison().end()?;
+    if collector.names.as_ref().is_some_and(Names::lost) {
+        blind = Some("more was renamed than could be kept account of".to_owned());
+    }
+    let troubles = collector.troubles.into_inner().unwrap_or_else(PoisonError::into_inner);
+    if let Some(error) = troubles.database {
+        return Err(error.into());
+    }
+    for (path, error) in troubles.first {
+        watcher.found(Finding::new(Problem::Failed, format!("cannot look at it: {error}")).at(&path));
+    }
+    report.files = collector.managed.load(Ordering::Relaxed);
+    report.troubles = troubles.count + u64::from(blind.is_some());
+    report.complete = report.troubles == 0;
+    if let Some(why) = blind {
+        watcher.found(Finding::new(Problem::Failed, why));
+    }
+    let comparison = collector.comparison.into_inner().unwrap_or_else(PoisonError::into_inner);
+    Ok((comparison, collector.wrong.into_inner().unwrap_or_else(PoisonError::into_inner)))
+}
+
+/// The part after the comparison.
+struct Run<'a, H> {
+    judge: Judge<'a, H>,
+    flags: &'a dyn SetFlags,
+    watcher: &'a dyn Watcher,
+    report: Report,
+}
+
+impl<H: Holdings> Run<'_, H> {
+    fn options(&self) -> &Options {
+        self.judge.options
+    }
+
+    fn orphans(&mut self) -> Result<(), MaintenanceError> {
+        // All are found before any is removed: how many there are says whether this can be the right filesystem.
+        let mut after = String::new();
+        loop {
+            let turn = self.judge.comparison.unnamed(&after)?;
+            let Some(last) = turn.last() else { break };
+            after.clone_from(last);
+            for id in &turn {
+                match self.judge.judge(id)? {
+                    Verdict::Orphan => self.judge.comparison.add_orphan(id)?,
+                    verdict => self.count(id, verdict),
+                }
+            }
+            self.watcher.advanced(turn.len() as u64);
+        }
+        let orphans = self.judge.comparison.orphan_count()?;
+        self.report.refused = match () {
+            () if orphans == 0 || !self.options().repair || self.options().force => None,
+            () if !self.report.complete => Some("not every file could be looked at"),
+            () if self.report.named == 0 => Some("no file names anything in this archive: is it the right filesystem?"),
+            () if orphans > self.report.named => Some(
+                "more is nobody's than is named by files: is it the right filesystem, and the only one of this archive?",
+            ),
+            () => None,
+        };
+        let remove = self.options().repair && self.report.refused.is_none();
+        let mut after = String::new();
+        loop {
+            let turn = self.judge.comparison.orphans(&after)?;
+            let Some(last) = turn.last() else { return Ok(()) };
+            after.clone_from(last);
+            for id in &turn {
+                // Once more, since that may be long ago.
+                match self.judge.judge(id)? {
+                    Verdict::Orphan => self.orphan(id, remove)?,
+                    verdict => self.count(id, verdict),
+                }
+            }
+        }
+    }
+
+    fn count(&mut self, id: &str, verdict: Verdict) {
+        let report = &mut self.report;
+        match verdict {
+            Verdict::Gone | Verdict::Missed | Verdict::Orphan => {}
+            Verdict::Claimed => report.claimed += 1,
+            Verdict::Young => report.young += 1,
+            Verdict::Foreign => report.foreign += 1,
+            Verdict::Unreadable => {
+                report.unreadable += 1;
+                let what = "no file names it, and its manifest cannot be read: it is left alone";
+                self.watcher.found(Finding::new(Problem::DamagedManifest, what).of(id));
+            }
+        }
+    }
+
+    fn orphan(&mut self, id: &str, remove: bool) -> Result<(), MaintenanceError> {
+        self.report.orphans += 1;
+        let object = ObjectId::parse(id)?;
+        let manifest = self.judge.holdings.manifest(&object).ok().flatten();
+        let what = match remove.then(|| self.judge.holdings.remove(&object)) {
+            None => "no file names it".to_owned(),
+            Some(Ok(())) => {
+                self.report.removed += 1;
+                "no file names it: removed".to_owned()
+            }
+            Some(Err(error)) => {
+                self.report.failed += 1;
+                format!("no file names it, and it cannot be removed: {error}")
+            }
+        };
+        let finding = Finding::new(Problem::Orphan, what).of(id);
+        self.watcher.found(match &manifest {
+            Some(manifest) => finding.at(&manifest.path),
+            None => finding,
+        });
+        Ok(())
+    }
+
+    fn files_without_object(&mut self) -> Result<(), MaintenanceError> {
+        let mut after = None;
+        loop {
+            let turn = self.judge.comparison.without_object(after.as_ref())?;
+            let Some(last) = turn.last() else { return Ok(()) };
+            after = Some(last.handle.clone());
+            for file in &turn {
+                self.without_object(file)?;
+            }
+            self.watcher.advanced(turn.len() as u64);
+        }
+    }
+
+    /// The file as it is now, and the archive as it is now: both may have changed since they were listed.
+    fn without_object(&mut self, file: &NamedBy) -> Result<(), MaintenanceError> {
+        let Some(state) = self.state_now(file) else { return Ok(()) };
+        if state.identity.uuid != file.uuid || state.archive_id() != Some(self.options().archive_id) {
+            return Ok(());
+        }
+        let id = ObjectId::parse(&file.uuid);
+        if let Ok(id) = &id
+            && self.judge.holdings.head(id)?.is_some()
+        {
+            return Ok(());
+        }
+        let released = state.hsm.is_released();
+        let mark = if released { HsmFlags::LOST } else { HsmFlags::DIRTY };
+        if state.hsm.flags.contains(mark) {
+            // Known already; still not right when the content is gone.
+            if released {
+                self.report.missing += 1;
+                let what = "its object is gone, and its content with it; it is marked lost";
+                self.watcher.found(Finding::new(Problem::NoObject, what).at(&file.path).of(&file.uuid));
+            }
+            return Ok(());
+        }
+        self.report.missing += 1;
+        let what = if released {
+            "its object is gone, and its content with it"
+        } else {
+            "its object is gone; its content is here, and has to be archived again"
+        };
+        self.repair(file, Problem::NoObject, what, mark, HsmFlags::empty());
+        Ok(())
+    }
+
+    fn state_now(&mut self, file: &NamedBy) -> Option<coordinator::FileState> {
+        let fd = open(self.judge.fs, &file.handle).ok()??;
+        look(&fd).ok()?.state
+    }
+
+    fn wrong(&mut self, file: &NamedBy, wrong: &[Wrong]) {
+        for wrong in wrong {
+            self.report.wrong += 1;
+            match wrong {
+                Wrong::ReleasedWithoutObject => {
+                    // Not made resident: its readers would get zeros.
+                    let what = "it is released and names no object: its content is lost";
+                    let lost = HsmFlags::LOST.with(HsmFlags::EXISTS).with(HsmFlags::ARCHIVED);
+                    self.repair(file, Problem::Attribute, what, lost, HsmFlags::empty());
+                }
+                Wrong::CopyWithoutObject => {
+                    let what = "it says that it is archived and names no object";
+                    let copy = HsmFlags::EXISTS.with(HsmFlags::ARCHIVED);
+                    self.repair(file, Problem::Attribute, what, HsmFlags::empty(), copy);
+                }
+                Wrong::LeftoverResidency => self.clear_residency(file),
+                Wrong::Damaged => {
+                    self.report.failed += 1;
+                    let what = "its HSM attributes are damaged; look at them with `getfattr -d -m trusted -e hex`";
+                    self.watcher.found(Finding::new(Problem::Attribute, what).at(&file.path));
+                }
+            }
+        }
+    }
+
+    fn repair(&mut self, file: &NamedBy, problem: Problem, what: &'static str, set: HsmFlags, clear: HsmFlags) {
+        let finding = |what: String| Finding::new(problem, what).at(&file.path).of(&file.uuid);
+        if !self.options().repair {
+            self.watcher.found(finding(what.to_owned()));
+            return;
+        }
+        match self.flags.set(&file.handle, &file.path, set, clear) {
+            Ok(()) => {
+                self.report.repaired += 1;
+                let marks = |flags: HsmFlags| flags.names().collect::<Vec<_>>().join(", ");
+                let done = if set == HsmFlags::empty() {
+                    format!("cleared {}", marks(clear))
+                } else {
+                    format!("marked {}", marks(set))
+                };
+                self.watcher.found(finding(format!("{what}: {done}")));
+            }
+            Err(why) => {
+                self.report.failed += 1;
+                self.watcher.found(finding(format!("{what}, and cannot be marked so: {why}")));
+            }
+        }
+    }
+
+    /// Harmless whatever happens beside: without the list, parts are only fetched once more.
+    fn clear_residency(&mut self, file: &NamedBy) {
+        let finding = |what: String| Finding::new(Problem::Attribute, what).at(&file.path);
+        let what = "it has all its content, and a list of parts that are there";
+        if !self.options().repair {
+            self.watcher.found(finding(what.to_owned()));
+            return;
+        }
+        let cleared = open(self.judge.fs, &file.handle).and_then(|fd| match fd {
+            Some(fd) if look(&fd)?.wrong.contains(&Wrong::LeftoverResidency) => sys::xattr::remove(&fd, RESIDENT),
+            _ => Ok(false),
+        });
+        match cleared {
+            Ok(_) => {
+                self.report.repaired += 1;
+                self.watcher.found(finding(format!("{what}: removed that")));
+            }
+            Err(error) => {
+                self.report.failed += 1;
+                self.watcher.found(finding(format!("{what}, which cannot be removed: {error}")));
+            }
+        }
+    }
+}

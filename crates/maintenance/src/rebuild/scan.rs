@@ -1,0 +1,122 @@
+//! Reads every manifest of an archive into a catalog.
+
+use super::catalog::{Catalog, Entry, TURN};
+use super::{Counts, Options};
+use crate::report::{Finding, Problem, Watcher};
+use crate::{Holdings, MaintenanceError};
+use model::ObjectId;
+use std::ops::ControlFlow;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Mutex, PoisonError};
+use transfer::manifest::Manifest;
+
+/// Batches on their way between threads.
+const WAITING: usize = 4;
+
+type Read = Vec<(ObjectId, Result<Manifest, MaintenanceError>)>;
+
+pub(super) fn scan<H: Holdings>(
+    holdings: &H,
+    options: &Options,
+    watcher: &dyn Watcher,
+    counts: &mut Counts,
+) -> Result<Catalog, MaintenanceError> {
+    let mut catalog = Catalog::new()?;
+    watcher.phase("listing objects", None);
+    list_objects(holdings, &mut catalog, watcher)?;
+    watcher.phase("reading manifests", None);
+    let (ids, waiting) = sync_channel(WAITING);
+    let (read, manifests) = sync_channel(WAITING);
+    let waiting = Mutex::new(waiting);
+    std::thread::scope(|scope| {
+        let lister = scope.spawn(|| list_manifests(holdings, ids));
+        for _ in 0..options.threads.max(1) {
+            let (read, waiting) = (read.clone(), &waiting);
+            scope.spawn(move || read_manifests(holdings, waiting, &read));
+        }
+        drop(read);
+        let stored = store(&mut catalog, &manifests, options, watcher, counts);
+        // Whoever still wants to send something finds that nobody listens.
+        drop(manifests);
+        lister.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        stored
+    })?;
+    Ok(catalog)
+}
+
+fn list_objects<H: Holdings>(
+    holdings: &H,
+    catalog: &mut Catalog,
+    watcher: &dyn Watcher,
+) -> Result<(), MaintenanceError> {
+    let mut batch = Vec::with_capacity(TURN);
+    let mut added = Ok(());
+    holdings.objects(&mut |id| {
+        batch.push(id.to_string());
+        if batch.len() < TURN {
+            return ControlFlow::Continue(());
+        }
+        watcher.advanced(batch.len() as u64);
+        added = catalog.add_objects(&std::mem::take(&mut batch));
+        if added.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    })?;
+    added?;
+    watcher.advanced(batch.len() as u64);
+    Ok(catalog.add_objects(&batch)?)
+}
+
+fn list_manifests<H: Holdings>(holdings: &H, to: SyncSender<Vec<ObjectId>>) -> Result<(), MaintenanceError> {
+    let mut batch = Vec::with_capacity(TURN);
+    holdings.manifests(&mut |id| {
+        batch.push(id);
+        if batch.len() >= TURN && to.send(std::mem::take(&mut batch)).is_err() {
+            return ControlFlow::Break(());
+        }
+        ControlFlow::Continue(())
+    })?;
+    // An error says that storing them has failed, which is told elsewhere.
+    let _ = to.send(batch);
+    Ok(())
+}
+
+fn read_manifests<H: Holdings>(holdings: &H, ids: &Mutex<Receiver<Vec<ObjectId>>>, to: &SyncSender<Read>) {
+    loop {
+        let next = ids.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(batch) = next else { return };
+        let read = batch.into_iter().map(|id| {
+            let gone = || MaintenanceError::ManifestGone { id: id.to_string() };
+            let manifest = holdings.manifest(&id).and_then(|manifest| manifest.ok_or_else(gone));
+            (id, manifest)
+        });
+        if to.send(read.collect()).is_err() {
+            return;
+        }
+    }
+}
+
+fn store(
+    catalog: &mut Catalog,
+    manifests: &Receiver<Read>,
+    options: &Options,
+    watcher: &dyn Watcher,
+    counts: &mut Counts,
+) -> Result<(), MaintenanceError> {
+    for batch in manifests {
+        watcher.advanced(batch.len() as u64);
+        let mut entries = Vec::with_capacity(batch.len());
+        for (id, manifest) in batch {
+            match manifest {
+                Ok(manifest) => {
+                    counts.manifests += 1;
+                    entries.extend(Entry::of(id.to_string(), &manifest, &options.prefix));
+                }
+                Err(error) => {
+                    counts.count(Problem::DamagedManifest);
+                    watcher.found(Finding::new(Problem::DamagedManifest, error.to_string()).of(id.as_str()));
+                }
+            }
+        }
+        catalog.add(&entries)?;
+    }
+    Ok(())
+}
