@@ -11,6 +11,7 @@ mod lemur;
 mod limits;
 mod movers;
 mod races;
+mod ranges;
 mod release;
 mod support;
 mod versions;

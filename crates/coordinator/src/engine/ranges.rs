@@ -428,10 +428,17 @@ impl Brain {
         if parts.phase != Phase::Ready {
             return;
         }
-        if failure.errno == EOPNOTSUPP && parts.resident.is_empty() {
-            tracing::info!(path = parts.path, %failure, "it cannot be restored in parts, and is restored whole");
-            parts.phase = Phase::Unfit;
-            return;
+        if failure.errno == EOPNOTSUPP {
+            if parts.resident.is_empty() {
+                tracing::info!(path = parts.path, %failure, "it cannot be restored in parts, and is restored whole");
+                parts.phase = Phase::Unfit;
+                return;
+            }
+            // To write over what may be in use, unverified, or to punch it out after a failure, is out of the question.
+            tracing::error!(
+                path = parts.path,
+                "parts of it are there, and no more can be had: `sifaka release` it when nobody has it open, then it can be restored whole"
+            );
         }
         let size_changed =
             parts.file.as_ref().is_some_and(|f| sys::file::stamp(&*f.fd).is_ok_and(|stamp| stamp.size != f.size));
