@@ -389,16 +389,19 @@ impl Store for PosixStore {
     fn head(&self, id: &ObjectId) -> Result<Option<Head>, TransferError> {
         if let Some(member) = MemberId::parse(id) {
             let found = self.manifest_in_pack(&member)?;
-            let content = found.and_then(|(manifest, _)| manifest.content().cloned());
-            return Ok(content.map(|content| Head { encoding: content.encoding, stored_bytes: content.stored_bytes }));
+            let head = |manifest: &Manifest| {
+                let (content, made) = (manifest.content()?, manifest.made);
+                let stored_ms = milliseconds((made.seconds, made.nanos));
+                Some(Head { encoding: content.encoding, stored_bytes: content.stored_bytes, stored_ms })
+            };
+            return Ok(found.and_then(|(manifest, _)| head(&manifest)));
         }
         match self.open_object(id) {
             Ok(object) => {
                 let (_, encoding) = Encoding::split(id.as_str());
                 let stamp = object.stamp()?;
                 // Written once, and nobody sets it.
-                let (seconds, nanos) = stamp.mtime;
-                let stored_ms = u64::try_from(seconds).unwrap_or(0).saturating_mul(1000) + u64::from(nanos / 1_000_000);
+                let stored_ms = milliseconds(stamp.mtime);
                 Ok(Some(Head { encoding, stored_bytes: stamp.size, stored_ms }))
             }
             Err(TransferError::Missing { .. }) => Ok(None),
@@ -422,6 +425,11 @@ impl Store for PosixStore {
         }
         Ok(())
     }
+}
+
+/// Since 1970; nothing is older.
+fn milliseconds((seconds, nanos): sys::file::Moment) -> u64 {
+    u64::try_from(seconds).unwrap_or(0).saturating_mul(1000).saturating_add(u64::from(nanos / 1_000_000))
 }
 
 /// An object of such a name would be taken for the manifest of another.
