@@ -5,6 +5,7 @@
 extern crate sifaka_transfer as transfer;
 
 mod cancel;
+mod corruption;
 mod damage;
 mod durable;
 mod harness;
