@@ -12,6 +12,10 @@ archive "tape-cache" {
   id          = 1
   root        = "/archive/tape-cache"
   compression = "auto"
+
+  # So that others have something of this disk, too.
+  bandwidth_limit = "800MB/s"
+  max_in_flight   = 512
 }
 
 # Kept exactly as Lemur writes it, so that Lemur can restore from it.

@@ -15,12 +15,12 @@ pub struct Signals {
 }
 
 impl Signals {
-    /// Blocks SIGTERM, SIGINT and SIGCHLD in the calling thread and makes the descriptor.
+    /// Blocks SIGTERM, SIGINT, SIGHUP and SIGCHLD in the calling thread and makes the descriptor.
     ///
     /// Call it before any thread is started: threads inherit the mask, and a thread without it would get the signal
     /// instead. So do child processes: see [`unblock_in_child`].
     pub fn termination_and_children() -> io::Result<Self> {
-        Self::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGCHLD])
+        Self::block(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD])
     }
 
     /// The same for the signals given by number; `EINVAL` for a number that is no signal.

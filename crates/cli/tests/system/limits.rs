@@ -140,4 +140,11 @@ fn sighup_has_the_agent_read_its_file() {
     wait_until(LONG, "the error is logged", || log().contains("`default_archive` must be between"));
     hsm.ok(&["cancel"], &[&path]);
     hsm.ok(&["archive", "-i", "1", "--wait"], &[&path]);
+
+    // A signal to the whole service reaches the guard too, which has nothing to read, and stays.
+    let guard = hsm.guard_pid();
+    sys::process::PidFd::open(guard).unwrap().kill(1).unwrap();
+    hsm.release(&[&path]);
+    assert_eq!(fs::read(&path).unwrap(), b"content");
+    assert_eq!(hsm.guard_pid(), guard);
 }

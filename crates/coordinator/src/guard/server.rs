@@ -20,6 +20,7 @@ use sys::fanotify::{EventBuffer, OPEN_PERM, PermissionEvent, PreContentGroup, Ve
 use sys::signals::Signals;
 
 const EIO: i32 = 5;
+const SIGHUP: i32 = 1;
 const SIGTERM: i32 = 15;
 const SIGINT: i32 = 2;
 
@@ -430,6 +431,8 @@ impl Guard {
         while let Some(signal) = signals.next()? {
             match signal {
                 // Ending would open every released file to whoever reads it. `sifaka guard stop` looks first.
+                // Sent to a whole service, it means the agent and its movers: the guard has no configuration.
+                SIGHUP => {}
                 SIGTERM | SIGINT => log("ignored a request to end: use `sifaka guard stop`"),
                 _ => {
                     if let Some(text) = self.starter.reap(Instant::now(), self.agent.is_some()) {
