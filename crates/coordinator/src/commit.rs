@@ -199,11 +199,12 @@ fn first_half(
             };
             let record = ArchiveRecord { size: now.size, mtime: now.mtime, inode: file.handle.clone() };
             let state = FileState { hsm, identity: identity.clone(), record: Some(record) };
+            state.write(&*file.fd).map_err(|e| attribute(&e))?;
             if policy.snapshots {
-                // Now, since it would move ctime later, and with it the proof for a release.
+                // Not before: a mark says that the file was whole once. And not later: it moves ctime, and with it the proof
+                // for a release.
                 mark(&*file.fd, &identity.uuid).map_err(|e| system("marking it", &e))?;
             }
-            state.write(&*file.fd).map_err(|e| attribute(&e))?;
             Ok(settle(item, policy, now_ms))
         }
         Step::Restored(identity, digest) => restored(file, identity, *digest).map(|()| Vec::new()),

@@ -27,6 +27,8 @@ use tokio::sync::oneshot;
 
 const EBUSY: i32 = 16;
 const ENOENT: i32 = 2;
+/// Made together at most: each takes three descriptors.
+const TOGETHER: usize = 512;
 /// Above this many new files one sync of the filesystem is cheaper than theirs.
 const SYNC_EACH: usize = 4;
 
@@ -64,7 +66,8 @@ impl Engine {
     pub async fn make_files(self: &Arc<Self>, makes: Vec<Make>) -> Vec<Result<(), Failure>> {
         let (shared, messages) = (Arc::clone(&self.shared), self.messages.clone());
         let count = makes.len();
-        let made = tokio::task::spawn_blocking(move || make_all(&shared, &messages, &makes)).await;
+        let all = move || makes.chunks(TOGETHER).flat_map(|some| make_all(&shared, &messages, some)).collect();
+        let made = tokio::task::spawn_blocking(all).await;
         made.unwrap_or_else(|e| {
             let failure = Failure::temporary(EIO, format!("the request was cut short: {e}"));
             vec![Err(failure); count]

@@ -329,3 +329,30 @@ async fn only_a_stale_socket_is_replaced() {
     assert!(matches!(AdminSocket::bind(&path, None), Err(SocketError::NotASocket(_))));
     assert!(path.exists());
 }
+
+/// An agent without local files says so; what goes beyond the limits does not reach it.
+#[tokio::test]
+async fn files_that_share_objects_are_asked_for_within_limits() {
+    let served = start();
+    let place = json!({ "directory": "1:0a0b", "fsid": "00112233445566ff", "name": "bmFtZQ==", "path": "/fs/name" });
+    let bodies = [
+        ("/v1/clone", json!({ "clones": [{ "source": file(), "at": place }] })),
+        ("/v1/undelete", json!({ "files": [{ "at": place, "version": 7 }] })),
+        ("/v1/retired", json!({ "of": { "place": place }, "limit": 10 })),
+    ];
+    for (address, body) in bodies {
+        assert_eq!(post(&served.path, address, &body.to_string()).await.0, 501, "{address}");
+    }
+    let bad = json!({ "directory": "1:0a0b", "fsid": "no", "name": "bmFtZQ==", "path": "/fs/name" });
+    let no_base64 = json!({ "directory": "1:0a0b", "fsid": "00112233445566ff", "name": "/../", "path": "/fs/name" });
+    let bodies = [
+        ("/v1/clone", json!({ "clones": [{ "source": file(), "at": bad }] })),
+        ("/v1/clone", json!({ "clones": [{ "source": file(), "at": no_base64 }] })),
+        ("/v1/undelete", json!({ "files": [{ "at": place, "which": 7 }] })),
+        ("/v1/retired", json!({ "of": { "below": place }, "limit": 1001 })),
+        ("/v1/retired", json!({ "of": { "file": file() }, "limit": 0 })),
+    ];
+    for (address, body) in bodies {
+        assert_eq!(post(&served.path, address, &body.to_string()).await.0, 400, "{address} {body}");
+    }
+}

@@ -373,3 +373,47 @@ fn p7_clones_survive_kills_of_the_agent() {
     }
     wait_until(LONG, "all objects are gone", || hsm.objects() == 0);
 }
+
+/// Killed at whatever step: what came back is whole and stays when its removal is due, and the rest goes.
+#[test]
+fn p7_undeleting_survives_kills_of_the_agent() {
+    let hsm = Hsm::start_with(FsKind::Xfs, 1024, |site| site.add_agent_setting("remove_grace_s = 6"));
+    let tree = hsm.path("tree");
+    let sub = tree.join("sub");
+    fs::create_dir_all(&sub).unwrap();
+    let content = |i: u64| noise(i, 100_000);
+    let count: u64 = 60;
+    for i in 0..count {
+        fs::write(sub.join(i.to_string()), content(i)).unwrap();
+    }
+    hsm.archive(&[&tree]);
+    hsm.settle();
+    fs::remove_dir_all(&sub).unwrap();
+    wait_until(LONG, "the deletions are noticed", || {
+        json(&hsm, &["undelete", "--list", "--json"], &[&tree]).len() as u64 == count
+    });
+    for _ in 0..2 {
+        let pid = hsm.agent_pid();
+        let mut undelete = hsm.site.command();
+        let mut child = undelete.args(["undelete", "-r", "-q"]).arg(&tree).stderr(Stdio::null()).spawn().unwrap();
+        // Another moment in each run.
+        std::thread::sleep(Duration::from_millis(u64::from(child.id()) % 61));
+        kill(pid);
+        child.wait().unwrap();
+        wait_until(LONG, "another agent answers", || {
+            hsm.status().is_some_and(|s| s["pid"].as_i64() != Some(pid.into()))
+        });
+    }
+    hsm.wait_for_movers();
+    // The end of the grace period: removals find the files that came back.
+    wait_until(LONG, "nothing waits for its removal", || {
+        json(&hsm, &["undelete", "--list", "--json"], &[&tree]).is_empty()
+    });
+    hsm.settle();
+    let there: Vec<_> = fs::read_dir(&sub).into_iter().flatten().map(|entry| entry.unwrap().path()).collect();
+    for path in &there {
+        let number = path.file_name().unwrap().to_str().unwrap().parse().unwrap();
+        assert!(fs::read(path).unwrap() == content(number), "{}", path.display());
+    }
+    assert_eq!(hsm.objects(), there.len());
+}
