@@ -7,8 +7,8 @@ use crate::exit::{CliError, Exit};
 use crate::feed::{self, Job};
 use crate::names::{FilesArgs, NamedFile};
 use agent::admin::api::{
-    FilesRequest, FinishedView, Refused, Released, RequestCommand, RequestStatus, StatusReport, SubmitRequest,
-    Submitted,
+    FileRef, FilesRequest, FinishedView, RecordRef, Refused, Released, RequestCommand, RequestStatus, StatusReport,
+    SubmitRequest, Submitted,
 };
 use indicatif::ProgressBar;
 use std::cell::{Cell, RefCell};
@@ -58,7 +58,7 @@ impl Admin<'_> {
             refused: RefCell::default(),
         };
         runtime()?.block_on(async {
-            self.feed(&job).await?;
+            self.feed(&job, command == RequestCommand::Archive).await?;
             check_refused(&job.refused.borrow())?;
             let (Some(request), accepted) = (job.request.get(), job.accepted.get()) else {
                 return Err(wrong("the agent was asked for nothing"));
@@ -73,7 +73,7 @@ impl Admin<'_> {
     /// Releases all files. Anything less is an error.
     pub(super) fn release(&self, bar: &ProgressBar) -> Result<(), CliError> {
         let job = Release { stop: self.stop, bar, released: Cell::new(0), refused: RefCell::default() };
-        runtime()?.block_on(self.feed(&job))?;
+        runtime()?.block_on(self.feed(&job, false))?;
         check_refused(&job.refused.borrow())?;
         match job.released.get() {
             released if released == self.files => Ok(()),
@@ -81,8 +81,8 @@ impl Admin<'_> {
         }
     }
 
-    async fn feed(&self, job: &impl Job) -> Result<(), CliError> {
-        let files = FilesArgs { null: false, paths: vec![self.tree.clone()], recursive: false, records: false };
+    async fn feed(&self, job: &impl Job, records: bool) -> Result<(), CliError> {
+        let files = FilesArgs { null: false, paths: vec![self.tree.clone()], recursive: false, records };
         match feed::feed(&self.socket, files, 1, job).await? {
             0 => Ok(()),
             problems => Err(wrong(format!("{problems} files could not be named to the agent"))),
@@ -129,14 +129,24 @@ struct Submit<'a> {
 
 impl Job for Submit<'_> {
     async fn send(&self, client: &mut Client, batch: Vec<NamedFile>) -> Result<(), CliError> {
+        self.call(client, batch.into_iter().map(|named| named.file).collect(), Vec::new()).await
+    }
+
+    async fn record(&self, client: &mut Client, records: Vec<RecordRef>) -> Result<(), CliError> {
+        self.call(client, Vec::new(), records).await
+    }
+}
+
+impl Submit<'_> {
+    async fn call(&self, client: &mut Client, files: Vec<FileRef>, records: Vec<RecordRef>) -> Result<(), CliError> {
         self.stop.check()?;
         let body = SubmitRequest {
             command: self.command,
             archive_id: None,
             data: Vec::new(),
             request: self.request.get(),
-            files: batch.into_iter().map(|named| named.file).collect(),
-            records: Vec::new(),
+            files,
+            records,
             force: false,
         };
         let submitted: Submitted = in_time(client.post("/v1/requests", &body)).await?;

@@ -1,6 +1,7 @@
-//! The steps on a filesystem that files can be released on, with an agent.
+//! The steps on a filesystem that files can be released on, with an agent; then the filesystem is destroyed, and rebuilt.
 
 use super::ask::Admin;
+use super::loop_fs::{self, FsKind};
 use super::pace::{Pace, each};
 use super::report::{Df, Report};
 use super::site::Site;
@@ -14,10 +15,16 @@ use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::path::Path;
 use sys::OFlags;
-use transfer::{DigestKind, OpenFile, Unwatched};
+use transfer::{DigestKind, Expected, OpenFile, PosixStore, Store, Unwatched};
 
 /// All of them.
-pub(super) fn show(site: &mut Site, tree: &Tree, pace: &mut Pace<'_>, report: &mut Report) -> Result<(), CliError> {
+pub(super) fn show(
+    site: &mut Site,
+    kind: FsKind,
+    tree: &Tree,
+    pace: &mut Pace<'_>,
+    report: &mut Report,
+) -> Result<(), CliError> {
     let stop = pace.stop;
     let all = (tree.count(), tree.bytes());
     let mount = site.mount_point();
@@ -39,10 +46,12 @@ pub(super) fn show(site: &mut Site, tree: &Tree, pace: &mut Pace<'_>, report: &m
     site.start_agent(stop)?;
     let admin = Admin { socket: site.admin_socket(), tree: top.clone(), files: tree.count(), stop };
     pace.step("archive", all, |bar| admin.submit(RequestCommand::Archive, bar))?;
-    let archive = site.archive();
+    let store = site.open_archive()?;
+    // What is read is what is on the disk, not what was left in memory by writing it.
+    forget_pages(&site.archive())?;
     pace.step("verify", all, |bar| {
         each(&tree.files, stop, |source| {
-            verify(source, &top.join(&source.relative), &archive)?;
+            verify(source, &top.join(&source.relative), &store)?;
             bar.inc(1);
             Ok(())
         })
@@ -52,15 +61,24 @@ pub(super) fn show(site: &mut Site, tree: &Tree, pace: &mut Pace<'_>, report: &m
     pace.step("release", all, |bar| admin.release(bar))?;
     sync(&mount)?;
     report.df_after = Some(df(&mount)?);
-    pace.step("read back", all, |bar| {
+    let read_all = |bar: &indicatif::ProgressBar| {
         each(&tree.files, stop, |source| {
             content::compare(&source.path, &top.join(&source.relative))?;
             bar.inc(1);
             Ok(())
         })
-    })?;
+    };
+    pace.step("read back", all, read_all)?;
+    site.destroy_filesystem()?;
+    let missing = loop_fs::make(site, kind, tree)?;
+    if !missing.is_empty() {
+        return Err(wrong(format!("the filesystem cannot be made a second time: {}", missing.join("; "))));
+    }
+    pace.step("rebuild", all, |_| site.rebuild())?;
+    site.start_agent(stop)?;
+    pace.step("read rebuilt", all, read_all)?;
     pace.step("remove", all, |bar| admin.submit(RequestCommand::Remove, bar))?;
-    let left = site.objects()?;
+    let left = super::objects(&store)?;
     report.objects_left = Some(left);
     if left == 0 {
         Ok(())
@@ -70,7 +88,7 @@ pub(super) fn show(site: &mut Site, tree: &Tree, pace: &mut Pace<'_>, report: &m
 }
 
 /// Reads the object that `copy` names in the archive: it has to be what the file's attribute says, and what the original is.
-fn verify(source: &Source, copy: &Path, archive: &Path) -> Result<(), CliError> {
+fn verify(source: &Source, copy: &Path, store: &PosixStore) -> Result<(), CliError> {
     let failed = |why: String| wrong(format!("{}: {why}", escaped_path(copy)));
     // Attributes can be read without opening the file for anything else.
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -82,18 +100,26 @@ fn verify(source: &Source, copy: &Path, archive: &Path) -> Result<(), CliError> 
     };
     let id = ObjectId::parse(&attribute(model::xattr::UUID)?).map_err(|why| failed(why.to_string()))?;
     let promised = Digest::from_hex(&attribute(model::xattr::HASH)?).map_err(|why| failed(why.to_string()))?;
-    let (first, second) = id.fan_out();
-    let object = archive.join("objects").join(first).join(second).join(id.as_str());
-    let object = OpenFile::for_reading(object).map_err(|why| wrong(why.to_string()))?;
-    // What is read is what is on the disk, not what was left in memory by writing it.
-    sys::file::advise_dontneed(object.file(), 0, 0).map_err(cannot_at("advise on", object.path()))?;
-    let archived = hash(&object)?;
-    if archived != promised {
-        return Err(failed(format!("its attribute says {promised}, and the archive holds {archived}")));
-    }
+    let expected = Expected { size: Some(source.bytes), digest: Some(promised) };
+    store.verify(&id, expected, &Unwatched).map_err(|why| failed(why.to_string()))?;
     let original = OpenFile::for_reading(&source.path).map_err(|why| wrong(why.to_string()))?;
-    if hash(&original)? != archived {
+    if hash(&original)? != promised {
         return Err(failed("what was archived is not what the original holds".to_owned()));
+    }
+    Ok(())
+}
+
+/// Has the kernel drop what it holds of the files below.
+fn forget_pages(directory: &Path) -> Result<(), CliError> {
+    for entry in fs::read_dir(directory).map_err(cannot_at("list", directory))? {
+        let path = entry.map_err(cannot_at("list", directory))?.path();
+        let kind = fs::symlink_metadata(&path).map_err(cannot_at("look at", &path))?.file_type();
+        if kind.is_dir() {
+            forget_pages(&path)?;
+        } else if kind.is_file() {
+            let advised = File::open(&path).and_then(|file| sys::file::advise_dontneed(&file, 0, 0));
+            advised.map_err(cannot_at("advise on", &path))?;
+        }
     }
     Ok(())
 }

@@ -27,7 +27,9 @@ use pace::{Pace, Stop};
 use report::{Mode, Report};
 use site::Site;
 use std::io;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use transfer::{PosixStore, Store};
 use tree::Tree;
 
 #[derive(clap::Args, Debug)]
@@ -90,7 +92,7 @@ fn show(args: &DemoArgs, site: &mut Site, pace: &mut Pace<'_>, report: &mut Repo
     pace.stop.check()?;
     if report.missing.is_empty() {
         report.mode = Mode::Full;
-        full::show(site, &tree, pace, report)
+        full::show(site, args.fs, &tree, pace, report)
     } else {
         complain("demo: files cannot be released here (why is told at the end): showing archive, verify and restore");
         report.mode = Mode::WithoutRelease;
@@ -106,6 +108,16 @@ fn print(report: &Report, json: bool) -> Result<(), CliError> {
         output.put(render::demo::human(report))?;
     }
     output.flush()
+}
+
+/// How many objects an archive holds.
+fn objects(store: &PosixStore) -> Result<u64, CliError> {
+    let mut count = 0;
+    let counted = store.list(&mut |_| {
+        count += 1;
+        ControlFlow::Continue(())
+    });
+    counted.map(|()| count).map_err(|error| wrong(error.to_string()))
 }
 
 /// For `map_err`: something of the system that failed.

@@ -12,10 +12,9 @@ use std::fs::{self, File};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use transfer::{
-    Compression, DigestKind, Digester, Expected, KernelDurability, OpenFile, PosixStore, PutOptions, Store,
-    TransferError, Unwatched,
+    Compression, DigestKind, Digester, Expected, OpenFile, PosixStore, PutOptions, Store, TransferError, Unwatched,
 };
 
 /// Files that a thread has staged before it waits for them: the store makes many durable at once.
@@ -32,7 +31,7 @@ struct Archived<'t> {
 pub(super) fn show(site: &Site, tree: &Tree, pace: &mut Pace<'_>, report: &mut Report) -> Result<(), CliError> {
     let stop = pace.stop;
     let all = (tree.count(), tree.bytes());
-    let store = PosixStore::open(&site.archive(), Arc::new(KernelDurability)).map_err(failed)?;
+    let store = site.open_archive()?;
     let groups: Vec<&[Source]> = tree.files.chunks(GROUP).collect();
     let archived = Mutex::new(Vec::new());
     pace.step("archive", all, |bar| {
@@ -74,7 +73,7 @@ pub(super) fn show(site: &Site, tree: &Tree, pace: &mut Pace<'_>, report: &mut R
     })?;
     let groups: Vec<&[Archived<'_>]> = archived.chunks(GROUP).collect();
     pace.step("remove", all, |bar| each(&groups, stop, |group| remove(&store, group, bar)))?;
-    let left = site.objects()?;
+    let left = super::objects(&store)?;
     report.objects_left = Some(left);
     if left == 0 {
         Ok(())

@@ -37,8 +37,10 @@ impl Site {
 
     /// Starts an agent and waits until it answers.
     pub(super) fn start_agent(&mut self, stop: &Stop) -> Result<(), CliError> {
-        self.write_configs()?;
-        let log = File::create_new(self.log()).map_err(cannot_at("make", &self.log()))?;
+        if !self.agent_config().exists() {
+            self.write_configs()?;
+        }
+        let log = File::options().create(true).append(true).open(self.log()).map_err(cannot_at("make", &self.log()))?;
         let also = log.try_clone().map_err(cannot_at("use", &self.log()))?;
         let mut command = self.sifaka()?;
         command.arg("agent").stdout(also).stderr(log);
@@ -80,6 +82,17 @@ impl Site {
         if !processes::wait_for_end(END_PATIENCE) {
             complain("demo: processes of the agent are left, and are killed");
         }
+    }
+
+    /// `sifaka rebuild` of the filesystem that is mounted, from the archive.
+    pub(super) fn rebuild(&self) -> Result<(), CliError> {
+        let mut command = self.sifaka()?;
+        command.args(["rebuild", "--quiet", "--id", "1", "--root"]).arg(self.archive()).arg(self.mount_point());
+        let output = command.output().map_err(cannot("run sifaka rebuild"))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        Err(wrong(format!("sifaka rebuild: {}", String::from_utf8_lossy(&output.stderr).trim())))
     }
 
     /// This program, away from our terminal and signals.

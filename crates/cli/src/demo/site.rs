@@ -2,7 +2,7 @@
 
 use super::pace::spread;
 use super::tree::Tree;
-use super::{cannot_at, processes};
+use super::{cannot_at, processes, wrong};
 use crate::exit::{CliError, Exit};
 use crate::output::{complain, escaped_path};
 use std::fs::{self, DirBuilder};
@@ -10,7 +10,9 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::Child;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
+use transfer::{KernelDurability, PosixStore};
 
 /// Besides the files and their archive copies: the filesystem's own structures, the queue, logs.
 const SPARE_BYTES: u64 = 256 << 20;
@@ -69,18 +71,19 @@ impl Site {
         self.dir("run")
     }
 
-    /// Objects, and whatever else there is where objects are.
-    pub(super) fn objects(&self) -> Result<u64, CliError> {
-        let mut count = 0;
-        let mut open = vec![self.archive().join("objects")];
-        while let Some(dir) = open.pop() {
-            for entry in fs::read_dir(&dir).map_err(cannot_at("list", &dir))? {
-                let entry = entry.map_err(cannot_at("list", &dir))?;
-                let is_dir = entry.file_type().map_err(cannot_at("look at", &entry.path()))?.is_dir();
-                if is_dir { open.push(entry.path()) } else { count += 1 }
-            }
-        }
-        Ok(count)
+    /// The archive, beside whatever mover has it open.
+    pub(super) fn open_archive(&self) -> Result<PosixStore, CliError> {
+        PosixStore::open(&self.archive(), Arc::new(KernelDurability)).map_err(|error| wrong(error.to_string()))
+    }
+
+    /// Ends agent and guard, and takes away the filesystem with all that is on it, and everything that the agent knew.
+    pub(super) fn destroy_filesystem(&mut self) -> Result<(), CliError> {
+        self.end_agent();
+        self.unmount().map_err(wrong)?;
+        let image = self.image();
+        fs::remove_file(&image).map_err(cannot_at("remove", &image))?;
+        let state = self.dir("state");
+        fs::remove_dir_all(&state).map_err(cannot_at("remove", &state))
     }
 
     /// Refuses when there is not enough space for the files and their copies.

@@ -9,7 +9,7 @@ use std::fmt::Write as _;
 pub(crate) fn human(report: &Report) -> String {
     let mut out = String::new();
     let what = match report.mode {
-        Mode::Full => format!("Archive, release and restore on {}", report.filesystem),
+        Mode::Full => format!("Archive, release, restore and rebuild on {}", report.filesystem),
         Mode::WithoutRelease => "Archive, verify and restore, without release".to_owned(),
         Mode::Undecided => return out,
     };
@@ -35,7 +35,13 @@ pub(crate) fn human(report: &Report) -> String {
         let _ = write!(out, "\n{}", table(["df", "size", "used", "available"], &rows));
     }
     if report.error.is_none() && report.objects_left == Some(0) {
-        out.push_str("\nEvery file read back is the original, byte for byte. The archive is empty again.\n");
+        out.push_str(match report.mode {
+            Mode::Full => {
+                "\nEvery file read back is the original, byte for byte; so it is after the filesystem was destroyed, and rebuilt \
+                 from nothing but the archive. The archive is empty again.\n"
+            }
+            _ => "\nEvery file read back is the original, byte for byte. The archive is empty again.\n",
+        });
     }
     out
 }
@@ -88,7 +94,7 @@ mod tests {
     #[test]
     fn steps_stand_in_columns() {
         insta::assert_snapshot!(human(&report()), @r"
-        Archive, release and restore on ext4: 5000 files, 500 MB, of /usr/share, /usr/lib
+        Archive, release, restore and rebuild on ext4: 5000 files, 500 MB, of /usr/share, /usr/lib
 
         step        files      MB  seconds   files/s     MB/s
         archive      5000     500     2.50      2000      200
@@ -98,7 +104,7 @@ mod tests {
         before release  2.0 GiB  600 MiB  1.4 GiB
         after release   2.0 GiB  50 MiB   2.0 GiB
 
-        Every file read back is the original, byte for byte. The archive is empty again.
+        Every file read back is the original, byte for byte; so it is after the filesystem was destroyed, and rebuilt from nothing but the archive. The archive is empty again.
         ");
     }
 
