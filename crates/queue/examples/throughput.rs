@@ -2,7 +2,9 @@
 //! very many wait. `cargo run --release -p sifaka-queue --example throughput [DIRECTORY] [NUMBER WAITING]`
 
 use model::{ActionId, Class, Command, FileHandle, Identity};
-use sifaka_queue::{Change, Cursor, ListFilter, MemoryQueue, NewAction, Queue, RequestId, SqliteQueue, SyncedStamp};
+use sifaka_queue::{
+    About, Change, Cursor, ListFilter, MemoryQueue, NewAction, Queue, RequestId, SqliteQueue, SyncedStamp,
+};
 use std::error::Error;
 use std::time::Instant;
 
@@ -50,9 +52,11 @@ fn batches(queue: &dyn Queue, size: u64, stamps: bool) -> Result<(), Box<dyn Err
         let mut changes: Vec<_> = ids.into_iter().map(finish).collect();
         if stamps {
             let stamp = SyncedStamp { stamp: model::Stamp { size: 4096, ..model::Stamp::default() }, object: None };
-            changes.extend(
-                entries.into_iter().filter_map(|e| e.file).map(|file| Change::SetStamp { file, stamp: stamp.clone() }),
-            );
+            // What the archive of a file records.
+            changes.extend(entries.into_iter().filter_map(|e| Some((e.file?, e.path))).flat_map(|(file, path)| {
+                let about = About { path: path.into(), size: 4096, mode: 0o100_644, ..About::default() };
+                [Change::SetStamp { file: file.clone(), stamp: stamp.clone() }, Change::Describe { file, about }]
+            }));
         }
         let start = Instant::now();
         queue.apply(&changes)?;
