@@ -481,6 +481,7 @@ impl Control for LocalControl {
                     succeeded: totals.succeeded,
                     failed: totals.failed,
                     blocked_readers: self.engine.blocked_readers(),
+                    damaged_chunks: self.engine.damaged_chunks(),
                 },
             })
         })

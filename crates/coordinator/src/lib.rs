@@ -10,6 +10,7 @@ mod engine;
 mod filesystem;
 pub mod guard;
 mod journal;
+mod mapping_probe;
 mod named;
 mod newfile;
 mod pool;

@@ -448,6 +448,9 @@ pub struct SourceStatus {
     pub failed: u64,
     /// Processes that are blocked on a released file at this moment.
     pub blocked_readers: u64,
+    /// How often a chunk of a file could not be restored for good, since the agent started: the archive's copy is damaged or gone.
+    #[serde(default)]
+    pub damaged_chunks: u64,
 }
 
 /// How the guard is.

@@ -39,6 +39,13 @@ fn source(out: &mut String, source: &SourceStatus) {
     let waiting: u64 = source.queue.iter().map(|entry| entry.count).sum();
     let _ =
         writeln!(out, "queue: {waiting} wait or run; {} succeeded, {} failed so far", source.succeeded, source.failed);
+    if source.damaged_chunks > 0 {
+        let _ = writeln!(
+            out,
+            "DAMAGED: {} times a part of a file could not be restored; the log says which",
+            source.damaged_chunks
+        );
+    }
     if !source.queue.is_empty() {
         let row = |entry: &agent::admin::api::QueueCount| {
             let class = format!("{:?}", entry.class).to_lowercase();
@@ -225,6 +232,7 @@ mod tests {
             succeeded: 99,
             failed: 1,
             blocked_readers: 2,
+            damaged_chunks: 3,
         };
         let agent = serde_json::to_value(agent_s_own()).unwrap();
         let report = StatusReport { version: "0.1.0".into(), pid: 42, started_ms: 0, agent, source };
@@ -233,6 +241,7 @@ mod tests {
         filesystem /data (xfs), mounts under /mnt/lhsmd
         guard pid 41: 5000 events, 2 waiting, 1 restarts; 2 blocked readers
         queue: 30002 wait or run; 99 succeeded, 1 failed so far
+        DAMAGED: 3 times a part of a file could not be restored; the log says which
           CLASS    COMMAND  ARCHIVE  ACTIONS
           reader   restore  1        2
           archive  archive  12       30000

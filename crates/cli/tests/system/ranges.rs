@@ -306,6 +306,7 @@ fn p5_a_damaged_part_gives_an_error_to_its_readers_alone() {
         assert!(OpenOptions::new().read(true).write(true).open(&path).is_err(), "{kind:?}");
         assert!(!hsm.run(&["restore", "--wait"], &[&path]).status.success(), "{kind:?}");
         assert!(hsm.agent.as_ref().unwrap().log().contains("10485760"), "{kind:?}: the report says where");
+        assert!(hsm.status().unwrap()["source"]["damaged_chunks"].as_u64() >= Some(2), "{kind:?}");
 
         object.write_all_at(&content[10 * MIB + 1234..][..6], 10 * MIB as u64 + 1234).unwrap();
         assert!(fs::read(&path).unwrap() == content, "{kind:?}: it is looked for again");

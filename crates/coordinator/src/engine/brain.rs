@@ -372,7 +372,7 @@ impl Brain {
             },
             attempted_since_ms,
             metadata_only: job.record.is_some(),
-            size,
+            size: job.extent.within(size).1,
             file: file.map(|f| Arc::clone(&f.fd)),
         };
         self.shared.outbox.put(work);

@@ -217,6 +217,8 @@ pub(crate) struct Shared {
     pub(crate) doubted: ActionId,
     /// Held while the filesystem's note is written.
     pub(crate) noting: Mutex<()>,
+    /// Whether the range of a mapping is announced as it is; else files are restored whole whatever the configuration says.
+    pub(crate) mappings_announced: bool,
     /// Chunks that could not be restored for good, since the start.
     pub(crate) damaged_chunks: AtomicU64,
     last_ms: AtomicU64,
@@ -293,6 +295,7 @@ impl Engine {
             policy: Mutex::new(Policy { keep_versions: config.keep_versions, snapshots: config.snapshots }),
             doubted,
             noting: Mutex::new(()),
+            mappings_announced: guard.is_some() && probe(&fs),
             damaged_chunks: AtomicU64::new(0),
             last_ms: AtomicU64::new(0),
         });
@@ -509,6 +512,20 @@ impl Engine {
     fn tell(&self, message: Msg) {
         // Fails only after `stop`, when nobody cares any more.
         let _ = self.messages.send(message);
+    }
+}
+
+fn probe(fs: &Filesystem) -> bool {
+    match crate::mapping_probe::mappings_are_announced(fs) {
+        Ok(true) => true,
+        Ok(false) => {
+            tracing::warn!("the kernel announces wrong ranges of mappings: every file is restored whole");
+            false
+        }
+        Err(error) => {
+            tracing::warn!(%error, "cannot tell whether the kernel announces mappings: every file is restored whole");
+            false
+        }
     }
 }
 

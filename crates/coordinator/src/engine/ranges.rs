@@ -68,7 +68,7 @@ impl Brain {
     pub(super) fn opens_in_parts(&self, event: &PendingEvent, file: &FileHandle, state: &FileState) -> bool {
         let known = self.inodes.get(file).is_some_and(|inode| inode.parts.is_some());
         let Some(config) = self.config.ranges.as_ref() else { return false };
-        if !(known || self.can_be_in_parts(event, file, state)) {
+        if !(known && self.ranges_work() || self.can_be_in_parts(event, file, state)) {
             return false;
         }
         let reads = |flags: i32| flags & O_ACCMODE == 0 && flags & O_TRUNC == 0;
@@ -80,12 +80,17 @@ impl Brain {
         let Some(config) = &self.config.ranges else { return false };
         let free = self.inodes.get(file).is_none_or(|inode| inode.holder.is_none() && inode.retry.is_none());
         let size = sys::file::stamp(&event.file).map_or(0, |stamp| stamp.size);
-        free && self.guard.as_ref().is_some_and(|guard| guard.knows_ranges())
+        free && self.ranges_work()
             && size >= config.threshold.max(1)
             && state.record.as_ref().is_some_and(|record| record.size == size)
             && matches!(state.identity.hash, Some(Digest::Blake3(_)))
             && !state.identity.uuid.is_empty()
             && state.archive_id().is_some()
+    }
+
+    /// Whether the kernel says the ranges of all accesses, and the guard takes answers for parts.
+    fn ranges_work(&self) -> bool {
+        self.shared.mappings_announced && self.guard.as_ref().is_some_and(|guard| guard.knows_ranges())
     }
 
     /// Begins to restore a file in parts. Nobody else may hold its inode.
@@ -113,7 +118,7 @@ impl Brain {
 
     /// Somebody accesses a file that is there in parts.
     pub(super) fn access_part(&mut self, event: PendingEvent, file: &FileHandle) {
-        let told = self.guard.as_ref().is_some_and(|guard| guard.knows_ranges());
+        let told = self.ranges_work();
         let limit = self.config.ranges.as_ref().map_or(0, |config| config.readahead / CHUNK);
         let Some(parts) = self.parts(file) else { return };
         let Some(size) = parts.file.as_ref().filter(|_| parts.phase == Phase::Ready).map(|f| f.size) else {

@@ -115,6 +115,11 @@ impl PreContentGroup {
         mark(self.as_fd(), libc::FAN_MARK_REMOVE | libc::FAN_MARK_FILESYSTEM, MASK, on.as_fd())
     }
 
+    /// Asks for both events of one file. Who has it open already raises none: what is announced is decided at the open.
+    pub fn mark_inode(&self, fd: impl AsFd) -> io::Result<()> {
+        mark(self.as_fd(), libc::FAN_MARK_ADD, MASK, fd.as_fd())
+    }
+
     /// Silences the inode, across modifications, until [`Self::unignore_inode`].
     ///
     /// An evictable mark pins nothing and goes with the inode when the kernel drops that from memory. `EEXIST` when evictable is
