@@ -149,7 +149,7 @@ fn objects_of_several_chunks(encoding: Encoding) {
         let extent = Extent { offset: chunk << 20, length: 1 };
         let outcome = with_flip(&case.object(), at, bit, || {
             if n % 100 == 0 {
-                let neighbour = Extent { offset: (chunk + 1) % 3 << 20, length: 1 };
+                let neighbour = Extent { offset: ((chunk + 1) % 3) << 20, length: 1 };
                 assert_eq!(case.restore(Some(neighbour)), Outcome::Right, "it lies in another chunk");
                 assert_ne!((case.restore(None), harmless), (Outcome::Right, 0), "the whole is served");
             }
