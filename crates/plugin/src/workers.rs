@@ -49,6 +49,8 @@ struct Queue {
     turns: ClassTurns,
     /// How many restores run, by user.
     restoring: HashMap<u32, usize>,
+    /// Threads that take anything and have nothing.
+    idle: usize,
     closed: bool,
 }
 
@@ -65,8 +67,11 @@ impl Queue {
         waiting.get_mut(class as usize)?.pop()
     }
 
-    /// The next restore of a user who has none running.
+    /// The next restore of a user who has none running, if no other thread is there to take it.
     fn pop_first_restore(&mut self) -> Option<(Task, Reply)> {
+        if self.idle > 0 {
+            return None;
+        }
         let Self { waiting, restoring, .. } = self;
         waiting.iter_mut().find_map(|lane| {
             lane.pop_if(|owner, (task, _)| task.command == Command::Restore && !restoring.contains_key(&owner))
@@ -134,13 +139,20 @@ impl Shared {
             let work = if first_restores_only { queue.pop_first_restore() } else { queue.pop() };
             if let Some((task, reply)) = work {
                 queue.begin(&task);
+                // What is left may be for the one thread more, now that this one is busy.
+                self.first_restore.notify_one();
                 return Some((task, reply));
             }
             if queue.closed {
                 return None;
             }
-            let more = if first_restores_only { &self.first_restore } else { &self.work };
-            more.wait(&mut queue);
+            if first_restores_only {
+                self.first_restore.wait(&mut queue);
+            } else {
+                queue.idle += 1;
+                self.work.wait(&mut queue);
+                queue.idle -= 1;
+            }
         }
     }
 }
