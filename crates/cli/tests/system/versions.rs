@@ -81,7 +81,10 @@ fn a_clone_is_a_released_file_of_the_same_content() {
         // Nothing is replaced, and what changed since it was archived is not cloned.
         assert!(refused(&hsm, &["clone"], &[&source, &clone]).contains("already"));
         // The proof for a release is still there: no mover has to hash the content once more.
+        let begun = |hsm: &Hsm| hsm.status().unwrap()["agent"]["archives"][0]["started"].as_u64().unwrap();
+        let before = begun(&hsm);
         hsm.release(&[&source]);
+        assert_eq!(begun(&hsm), before, "{kind:?}");
         let second = hsm.path("second");
         hsm.ok(&["clone"], &[&source, &second]);
         delete(&hsm, &source);
@@ -212,7 +215,11 @@ fn snapshots_keep_each_archived_version_readable() {
         hsm.archive(&[&directory]);
         wait_until(LONG, "there is a snapshot more", || snapshots().len() == i + 1);
         // Marked before its stamp was recorded: nobody has to hash it for this.
+        let begun = |hsm: &Hsm| hsm.status().unwrap()["agent"]["archives"][0]["started"].as_u64().unwrap();
+        hsm.settle();
+        let before = begun(&hsm);
         hsm.release(&[&path]);
+        assert_eq!(begun(&hsm), before);
     }
     let names: Vec<_> = snapshots().iter().map(|p| p.file_name().unwrap().to_str().unwrap().to_owned()).collect();
     let expected = ["file^2023-11-14T22:13:20.000000006Z", "file^2023-11-14T22:13:20Z", "file^2023-11-14T22:13:21Z"];
