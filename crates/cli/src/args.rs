@@ -1,8 +1,8 @@
 //! The command line: its tree, and the options all commands share. Each command's own options stand with the command.
 
 use crate::commands::{
-    actions, agent, archive, cancel, clone, completions, config_check, doctor, guard, import, man, mover, rebuild,
-    release, reload, remove, restore, set, status, undelete, versions,
+    actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, mover,
+    rebuild, release, reload, remove, restore, set, status, undelete, versions,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -75,6 +75,8 @@ pub(crate) enum Command {
     Reload(reload::ReloadArgs),
     /// Make a lost filesystem's files again, released, from the archive alone
     Rebuild(rebuild::RebuildArgs),
+    /// Compare filesystem, queue and archive, and put right what does not fit
+    Fsck(fsck::FsckArgs),
     /// Run the agent
     Agent(agent::AgentArgs),
     /// End the guard that keeps readers of released files waiting

@@ -163,6 +163,15 @@ fn lock_state(directory: &Path) -> Result<File, CliError> {
     Err(not_here(format!("another agent uses {}: stop it first", directory.display())))
 }
 
+/// Keeps agents from starting, for whoever changes what is theirs. `None` when one runs.
+pub(crate) fn lock_unless_running(directory: &Path) -> Result<Option<File>, CliError> {
+    make_private(directory)?;
+    let path = directory.join("agent.lock");
+    let file = File::options().create(true).truncate(false).write(true).open(&path).map_err(failed(path.display()))?;
+    let free = sys::file::try_lock_exclusive(&file).map_err(failed(path.display()))?;
+    Ok(free.then_some(file))
+}
+
 fn make_private(directory: &Path) -> Result<(), CliError> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(failed(format!("making the directory {}", directory.display())))

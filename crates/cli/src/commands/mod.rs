@@ -8,6 +8,7 @@ pub(crate) mod clone;
 pub(crate) mod completions;
 pub(crate) mod config_check;
 pub(crate) mod doctor;
+pub(crate) mod fsck;
 pub(crate) mod guard;
 pub(crate) mod import;
 pub(crate) mod man;
@@ -43,6 +44,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Actions(args) => block_on(actions::run(socket, args)),
         Command::Import(args) => import::run(&global.config_file(), &args),
         Command::Reload(args) => block_on(reload::run(socket, args)),
+        Command::Fsck(args) => fsck::run(socket, &global.config_file(), &args),
         Command::Rebuild(args) => rebuild::run(&global.config_file(), &args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),
         Command::Guard(args) => guard::run(&global.config_file(), args),

@@ -2,6 +2,7 @@
 
 pub(crate) mod actions;
 pub(crate) mod agent_status;
+pub(crate) mod checked;
 pub(crate) mod checks;
 pub(crate) mod demo;
 pub(crate) mod file_status;

@@ -5,6 +5,7 @@
 mod access;
 mod bad_input;
 mod cycle;
+mod fsck;
 mod import;
 mod kill;
 mod lemur;

@@ -23,6 +23,8 @@ pub(super) enum Wrong {
     CopyWithoutObject,
     /// It has all its content, and a list of parts that are there.
     LeftoverResidency,
+    /// It is marked lost; whether it is, the archive says.
+    MarkedLost,
     /// An attribute is damaged.
     Damaged,
 }
@@ -49,10 +51,28 @@ pub(super) fn look(fd: impl AsFd) -> io::Result<Look> {
     } else if !named && (flags.contains(HsmFlags::EXISTS) || flags.contains(HsmFlags::ARCHIVED)) {
         wrong.push(Wrong::CopyWithoutObject);
     }
+    if named && flags.contains(HsmFlags::LOST) {
+        wrong.push(Wrong::MarkedLost);
+    }
     if !state.hsm.is_released() && sys::xattr::get(fd, RESIDENT)?.is_some() {
         wrong.push(Wrong::LeftoverResidency);
     }
     Ok(Look { state: Some(state), wrong })
+}
+
+/// Every object that a file names by any attribute, whatever archive it says: what somebody names is not removed. Of further
+/// copies those in this archive.
+pub(super) fn named_by(fd: impl AsFd, archive_id: u32) -> io::Result<Vec<String>> {
+    let fd = fd.as_fd();
+    let mut names = Vec::new();
+    for attribute in [xattr::UUID, xattr::SHARED] {
+        names.extend(sys::xattr::get(fd, attribute)?.and_then(|bytes| String::from_utf8(bytes).ok()));
+    }
+    let copies = sys::xattr::get(fd, xattr::COPIES)?.and_then(|bytes| Copies::decode(&bytes).ok()).unwrap_or_default();
+    let here = copies.list.into_iter().filter(|copy| copy.archive_id == archive_id);
+    names.extend(here.map(|copy| copy.identity.uuid));
+    names.retain(|name| !name.is_empty());
+    Ok(names)
 }
 
 /// Opens a file by its handle, as a name. `None` when it is gone.
@@ -105,29 +125,17 @@ impl Collector<'_> {
     fn note(&self, seen: &Seen) -> io::Result<()> {
         let own = handle_of(&seen.fd)?;
         let Look { state, wrong } = look(&seen.fd)?;
-        let uuid = sys::xattr::get(&seen.fd, xattr::UUID)?.unwrap_or_default();
-        let uuid = String::from_utf8_lossy(&uuid).into_owned();
-        let copies = sys::xattr::get(&seen.fd, xattr::COPIES)?.and_then(|bytes| Copies::decode(&bytes).ok());
-        let here = copies.iter().flat_map(|copies| &copies.list).filter(|copy| copy.archive_id == self.archive_id);
-        let copies: Vec<String> = here.map(|copy| copy.identity.uuid.clone()).collect();
-        let shared = sys::xattr::get(&seen.fd, xattr::SHARED)?.unwrap_or_default();
-        let file = NamedBy { handle: own, path: seen.path.clone(), uuid: uuid.clone() };
+        let names = named_by(&seen.fd, self.archive_id)?;
+        let uuid = state.as_ref().map(|state| state.identity.uuid.clone()).unwrap_or_default();
+        let file = NamedBy { handle: own, path: seen.path.clone(), uuid };
         // The file's own object, and not one that its attributes were copied with. Released, it is believed: see `judge`.
         let owns = state.as_ref().is_some_and(|state| {
             let here = state.archive_id() == Some(self.archive_id);
             here && (state.belongs_to(&file.handle) || state.hsm.is_released())
         });
         self.store(|comparison| {
-            // Whatever archive it says: an object that somebody names is not removed.
-            for name in copies.iter().chain([&uuid]).filter(|name| !name.is_empty()) {
-                comparison.add_name(name)?;
-            }
-            if let Ok(shared) = String::from_utf8(shared)
-                && !shared.is_empty()
-            {
-                comparison.add_name(&shared)?;
-            }
-            if owns && !uuid.is_empty() { comparison.add_file(&file) } else { Ok(()) }
+            names.iter().try_for_each(|name| comparison.add_name(name))?;
+            if owns && !file.uuid.is_empty() { comparison.add_file(&file) } else { Ok(()) }
         });
         if !wrong.is_empty() {
             let mut all = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);

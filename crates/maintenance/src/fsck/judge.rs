@@ -1,12 +1,13 @@
 //! Whether something that no file was found to name is really nobody's. In doubt it is somebody's.
 
 use super::comparison::Comparison;
-use super::files::open;
+use super::files::{named_by, open};
 use super::{Options, Verdict};
 use crate::{Holdings, MaintenanceError};
-use coordinator::{FileState, Filesystem, handle_of};
+use coordinator::{Filesystem, handle_of};
 use model::{FileHandle, ObjectId};
 use rustix::fs::FileType;
+use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
@@ -24,10 +25,23 @@ pub(super) struct Judge<'a, H> {
 }
 
 impl<H: Holdings> Judge<'_, H> {
-    pub(super) fn judge(&self, text: &str) -> Result<Verdict, MaintenanceError> {
+    /// What cannot be looked at is not nobody's.
+    pub(super) fn judge(&self, id: &str) -> Result<Verdict, MaintenanceError> {
+        match self.try_judge(id) {
+            Err(MaintenanceError::Io { .. } | MaintenanceError::Archive(_)) => Ok(Verdict::Unreadable),
+            other => other,
+        }
+    }
+
+    fn try_judge(&self, text: &str) -> Result<Verdict, MaintenanceError> {
         let id = ObjectId::parse(text)?;
         if self.comparison.is_claimed(text)? {
             return Ok(Verdict::Claimed);
+        }
+        for file in self.comparison.stamped(text)? {
+            if self.names(&file, text)? {
+                return Ok(Verdict::Missed);
+            }
         }
         let manifest = self.holdings.manifest(&id);
         let stored_ms = match (self.holdings.head(&id)?, &manifest) {
@@ -36,20 +50,13 @@ impl<H: Holdings> Judge<'_, H> {
             (None, Ok(None)) => return Ok(Verdict::Gone),
             (None, Err(_)) => 0,
         };
-        if stored_ms >= self.young_from_ms {
-            return Ok(Verdict::Young);
-        }
-        for file in self.comparison.stamped(text)? {
-            if self.names(&file, text)? {
-                return Ok(Verdict::Missed);
-            }
-        }
-        match manifest {
-            Ok(Some(manifest)) => self.described(text, &manifest),
-            Ok(None) => Ok(Verdict::Orphan),
+        let verdict = match manifest {
+            Ok(Some(manifest)) => self.described(text, &manifest)?,
+            Ok(None) => Verdict::Orphan,
             // What cannot be read may be anybody's.
-            Err(_) => Ok(Verdict::Unreadable),
-        }
+            Err(_) => Verdict::Unreadable,
+        };
+        Ok(if verdict == Verdict::Orphan && stored_ms >= self.young_from_ms { Verdict::Young } else { verdict })
     }
 
     fn described(&self, id: &str, manifest: &Manifest) -> Result<Verdict, MaintenanceError> {
@@ -76,12 +83,15 @@ impl<H: Holdings> Judge<'_, H> {
     /// Whether this file, if it is there, names the object.
     fn names(&self, file: &FileHandle, id: &str) -> Result<bool, MaintenanceError> {
         let failed = MaintenanceError::io("open by its handle a file that may name object", id);
-        let Some(fd) = open(self.fs, file).map_err(failed)? else { return Ok(false) };
-        match FileState::read(&fd) {
-            Ok(state) => Ok(state.identity.uuid == id),
-            // In doubt it does.
-            Err(_) => Ok(true),
-        }
+        let fd = match open(self.fs, file) {
+            // Names of files are remembered under handles of no inode.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => return Ok(false),
+            other => other.map_err(failed)?,
+        };
+        let Some(fd) = fd else { return Ok(false) };
+        let named = named_by(&fd, self.options.archive_id);
+        // In doubt it does.
+        Ok(named.map_or(true, |named| named.iter().any(|name| name == id)))
     }
 
     fn leads_to(&self, path: &[u8], handle: &FileHandle) -> bool {

@@ -11,6 +11,7 @@
 
 mod comparison;
 mod files;
+mod flags;
 mod judge;
 
 use crate::report::{Finding, Problem, Watcher};
@@ -19,14 +20,16 @@ use crate::{Holdings, MaintenanceError};
 use comparison::{Comparison, NamedBy, TURN};
 use coordinator::Filesystem;
 use files::{Collector, Names, RESIDENT, Troubles, Wrong, look, open};
+pub use flags::{Directly, SetFlags};
 use judge::Judge;
-use model::{FileHandle, HsmFlags, ObjectId};
+use model::{HsmFlags, ObjectId};
 use serde::Serialize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use transfer::TransferError;
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -45,15 +48,6 @@ pub struct Options {
     pub min_age: Duration,
     /// Threads that walk; at least 1.
     pub threads: usize,
-}
-
-/// Changes files' flags: by way of the agent where one runs, since that holds their locks.
-pub trait SetFlags {
-    /// Sets and clears flags of a file; `path` is for messages.
-    ///
-    /// # Errors
-    /// Why not, for people.
-    fn set(&self, file: &FileHandle, path: &[u8], set: HsmFlags, clear: HsmFlags) -> Result<(), String>;
 }
 
 /// What was found, and what was done about it.
@@ -141,7 +135,7 @@ pub fn fsck<H: Holdings>(
     watcher.phase("reading the queue", None);
     read_claims(&comparison, options)?;
     watcher.phase("listing the archive", None);
-    list(holdings, &comparison, watcher)?;
+    list(holdings, &comparison, watcher, &mut report)?;
     watcher.phase("walking the filesystem", None);
     let (comparison, wrong) = walk(fs, comparison, options, watcher, &mut report)?;
     watcher.phase("reading the queue again", None);
@@ -184,12 +178,19 @@ fn read_claims(comparison: &Comparison, options: &Options) -> Result<(), Mainten
     Ok(added?)
 }
 
-fn list<H: Holdings>(holdings: &H, comparison: &Comparison, watcher: &dyn Watcher) -> Result<(), MaintenanceError> {
+fn list<H: Holdings>(
+    holdings: &H,
+    comparison: &Comparison,
+    watcher: &dyn Watcher,
+    report: &mut Report,
+) -> Result<(), MaintenanceError> {
     comparison.begin()?;
     let mut added = Ok(());
     let mut count = 0u64;
     let mut step = |result: Result<(), rusqlite::Error>| {
-        added = result;
+        if added.is_ok() {
+            added = result;
+        }
         count += 1;
         if count.is_multiple_of(TURN as u64) {
             watcher.advanced(TURN as u64);
@@ -197,10 +198,19 @@ fn list<H: Holdings>(holdings: &H, comparison: &Comparison, watcher: &dyn Watche
         if added.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     };
     // Manifests first: an object that comes between has none in the list, and is young.
-    holdings.manifests(&mut |id| step(comparison.add_manifest(id.as_str())))?;
-    holdings.objects(&mut |id| step(comparison.add_object(id.as_str())))?;
+    let manifests = holdings.manifests(&mut |id| step(comparison.add_manifest(id.as_str())));
+    let objects = holdings.objects(&mut |id| step(comparison.add_object(id.as_str())));
     comparison.end()?;
-    Ok(added?)
+    added?;
+    // What is in a pack that cannot be read is not listed, so nobody's it cannot be.
+    match manifests.and(objects) {
+        Err(MaintenanceError::Archive(error @ TransferError::Damaged { .. })) => {
+            report.failed += 1;
+            watcher.found(Finding::new(Problem::DamagedManifest, error.to_string()));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 type WrongFiles = Vec<(NamedBy, Vec<Wrong>)>;
@@ -377,11 +387,15 @@ impl<H: Holdings> Run<'_, H> {
         if state.identity.uuid != file.uuid || state.archive_id() != Some(self.options().archive_id) {
             return Ok(());
         }
-        let id = ObjectId::parse(&file.uuid);
-        if let Ok(id) = &id
-            && self.judge.holdings.head(id)?.is_some()
-        {
-            return Ok(());
+        match ObjectId::parse(&file.uuid).map(|id| self.judge.holdings.head(&id)) {
+            Ok(Ok(Some(_))) => return Ok(()),
+            Ok(Ok(None)) | Err(_) => {}
+            // Damaged is not gone.
+            Ok(Err(error)) => {
+                self.report.failed += 1;
+                self.watcher.found(Finding::new(Problem::Failed, error.to_string()).at(&file.path).of(&file.uuid));
+                return Ok(());
+            }
         }
         let released = state.hsm.is_released();
         let mark = if released { HsmFlags::LOST } else { HsmFlags::DIRTY };
@@ -411,8 +425,13 @@ impl<H: Holdings> Run<'_, H> {
 
     fn wrong(&mut self, file: &NamedBy, wrong: &[Wrong]) {
         for wrong in wrong {
+            if *wrong == Wrong::MarkedLost {
+                self.marked_lost(file);
+                continue;
+            }
             self.report.wrong += 1;
             match wrong {
+                Wrong::MarkedLost => {}
                 Wrong::ReleasedWithoutObject => {
                     // Not made resident: its readers would get zeros.
                     let what = "it is released and names no object: its content is lost";
@@ -431,6 +450,16 @@ impl<H: Holdings> Run<'_, H> {
                     self.watcher.found(Finding::new(Problem::Attribute, what).at(&file.path));
                 }
             }
+        }
+    }
+
+    fn marked_lost(&mut self, file: &NamedBy) {
+        let here = self.state_now(file).filter(|state| state.archive_id() == Some(self.options().archive_id));
+        let id = here.and_then(|state| ObjectId::parse(&state.identity.uuid).ok());
+        if id.is_some_and(|id| matches!(self.judge.holdings.head(&id), Ok(Some(_)))) {
+            self.report.found_again += 1;
+            let what = "it is marked lost, and its object is there";
+            self.repair(file, Problem::Attribute, what, HsmFlags::empty(), HsmFlags::LOST);
         }
     }
 

@@ -8,6 +8,7 @@ use model::ObjectId;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::sync::{Mutex, PoisonError};
+use transfer::TransferError;
 use transfer::manifest::Manifest;
 
 /// Batches on their way between threads.
@@ -23,7 +24,8 @@ pub(super) fn scan<H: Holdings>(
 ) -> Result<Catalog, MaintenanceError> {
     let mut catalog = Catalog::new()?;
     watcher.phase("listing objects", None);
-    list_objects(holdings, &mut catalog, watcher)?;
+    let listed = list_objects(holdings, &mut catalog, watcher);
+    tell_unreadable(listed, watcher, counts)?;
     watcher.phase("reading manifests", None);
     let (ids, waiting) = sync_channel(WAITING);
     let (read, manifests) = sync_channel(WAITING);
@@ -38,10 +40,27 @@ pub(super) fn scan<H: Holdings>(
         let stored = store(&mut catalog, &manifests, options, watcher, counts);
         // Whoever still wants to send something finds that nobody listens.
         drop(manifests);
-        lister.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        stored
+        let listed = lister.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        stored?;
+        tell_unreadable(listed, watcher, counts)
     })?;
     Ok(catalog)
+}
+
+/// A pack that cannot be read holds up nothing else.
+fn tell_unreadable(
+    listed: Result<(), MaintenanceError>,
+    watcher: &dyn Watcher,
+    counts: &mut Counts,
+) -> Result<(), MaintenanceError> {
+    match listed {
+        Err(MaintenanceError::Archive(error @ TransferError::Damaged { .. })) => {
+            counts.count(Problem::DamagedManifest);
+            watcher.found(Finding::new(Problem::DamagedManifest, error.to_string()));
+            Ok(())
+        }
+        other => other,
+    }
 }
 
 fn list_objects<H: Holdings>(
@@ -51,7 +70,7 @@ fn list_objects<H: Holdings>(
 ) -> Result<(), MaintenanceError> {
     let mut batch = Vec::with_capacity(TURN);
     let mut added = Ok(());
-    holdings.objects(&mut |id| {
+    let listed = holdings.objects(&mut |id| {
         batch.push(id.to_string());
         if batch.len() < TURN {
             return ControlFlow::Continue(());
@@ -59,24 +78,25 @@ fn list_objects<H: Holdings>(
         watcher.advanced(batch.len() as u64);
         added = catalog.add_objects(&std::mem::take(&mut batch));
         if added.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    })?;
+    });
     added?;
     watcher.advanced(batch.len() as u64);
-    Ok(catalog.add_objects(&batch)?)
+    catalog.add_objects(&batch)?;
+    listed
 }
 
 fn list_manifests<H: Holdings>(holdings: &H, to: SyncSender<Vec<ObjectId>>) -> Result<(), MaintenanceError> {
     let mut batch = Vec::with_capacity(TURN);
-    holdings.manifests(&mut |id| {
+    let listed = holdings.manifests(&mut |id| {
         batch.push(id);
         if batch.len() >= TURN && to.send(std::mem::take(&mut batch)).is_err() {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
-    })?;
+    });
     // An error says that storing them has failed, which is told elsewhere.
     let _ = to.send(batch);
-    Ok(())
+    listed
 }
 
 fn read_manifests<H: Holdings>(holdings: &H, ids: &Mutex<Receiver<Vec<ObjectId>>>, to: &SyncSender<Read>) {

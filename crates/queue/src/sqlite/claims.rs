@@ -25,11 +25,12 @@ pub struct Claim {
 
 const CLAIMS: &str = "SELECT archive_id, uuid, NULL FROM live WHERE uuid <> '' \
     UNION ALL SELECT archive_id, uuid, NULL FROM orphan \
-    UNION ALL SELECT archive_id, uuid, file FROM stamp WHERE uuid IS NOT NULL AND archive_id IS NOT NULL";
+    UNION ALL SELECT archive_id, uuid, file FROM stamp WHERE uuid IS NOT NULL AND archive_id IS NOT NULL \
+    UNION ALL SELECT archive_id, uuid, file FROM copy";
 
 /// Visits every object that the database at `path` names, until told to stop. A database that is not there names none.
 ///
-/// Errors: as [`super::SqliteQueue::open`]; `Corrupt` also for a database of schema 1, whose agent has never run since.
+/// Errors: as [`super::SqliteQueue::open`]; `Corrupt` also for a database of an older schema, which no agent of this version has opened yet.
 pub fn claims(path: &Path, visit: &mut dyn FnMut(Claim) -> ControlFlow<()>) -> Result<(), QueueError> {
     // Absolute, since SQLite gives names such as ":memory:" a meaning.
     let path = std::path::absolute(path).map_err(|e| storage("open", path, &e))?;

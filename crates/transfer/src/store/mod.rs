@@ -101,6 +101,9 @@ pub trait Store: Send + Sync {
     fn head(&self, id: &ObjectId) -> Result<Option<Head>, TransferError>;
 
     /// Visits every object in no order, until told to stop. Objects that come or go meanwhile may be missed. Manifests are no objects.
+    ///
+    /// # Errors
+    /// [`TransferError::Damaged`] when a pack cannot be read: everything else was visited then.
     fn list(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError>;
 
     /// Visits the id of everything that has a manifest, likewise: objects, and records.

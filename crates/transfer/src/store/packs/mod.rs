@@ -108,14 +108,20 @@ impl Packs {
         }
     }
 
-    /// Visits all members that are not removed: those with content, or `records` too.
+    /// Visits all members that are not removed: those with content, or `records` too. A pack that cannot be read holds up nothing: the
+    /// first such error is given back when all others were visited.
     pub(super) fn list(
         &self,
         records: bool,
         visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TransferError> {
-        self.each_pack(None, &mut |pack| {
-            let Some((reader, live)) = self.live(pack)? else { return Ok(ControlFlow::Continue(())) };
+        let mut unreadable = None;
+        let flow = self.each_pack(None, &mut |pack| {
+            let live = self.live(pack).unwrap_or_else(|error| {
+                unreadable.get_or_insert(error);
+                None
+            });
+            let Some((reader, live)) = live else { return Ok(ControlFlow::Continue(())) };
             for entry in live {
                 if !records && entry.content_bytes() == 0 && is_record(&reader, &entry) {
                     continue;
@@ -125,7 +131,11 @@ impl Packs {
                 }
             }
             Ok(ControlFlow::Continue(()))
-        })
+        })?;
+        match unreadable {
+            Some(error) if flow.is_continue() => Err(error),
+            _ => Ok(flow),
+        }
     }
 
     /// Members of this name in packs that an attempt since then may have written: at most one a pack. Packs that cannot be read are
