@@ -278,3 +278,27 @@ fn p5_an_archive_that_gives_eio() {
     assert_eq!((hsm.agent_pid(), hsm.guard_pid()), (agent, guard));
     hsm.ok(&["cancel"], &[&other]);
 }
+
+/// An agent that is asked to end leaves its readers to the next one.
+#[test]
+fn p5_readers_wait_through_a_restart_in_order() {
+    for settings in ["", "restore { mode = \"range\" threshold = \"1MiB\" }"] {
+        let mut hsm = Hsm::start_with(FsKind::Ext4, 512, |site| site.add_agent_setting(settings));
+        let content = noise(14, 8 << 20);
+        let path = hsm.archived_and_released("f", &content);
+        // No mover comes back.
+        let config = fs::read(hsm.site.posix_config()).unwrap();
+        fs::write(hsm.site.posix_config(), "nonsense").unwrap();
+        hsm.mover_pids().into_iter().for_each(kill);
+        let mut reader = cat(&path);
+        wait_until(LONG, "it waits", || {
+            hsm.status().is_some_and(|s| s["source"]["blocked_readers"].as_u64() == Some(1))
+        });
+        hsm.stop_agent();
+        assert!(reader.try_wait().unwrap().is_none(), "{settings}: it waits for the next agent");
+        fs::write(hsm.site.posix_config(), config).unwrap();
+        hsm.agent = Some(hsm.site.start_agent());
+        let out = reader.wait_with_output().unwrap();
+        assert!(out.status.success() && out.stdout == content, "{settings}: {}", String::from_utf8_lossy(&out.stderr));
+    }
+}

@@ -499,6 +499,9 @@ impl Engine {
     /// order; it keeps readers of released files waiting.
     pub fn stop(&self) {
         self.changes.lock().take();
+        if let Some(guard) = &self.guard {
+            guard.leave_events_to_the_guard();
+        }
         self.tell(Msg::Stop);
         if let Some(thread) = self.brain.lock().take() {
             let _ = thread.join();

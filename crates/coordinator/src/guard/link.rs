@@ -83,7 +83,8 @@ pub struct GuardInfo {
     pub waiting: u64,
 }
 
-/// Somebody waits in the kernel until this is answered. Dropping it unanswered gives the reader EIO.
+/// Somebody waits in the kernel until this is answered. Dropping it unanswered gives the reader EIO, or leaves him to the next
+/// agent after [`GuardLink::leave_events_to_the_guard`].
 #[derive(Debug)]
 pub struct PendingEvent {
     link: Weak<GuardLink>,
@@ -124,7 +125,11 @@ impl PendingEvent {
 
 impl Drop for PendingEvent {
     fn drop(&mut self) {
-        if !self.answered {
+        let left = |link: &Arc<GuardLink>| {
+            // Of an event that a guard before this one took, nobody but us knows.
+            link.leaving_events.load(Ordering::SeqCst) && link.state.lock().generation == self.generation
+        };
+        if !self.answered && !self.link.upgrade().as_ref().is_some_and(left) {
             self.answer(EIO);
         }
     }
@@ -179,6 +184,7 @@ pub struct GuardLink {
     events: AtomicU64,
     next_token: AtomicU64,
     leaving: AtomicBool,
+    leaving_events: AtomicBool,
     wake: OwnedFd,
     woken: OwnedFd,
     reader: Mutex<Option<JoinHandle<()>>>,
@@ -244,6 +250,7 @@ impl GuardLink {
             events: AtomicU64::new(0),
             next_token: AtomicU64::new(1),
             leaving: AtomicBool::new(false),
+            leaving_events: AtomicBool::new(false),
             wake,
             woken,
             reader: Mutex::new(None),
@@ -335,6 +342,12 @@ impl GuardLink {
             events: self.events.load(Ordering::Relaxed),
             waiting: state.outstanding.len() as u64,
         }
+    }
+
+    /// From now on events that are dropped unanswered stay with the guard, which hands them to the next agent. Before
+    /// [`Self::leave`].
+    pub(crate) fn leave_events_to_the_guard(&self) {
+        self.leaving_events.store(true, Ordering::SeqCst);
     }
 
     /// Leaves in order: the guard stays, keeps readers of released files waiting, and starts no agent.
