@@ -26,8 +26,7 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let options = PutOptions { digest: Some(DigestKind::Blake3), compression, origin };
     let store = PosixStore::open(root, Arc::new(KernelDurability))?;
     let begin = Instant::now();
-    let staged =
-        store.stage(&ObjectId::parse("large-file")?, &OpenFile::for_reading(source)?, options, &Unwatched)?;
+    let staged = store.stage(&ObjectId::parse("large-file")?, &OpenFile::for_reading(source)?, options, &Unwatched)?;
     let (tell, told) = channel();
     store.commit(staged, Box::new(move |result| drop(tell.send(result))));
     let stored = told.recv()??;
