@@ -22,7 +22,7 @@ use std::thread::JoinHandle;
 
 /// Fewer than this are synced one by one.
 const FEW: usize = 4;
-/// Files written and not yet named; each holds a descriptor. More wait outside.
+/// Files written and not yet named; each holds a descriptor, and one for its manifest. More wait outside.
 const MAX_WAITING: usize = 2048;
 
 type Done = Box<dyn FnOnce(Result<(), TransferError>) + Send>;

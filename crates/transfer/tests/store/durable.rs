@@ -1,6 +1,6 @@
 //! P1: nothing is acknowledged before content and name are durable; and what cannot be made durable is not there.
 
-use crate::harness::{Archive, BLAKE3, id};
+use crate::harness::{Archive, BLAKE3, described, id};
 use crate::watched::Watched;
 use model::{ErrorKind, ObjectId};
 use std::fs;
@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use testkit::{FsKind, LoopFs, faults};
-use transfer::{KernelDurability, Store, TransferError, Unwatched};
+use transfer::{Encoding, KernelDurability, Store, TransferError, Unwatched};
 
 fn names(count: usize) -> Vec<ObjectId> {
     (0..count).map(|n| id(&format!("{:02x}{:02x}-{n}", n % 3, n % 5))).collect()
@@ -70,9 +70,11 @@ fn p1_nothing_is_acknowledged_while_the_sync_hangs() {
 fn p1_a_single_file_syncs_itself_and_the_way_to_it() {
     let watched = Arc::new(Watched::default());
     let archive = Archive::with_durability(watched.clone());
-    let stored = archive.put(&id("abcdef"), &archive.file("source", b"x"), BLAKE3).unwrap();
+    let stored = archive.put(&id("abcdef"), &archive.file("source", b"x"), described(Encoding::Raw)).unwrap();
     let synced = watched.synced_files.lock().clone();
     let object = archive.object(&stored.id);
+    let manifest = fs::metadata(archive.manifest(&stored.id)).unwrap().ino();
+    assert!(synced.contains_key(&manifest), "the manifest was not synced");
     for path in object.ancestors().take_while(|path| *path != archive.base) {
         let ino = fs::metadata(path).unwrap().ino();
         assert!(synced.contains_key(&ino), "{} was not synced", path.display());
@@ -87,11 +89,13 @@ fn p1_a_failed_sync_fails_everybody_and_leaves_nothing() {
     let watched = Arc::new(Watched::default());
     let archive = Archive::with_durability(watched.clone());
     let source = archive.file("source", b"x");
-    for count in [1, 100] {
+    for (count, options) in
+        [(1, BLAKE3), (1, described(Encoding::Raw)), (100, BLAKE3), (100, described(Encoding::Zstd))]
+    {
         watched.failing.store(true, Ordering::SeqCst);
         let (tell, told) = channel();
         for name in names(count) {
-            let staged = archive.store.stage(&name, &source, BLAKE3, &Unwatched).unwrap();
+            let staged = archive.store.stage(&name, &source, options, &Unwatched).unwrap();
             let tell = tell.clone();
             archive.store.commit(staged, Box::new(move |result| tell.send(result).unwrap()));
         }
@@ -101,7 +105,7 @@ fn p1_a_failed_sync_fails_everybody_and_leaves_nothing() {
         }
         assert!(archive.files().is_empty(), "{:?}", archive.files());
         watched.failing.store(false, Ordering::SeqCst);
-        archive.put(&id("abcdef"), &source, BLAKE3).unwrap();
+        archive.put(&id("abcdef"), &source, options).unwrap();
         archive.remove(&id("abcdef")).unwrap();
     }
 }
@@ -116,13 +120,13 @@ fn p7_a_full_archive_is_a_temporary_error_and_leaves_nothing() {
     fs::write(&path, vec![9; 10 << 20]).unwrap();
     let source = transfer::OpenFile::for_reading(&path).unwrap();
     let ballast = faults::fill(&fs, 2 << 20);
-    let error = archive.put(&id("abcdef"), &source, BLAKE3).unwrap_err();
+    let error = archive.put(&id("abcdef"), &source, described(Encoding::Raw)).unwrap_err();
     assert_eq!((error.kind(), error.errno()), (ErrorKind::Temporary, 28), "{error}");
     let failure = error.into_failure("cannot archive f");
     assert!(failure.message.contains("free space on that filesystem"), "{failure}");
     assert!(archive.files().is_empty(), "{:?}", archive.files());
     drop(ballast);
-    archive.put(&id("abcdef"), &source, BLAKE3).unwrap();
+    archive.put(&id("abcdef"), &source, described(Encoding::Raw)).unwrap();
 }
 
 /// What was acknowledged is there after the filesystem was cut off without warning.
@@ -138,7 +142,7 @@ fn p1_what_was_acknowledged_survives_a_crash_of_the_filesystem() {
         let (tell, told) = channel();
         let all = names(2000);
         for name in &all {
-            let staged = archive.store.stage(name, &source, BLAKE3, &Unwatched).unwrap();
+            let staged = archive.store.stage(name, &source, described(Encoding::Raw), &Unwatched).unwrap();
             let tell = tell.clone();
             archive.store.commit(
                 staged,
@@ -160,6 +164,8 @@ fn p1_what_was_acknowledged_survives_a_crash_of_the_filesystem() {
         let archive = Archive::at(&fs.path(), Arc::new(KernelDurability));
         for name in &acknowledged {
             assert_eq!(fs::read(archive.object(name)).unwrap(), [5; 4096], "{kind:?} {name}");
+            let manifest = archive.store.manifest(name).unwrap();
+            assert_eq!(manifest.map(|manifest| manifest.object), Some(name.clone()), "{kind:?} {name}");
         }
     }
 }
