@@ -2,7 +2,7 @@
 
 use crate::commands::{
     actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, mover,
-    rebuild, release, reload, remove, restore, set, status, undelete, versions,
+    rebuild, release, reload, remove, restore, scrub, set, status, undelete, versions,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -77,6 +77,8 @@ pub(crate) enum Command {
     Rebuild(rebuild::RebuildArgs),
     /// Compare filesystem, queue and archive, and put right what does not fit
     Fsck(fsck::FsckArgs),
+    /// Read an archive through and verify every chunk of it
+    Scrub(scrub::ScrubArgs),
     /// Run the agent
     Agent(agent::AgentArgs),
     /// End the guard that keeps readers of released files waiting

@@ -37,8 +37,9 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
     u64::try_from(bytes + rest).ok()
 }
 
-/// Reads bytes a second: as [`parse`], with `/s` behind it or not.
-pub(crate) fn parse_rate(text: &str) -> Option<u64> {
+/// Reads bytes a second as people write them: `200MB/s`, `64KiB`, or a plain number; the `/s` may be left out.
+#[must_use]
+pub fn parse_rate(text: &str) -> Option<u64> {
     let text = text.trim();
     parse(text.strip_suffix("/s").unwrap_or(text))
 }

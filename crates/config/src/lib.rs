@@ -27,6 +27,7 @@ mod secret;
 pub mod tree;
 
 pub use agent::{AgentConfig, RestoreMode};
+pub use bytes::parse_rate;
 pub use device::{ClientDevice, DeviceError};
 pub use error::{ConfigError, Problem, Warning};
 pub use posix::PosixConfig;

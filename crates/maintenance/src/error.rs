@@ -55,6 +55,14 @@ pub enum MaintenanceError {
     /// The agent's queue could not be read.
     #[error("{0}")]
     Queue(#[from] queue::QueueError),
+    /// A scrub's state file is none.
+    #[error("{path} is not the state of a scrub: {why}. Begin anew with --restart", path = path.display())]
+    ScrubState {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
     /// The database for comparing failed.
     #[error(
         "the temporary database failed: {0}. It is in $TMPDIR, /var/tmp or /tmp, and needs some hundred bytes for each file and object"

@@ -8,6 +8,7 @@
 //! - [`released`]: makes released files, such that no crash and no reader ever finds zeros in their place.
 //! - [`import`]: one file for one object.
 //! - [`rebuild`]: a whole tree, from the archive's manifests.
+//! - [`scrub`]: the archive read through, every chunk verified.
 //! - [`fsck`]: filesystem, queue and archive compared, and repaired.
 
 mod error;
@@ -19,6 +20,7 @@ pub mod rebuild;
 pub mod released;
 pub mod report;
 mod scratch;
+pub mod scrub;
 mod walk;
 
 pub use error::MaintenanceError;

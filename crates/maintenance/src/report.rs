@@ -25,6 +25,8 @@ pub enum Problem {
     NoInode,
     /// An attribute that this filesystem does not take.
     Attribute,
+    /// Part of an object that is not what was archived.
+    Damage,
     /// Something in the archive that nobody names.
     Orphan,
     /// Something could not be done.

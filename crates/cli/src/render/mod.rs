@@ -9,6 +9,7 @@ pub(crate) mod file_status;
 pub(crate) mod rebuilt;
 pub(crate) mod released;
 pub(crate) mod reloaded;
+pub(crate) mod scrubbed;
 pub(crate) mod submitted;
 mod table;
 mod units;

@@ -14,5 +14,6 @@ mod movers;
 mod races;
 mod ranges;
 mod release;
+mod scrub;
 mod support;
 mod versions;

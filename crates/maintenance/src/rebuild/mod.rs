@@ -95,7 +95,7 @@ impl Counts {
             Problem::Conflict => &mut self.conflicts,
             Problem::NoInode => &mut self.without_inode,
             Problem::Attribute => &mut self.attributes,
-            Problem::Orphan | Problem::Failed => &mut self.failed,
+            Problem::Damage | Problem::Orphan | Problem::Failed => &mut self.failed,
         };
         *counter += 1;
     }
