@@ -33,12 +33,11 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     };
     let pack_bytes = rest.get(2).and_then(|n| n.to_str()).map_or(Ok(0), str::parse)?;
     let origin = Some(Origin { path: b"speed", fsid: [0; 8] });
-    let options = PutOptions { digest: Some(DigestKind::Blake3), compression, origin };
+    let options = PutOptions { digest: Some(DigestKind::Blake3), compression, origin, pack_up_to_bytes: pack_bytes };
     let files: Vec<PathBuf> =
         std::fs::read_dir(source)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     sys::process::raise_nofile_limit();
     let store = PosixStore::open(Path::new(root), Arc::new(KernelDurability))?;
-    store.set_pack_threshold(pack_bytes);
     let (next, bytes) = (AtomicUsize::new(0), AtomicU64::new(0));
     let (tell, told) = channel();
     let (take_credit, give_credit) = sync_channel(CREDITS);

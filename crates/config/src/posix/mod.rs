@@ -16,6 +16,10 @@ const IN_FLIGHT_LIMIT: u32 = 65_536;
 /// At less than this the first chunk of a file would take so long that a mover that works looks like one that hangs.
 const BANDWIDTH_MIN: u64 = 64 << 10;
 const BANDWIDTH_MAX: u64 = 1 << 50;
+/// Files up to this size share packs, when nothing else is said.
+const PACK_THRESHOLD: u64 = 64 << 10;
+/// A member of a pack is one chunk (`model::limits::CHUNK_SIZE_BYTES`).
+const PACK_THRESHOLD_MAX: u64 = 1 << 20;
 
 /// How the POSIX mover runs, and the archives it serves.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +53,9 @@ pub struct PosixArchive {
     /// `bandwidth_limit` (none; 0 is none too; else at least 64 KiB): bytes a second that the mover moves for this archive, in both
     /// directions together.
     pub bandwidth_limit: Option<NonZeroU64>,
+    /// `pack { threshold }` (64 KiB; 0 to 1 MiB; 0 packs nothing): files up to this size share objects. Always 0 where there are no
+    /// manifests: with `format = "lemur"`, and without checksums.
+    pub pack_threshold_bytes: u64,
 }
 
 /// `checksums { … }`.
@@ -175,6 +182,7 @@ fn archive(name: At<String>, mut section: Section<'_>, defaults: Checksums, take
     let max_in_flight = section.optional_u64("max_in_flight", 1..=u64::from(IN_FLIGHT_LIMIT));
     let max_in_flight = max_in_flight.and_then(|at| NonZeroU32::new(u32::try_from(at.value).ok()?));
     let bandwidth_limit = bandwidth_limit(&mut section);
+    let pack_threshold_bytes = pack(section.section("pack"), format, checksums);
     section.finish();
 
     let id = id.and_then(|id| Some(At { pos: id.pos, value: u32::try_from(id.value).ok()? }));
@@ -202,7 +210,21 @@ fn archive(name: At<String>, mut section: Section<'_>, defaults: Checksums, take
         format,
         max_in_flight,
         bandwidth_limit,
+        pack_threshold_bytes,
     })
+}
+
+fn pack(mut section: Section<'_>, format: Format, checksums: Checksums) -> u64 {
+    let threshold = section.optional_bytes("threshold", 0..=PACK_THRESHOLD_MAX);
+    let has_manifests = format == Format::Sifaka && !checksums.disabled;
+    if let Some(At { pos, value: 1.. }) = threshold
+        && format == Format::Lemur
+    {
+        let hint = "use format = \"sifaka\", or leave it out";
+        section.reader().problem(pos, "packs are not part of format \"lemur\"", Some(hint));
+    }
+    section.finish();
+    if has_manifests { threshold.map_or(PACK_THRESHOLD, |at| at.value) } else { 0 }
 }
 
 fn bandwidth_limit(section: &mut Section<'_>) -> Option<NonZeroU64> {

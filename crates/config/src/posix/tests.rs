@@ -47,7 +47,21 @@ fn limits_of_an_archive() {
     assert_eq!(some.bandwidth_limit.map(u64::from), Some(200_000_000));
     assert_eq!(archive("bandwidth_limit = 1048576").bandwidth_limit.map(u64::from), Some(1 << 20));
     assert_eq!(archive("bandwidth_limit = \"0\"").bandwidth_limit, None);
+    assert_eq!(none.pack_threshold_bytes, 64 << 10);
+    for (settings, bytes) in [
+        ("pack { threshold = 0 }", 0),
+        ("pack { threshold = \"8KiB\" }", 8 << 10),
+        ("pack { threshold = \"1MiB\" }", 1 << 20),
+        ("pack { threshold = \"8KiB\" } checksums { disabled = true }", 0),
+        ("format = \"lemur\"", 0),
+        ("format = \"lemur\" pack { threshold = 0 }", 0),
+    ] {
+        assert_eq!(archive(settings).pack_threshold_bytes, bytes, "{settings}");
+    }
     for (key, message) in [
+        ("pack { threshold = \"2MiB\" }", "`pack.threshold` must be between 0 and 1MiB bytes, found \"2MiB\""),
+        ("format = \"lemur\" pack { threshold = 1 }", "packs are not part of format \"lemur\""),
+        ("pack { size = 1 }", "unknown key"),
         ("max_in_flight = 0", "`max_in_flight` must be between 1 and 65536, found 0"),
         ("bandwidth_limit = -1", "`bandwidth_limit` must be between 0 and 1024TiB bytes, found -1"),
         (

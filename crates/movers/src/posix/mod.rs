@@ -2,6 +2,7 @@
 //!
 //! This module starts it: configuration, stores, threads. `mover` does the actions; bytes are `transfer`'s.
 
+mod attempts;
 mod mover;
 mod rate;
 mod reload;
@@ -20,6 +21,8 @@ use transfer::{KernelDurability, PosixStore, TransferError};
 
 /// How often what other, crashed movers left in the archives is looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(300);
+/// How fast packs with removed members are written anew.
+const REPACK_BYTES_PER_S: u64 = 32 << 20;
 
 /// Why the posix mover ended.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +85,7 @@ pub fn run(environment: Environment, file: &Path) -> Result<(), PosixError> {
         .spawn(move || {
             while ended.recv_timeout(SWEEP_INTERVAL) == Err(RecvTimeoutError::Timeout) {
                 stores.iter().for_each(|store| sweep(store));
+                stores.iter().for_each(|store| repack(store));
             }
         })
         .map_err(PosixError::Sweeper)?;
@@ -104,5 +108,20 @@ fn sweep(store: &PosixStore) {
         ),
         Ok(_) => {}
         Err(error) => tracing::warn!(root = %store.root().display(), %error, "cannot look for what crashes left"),
+    }
+}
+
+/// Slowly: what an archive's disks have to do for people comes first.
+fn repack(store: &PosixStore) {
+    let mut pause = |bytes: u64| std::thread::sleep(Duration::from_millis(bytes * 1000 / REPACK_BYTES_PER_S));
+    match store.repack(&mut pause) {
+        Ok(done) if done.rewritten + done.removed > 0 => tracing::info!(
+            root = %store.root().display(), rewritten = done.rewritten, removed = done.removed, freed_bytes = done.freed_bytes,
+            "took removed members out of packs"
+        ),
+        Ok(_) => {}
+        Err(error) => {
+            tracing::warn!(root = %store.root().display(), %error, "cannot look for packs with removed members")
+        }
     }
 }

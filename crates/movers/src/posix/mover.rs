@@ -4,6 +4,7 @@
 //! Part of a file is only restored for an agent of ours; everybody else's extents are hints, and whole files are moved (Lustre's
 //! coordinator asks for nothing else).
 
+use super::attempts;
 use super::rate::Limiter;
 use super::reload::ServedArchive;
 use config::posix::{Codec, Compression as Configured, Format, PosixArchive};
@@ -51,11 +52,15 @@ impl<S: Store + 'static> PosixMover<S> {
         let context = self.context("archive", task);
         let staged = proposed_id(&task.identity.uuid).and_then(|id| {
             let source = OpenFile::for_reading(self.environment.resolve(&task.primary_path))?;
-            self.store.stage(&id, &source, self.put_options(task), &self.watch(&reply, false))
+            let staged = self.store.stage(&id, &source, self.put_options(task), &self.watch(&reply, false))?;
+            Ok((staged, attempts::earlier(&*self.store, task)?))
         });
         match staged {
             Err(error) => reply.fail(error.into_failure(&context)),
-            Ok(staged) => self.store.commit(staged, answer_stored(reply, context)),
+            Ok((staged, earlier)) => {
+                let answer = answer_stored(reply, context);
+                self.store.commit(staged, attempts::instead_of(self.store.clone(), earlier, answer));
+            }
         }
     }
 
@@ -112,14 +117,20 @@ impl<S: Store + 'static> PosixMover<S> {
 
     fn remove(&self, task: &Task, reply: Reply) {
         let context = self.context("remove", task);
-        match ObjectId::parse(&task.identity.uuid) {
-            Err(error) => reply.fail(TransferError::from(error).into_failure(&context)),
-            Ok(id) => {
+        let ids = ObjectId::parse(&task.identity.uuid).map_err(TransferError::from).and_then(|id| {
+            let mut ids = attempts::earlier(&*self.store, task)?;
+            // Also what is not there any more: an earlier removal may have been cut short before its sync.
+            ids.push(id);
+            Ok(ids)
+        });
+        match ids {
+            Err(error) => reply.fail(error.into_failure(&context)),
+            Ok(ids) => {
                 let answer = move |result: Result<(), TransferError>| match result {
                     Ok(()) => reply.done(Identity::default()),
                     Err(error) => reply.fail(error.into_failure(&context)),
                 };
-                self.store.remove(&id, Box::new(answer));
+                attempts::remove_all(self.store.clone(), ids, Box::new(answer));
             }
         }
     }
@@ -144,7 +155,7 @@ impl<S: Store + 'static> PosixMover<S> {
         };
         let digest = (!archive.checksums.disabled).then(|| self.digest_kind());
         let origin = keeps_manifests(&archive).then_some(Origin { path: &task.tree_path, fsid: self.fsid });
-        PutOptions { digest, compression, origin }
+        PutOptions { digest, compression, origin, pack_up_to_bytes: archive.pack_threshold_bytes }
     }
 
     fn digest_kind(&self) -> DigestKind {

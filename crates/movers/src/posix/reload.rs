@@ -96,7 +96,7 @@ impl Reload {
             match self.started.archives.iter().find(|started| started.id == archive.id) {
                 None => changed.push(format!("`archive \"{}\"` is new: this", archive.name.escape_debug())),
                 Some(started) if changeable(started, archive) != *archive => changed.push(format!(
-                    "more of `archive \"{}\"` than max_in_flight, bandwidth_limit, compression and checksums",
+                    "more of `archive \"{}\"` than max_in_flight, bandwidth_limit, compression, checksums and pack",
                     archive.name.escape_debug()
                 )),
                 Some(_) => {}
@@ -116,6 +116,11 @@ fn changeable(now: &PosixArchive, new: &PosixArchive) -> PosixArchive {
         // Another codec is another format's, and formats do not change.
         compression: if now.format == new.format { new.compression } else { now.compression },
         checksums: new.checksums,
+        pack_threshold_bytes: if now.format == new.format {
+            new.pack_threshold_bytes
+        } else {
+            now.pack_threshold_bytes
+        },
         ..now.clone()
     }
 }

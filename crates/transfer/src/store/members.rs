@@ -1,20 +1,19 @@
 //! Members of packs as objects of the posix store, and what has to look at both.
 
-use super::group::{GroupSync, Item};
+use super::group::GroupSync;
 use super::packs::{self, Arrival, Found, Packed, Repacked};
 use super::posix::{PosixStore, StagedObject, publish, with_encoding};
 use super::root::Root;
 use super::session::{Sessions, Written};
-use super::{Expected, PutOptions, Store as _, Stored};
+use super::{Expected, PutOptions, Store as _};
 use crate::copy::{ChunkReader, Copied};
 use crate::manifest::{Manifest, ManifestError, ReadAt, Window};
-use crate::pack::{MAX_CONTENT_BYTES, MemberId, MemberName, NewMember};
+use crate::pack::{MemberId, MemberName, NewMember};
 use crate::{DigestKind, Encoding, OpenFile, TransferError};
 use model::{Digest, ObjectId};
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 /// What objects and manifests are read from: files, parts of packs, memory.
 pub enum Part {
@@ -48,16 +47,6 @@ impl ReadAt for Part {
 }
 
 impl PosixStore {
-    /// From now on files of up to so many bytes (at most 1 MiB; 0, as in the beginning: none) share packs: those that get a manifest,
-    /// under an id that is a uuid. What can be read does not depend on it.
-    pub fn set_pack_threshold(&self, bytes: u64) {
-        self.pack_threshold_bytes.store(bytes.min(MAX_CONTENT_BYTES as u64), Ordering::Relaxed);
-    }
-
-    fn pack_threshold(&self) -> u64 {
-        self.pack_threshold_bytes.load(Ordering::Relaxed)
-    }
-
     /// Under which ids content that was proposed as `proposed` is stored: as an object, or in packs of attempts since that time
     /// (milliseconds since 1970). For a repeated archive, and for removals by the proposed id.
     pub(super) fn stored_attempts(&self, proposed: &ObjectId, since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {
@@ -91,18 +80,14 @@ impl PosixStore {
         source: &OpenFile,
         options: PutOptions<'_>,
     ) -> Result<Option<Packed>, TransferError> {
-        let Some(name) = self.member_name(id) else { return Ok(None) };
+        let largest = options.pack_up_to_bytes;
+        let Some(name) = MemberName::parse(id.as_str()).filter(|_| largest > 0) else { return Ok(None) };
         match (options.origin, options.digest) {
-            (Some(origin), Some(DigestKind::Blake3)) if source.stamp()?.size <= self.pack_threshold() => {
-                packs::pack(name, source, origin, options, self.pack_threshold())
+            (Some(origin), Some(DigestKind::Blake3)) if source.stamp()?.size <= largest => {
+                packs::pack(name, source, origin, options)
             }
             _ => Ok(None),
         }
-    }
-
-    /// The name that an object of this id has in a pack, if packs are made.
-    pub(super) fn member_name(&self, id: &ObjectId) -> Option<MemberName> {
-        MemberName::parse(id.as_str()).filter(|_| self.pack_threshold() > 0)
     }
 
     /// A member's content, to be read by chunks. Each member can be: it has a manifest.
@@ -147,7 +132,7 @@ fn member_manifest(found: &Found) -> Result<Manifest, TransferError> {
     Manifest::decode(&found.manifest).map_err(damaged)
 }
 
-/// Makes ordinary objects of what was to be packed, and came alone.
+/// Makes ordinary objects of files that were to be packed, and came alone.
 pub(super) struct Ordinary {
     pub(super) root: Arc<Root>,
     pub(super) sessions: Arc<Sessions>,
@@ -159,11 +144,6 @@ impl Ordinary {
         let Arrival { member, bytes, digest, done } = arrival;
         match self.write(member) {
             Err(e) => done(Err(e)),
-            Ok((id, written)) if written.object.is_none() => {
-                let stored = Stored { id: id.clone(), bytes, digest };
-                let done = Box::new(move |result: Result<(), TransferError>| done(result.map(|()| stored)));
-                self.group.submit(Item::Publish { written, id, synced: false, done });
-            }
             Ok((id, written)) => {
                 let object = StagedObject { id, written, copied: Copied { bytes, digest }, synced: false };
                 publish(&self.group, &self.root, object, done);
@@ -179,19 +159,13 @@ impl Ordinary {
             why: e.to_string(),
         };
         let mut manifest = Manifest::decode(&manifest).map_err(unfit)?;
-        let encoding = manifest.content().map(|content| content.encoding);
-        let id = with_encoding(&proposed, encoding.unwrap_or(Encoding::Raw))?;
+        let encoding = manifest.content().map_or(Encoding::Raw, |content| content.encoding);
+        let id = with_encoding(&proposed, encoding)?;
         manifest.object = id.clone();
         let described = self.sessions.create(&id)?;
         described.file().write_all_at(&manifest.encode().map_err(unfit)?, 0)?;
-        let object = match encoding {
-            Some(_) => {
-                let object = self.sessions.create(&id)?;
-                object.file().write_all_at(&content, 0)?;
-                Some(object)
-            }
-            None => None,
-        };
-        Ok((id, Written { object, manifest: Some(described) }))
+        let object = self.sessions.create(&id)?;
+        object.file().write_all_at(&content, 0)?;
+        Ok((id, Written { object: Some(object), manifest: Some(described) }))
     }
 }

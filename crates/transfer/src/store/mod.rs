@@ -119,6 +119,8 @@ pub struct PutOptions<'a> {
     pub compression: Compression,
     /// Whether to keep a manifest, and what is to stand in it. Only with BLAKE3: there is none for other hashes.
     pub origin: Option<Origin<'a>>,
+    /// Files of up to so many bytes (at most 1 MiB; 0: none) share packs: those that get a manifest, under an id that is a UUID.
+    pub pack_up_to_bytes: u64,
 }
 
 /// Where a file is, as far as whoever archives it knows.

@@ -2,7 +2,7 @@
 
 use super::group::{GroupSync, Item};
 use super::members::{Ordinary, Part};
-use super::packs::{self, Packed, Packs};
+use super::packs::{Packed, Packs};
 use super::root::{OBJECTS, Root, entries};
 use super::session::{Sessions, Swept, TempFile, Written, sweep};
 use super::{Compression, Done, Expected, Head, PutOptions, Restored, Store, Stored};
@@ -18,7 +18,6 @@ use std::io;
 use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
 
 /// From this size on, the worker that wrote a file syncs its data: several can do so at once, and a group is not held up.
 const SYNC_ALONE_FROM_BYTES: u64 = 8 << 20;
@@ -30,8 +29,6 @@ pub struct PosixStore {
     durability: Arc<dyn Durability>,
     group: Arc<GroupSync>,
     pub(super) packs: Packs,
-    /// Files up to this size are packed.
-    pub(super) pack_threshold_bytes: AtomicU64,
 }
 
 impl PosixStore {
@@ -45,7 +42,7 @@ impl PosixStore {
         let ordinary = Ordinary { root: root.clone(), sessions: sessions.clone(), group: group.clone() };
         let alone = move |arrival| ordinary.store(arrival);
         let packs = Packs::start(root.clone(), sessions.clone(), durability.clone(), alone).map_err(failed)?;
-        Ok(Self { root, sessions, durability, group, packs, pack_threshold_bytes: AtomicU64::new(0) })
+        Ok(Self { root, sessions, durability, group, packs })
     }
 
     /// The root's path.
@@ -333,14 +330,6 @@ impl Store for PosixStore {
     }
 
     fn put_record(&self, record: &Manifest, done: Done) {
-        if let Some(name) = self.member_name(&record.object).filter(|_| record.content().is_none())
-            && let Ok(Some(packed)) = packs::pack_record(name, record)
-        {
-            return match self.begin() {
-                Ok(()) => self.packs.add(packed.arrival(done)),
-                Err(e) => done(Err(e)),
-            };
-        }
         match self.write_record(record) {
             Ok(written) => {
                 let id = record.object.clone();
@@ -413,7 +402,7 @@ impl Store for PosixStore {
         self.root.check()?;
         let object = |name: &str| ObjectId::parse(name).ok().filter(|_| !name.ends_with(manifest::SUFFIX));
         if self.list_dir(Path::new(OBJECTS), 2, object, visit)?.is_continue() {
-            let _ = self.packs.list(false, visit)?;
+            let _ = self.packs.list(visit)?;
         }
         Ok(())
     }
@@ -421,7 +410,7 @@ impl Store for PosixStore {
     fn list_manifests(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
         self.root.check()?;
         if self.list_dir(Path::new(OBJECTS), 2, manifest::object_of, visit)?.is_continue() {
-            let _ = self.packs.list(true, visit)?;
+            let _ = self.packs.list(visit)?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use transfer::{
 };
 
 pub(crate) const BLAKE3: PutOptions<'static> =
-    PutOptions { digest: Some(DigestKind::Blake3), compression: Compression::Off, origin: None };
+    PutOptions { digest: Some(DigestKind::Blake3), compression: Compression::Off, origin: None, pack_up_to_bytes: 0 };
 
 /// With a manifest.
 pub(crate) fn described(encoding: Encoding) -> PutOptions<'static> {
@@ -23,7 +23,7 @@ pub(crate) fn described(encoding: Encoding) -> PutOptions<'static> {
 
 pub(crate) fn options(encoding: Encoding, digest: Option<DigestKind>) -> PutOptions<'static> {
     let compression = if encoding == Encoding::Raw { Compression::Off } else { Compression::On(encoding) };
-    PutOptions { digest, compression, origin: None }
+    PutOptions { digest, compression, origin: None, pack_up_to_bytes: 0 }
 }
 
 pub(crate) fn id(text: &str) -> ObjectId {

@@ -13,10 +13,14 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use testkit::{FsKind, LoopFs, Random, faults, wait_until};
-use transfer::manifest::{Kind, Manifest};
 use transfer::{DigestKind, Encoding, Expected, KernelDurability, PutOptions, Store, Stored, TransferError, Unwatched};
 
 pub(crate) const THRESHOLD: u64 = 64 << 10;
+
+/// With packs.
+pub(crate) fn small(encoding: Encoding) -> PutOptions<'static> {
+    PutOptions { pack_up_to_bytes: THRESHOLD, ..described(encoding) }
+}
 
 /// The proposed id of a file.
 pub(crate) fn uuid(number: u32) -> ObjectId {
@@ -39,7 +43,6 @@ impl Packing {
     pub(crate) fn new() -> Self {
         let watched = Arc::new(Watched::default());
         let archive = Archive::with_durability(watched.clone());
-        archive.store.set_pack_threshold(THRESHOLD);
         Self { archive, watched }
     }
 
@@ -68,7 +71,7 @@ impl Packing {
     /// Archives `count` files into one pack, and gives their ids and contents.
     pub(crate) fn pack_of(&self, count: u32) -> Vec<(ObjectId, Vec<u8>)> {
         let files: Vec<_> = (0..=count).map(|n| (uuid(n), content(n, 2000))).collect();
-        let stored = self.put(&files, described(Encoding::Raw));
+        let stored = self.put(&files, small(Encoding::Raw));
         let ids = stored.into_iter().map(|stored| stored.unwrap().id);
         let mut stored: Vec<_> = ids.zip(files.into_iter().map(|(_, content)| content)).collect();
         self.archive.remove(&stored.remove(0).0).unwrap();
@@ -123,7 +126,7 @@ fn files_that_come_together_share_a_pack_and_come_back() {
                 (uuid(number), content(number, *size))
             })
             .collect();
-        let stored = packing.put(&files, described(encoding));
+        let stored = packing.put(&files, small(encoding));
         for ((name, content), stored) in files.iter().zip(stored) {
             let stored = stored.unwrap();
             let packed = stored.id.as_str().contains(".pk");
@@ -163,15 +166,17 @@ fn what_is_expected_is_compared() {
 fn lemurs_hashes_and_foreign_ids_are_not_packed() {
     let packing = Packing::new();
     let sha1: Vec<_> = (0..5).map(|n| (uuid(n), content(n, 100))).collect();
-    for stored in packing.put(&sha1, options(Encoding::Raw, Some(DigestKind::Sha1))) {
+    for stored in
+        packing.put(&sha1, PutOptions { pack_up_to_bytes: THRESHOLD, ..options(Encoding::Raw, Some(DigestKind::Sha1)) })
+    {
         assert!(!stored.unwrap().id.as_str().contains(".pk"));
     }
     let plain: Vec<_> = (10..15).map(|n| (uuid(n), content(n, 100))).collect();
-    for stored in packing.put(&plain, BLAKE3) {
+    for stored in packing.put(&plain, PutOptions { pack_up_to_bytes: THRESHOLD, ..BLAKE3 }) {
         assert!(!stored.unwrap().id.as_str().contains(".pk"), "without a manifest");
     }
     let foreign: Vec<_> = (0..5).map(|n| (id(&format!("abcd{n}")), content(n, 100))).collect();
-    for stored in packing.put(&foreign, BLAKE3) {
+    for stored in packing.put(&foreign, small(Encoding::Raw)) {
         assert!(!stored.unwrap().id.as_str().contains(".pk"));
     }
     assert!(packing.packs().is_empty());
@@ -181,10 +186,10 @@ fn lemurs_hashes_and_foreign_ids_are_not_packed() {
 #[test]
 fn p1_members_are_acknowledged_after_their_pack_and_its_name_are_synced() {
     let packing = Packing::new();
-    packing.archive.put(&uuid(999), &packing.archive.file("source", b"x"), described(Encoding::Raw)).unwrap();
+    packing.archive.put(&uuid(999), &packing.archive.file("source", b"x"), small(Encoding::Raw)).unwrap();
     let files: Vec<_> = (0..300).map(|n| (uuid(n), content(n, 500))).collect();
     let before = packing.watched.finished.load(Ordering::SeqCst);
-    let stored = packing.put(&files, described(Encoding::Raw));
+    let stored = packing.put(&files, small(Encoding::Raw));
     let syncs = packing.watched.finished.load(Ordering::SeqCst) - before;
     assert!((4..=10).contains(&syncs), "{syncs} syncs: for one object and one pack");
     let synced = packing.watched.synced_files.lock().clone();
@@ -203,7 +208,7 @@ fn p1_nothing_is_acknowledged_while_the_sync_of_a_pack_hangs() {
     let (tell, told) = channel();
     for number in 0..50 {
         let source = packing.archive.file("source", &content(number, 100));
-        let staged = packing.archive.store.stage(&uuid(number), &source, described(Encoding::Raw), &Unwatched).unwrap();
+        let staged = packing.archive.store.stage(&uuid(number), &source, small(Encoding::Raw), &Unwatched).unwrap();
         let tell = tell.clone();
         packing.archive.store.commit(staged, Box::new(move |result| tell.send(result).unwrap()));
     }
@@ -220,13 +225,13 @@ fn p1_a_failed_sync_fails_every_member_and_leaves_nothing() {
     let packing = Packing::new();
     packing.watched.failing.store(true, Ordering::SeqCst);
     let files: Vec<_> = (0..30).map(|n| (uuid(n), content(n, 100))).collect();
-    for stored in packing.put(&files, described(Encoding::Raw)) {
+    for stored in packing.put(&files, small(Encoding::Raw)) {
         let error = stored.unwrap_err();
         assert_eq!((error.kind(), error.errno()), (ErrorKind::Temporary, 5), "{error}");
     }
     assert!(packing.archive.files().is_empty(), "{:?}", packing.archive.files());
     packing.watched.failing.store(false, Ordering::SeqCst);
-    assert!(packing.put(&files, described(Encoding::Raw)).into_iter().all(|stored| stored.is_ok()));
+    assert!(packing.put(&files, small(Encoding::Raw)).into_iter().all(|stored| stored.is_ok()));
 }
 
 #[test]
@@ -234,14 +239,13 @@ fn p7_a_full_archive_fails_the_members_and_leaves_nothing() {
     let fs = LoopFs::new(FsKind::Ext4, 64);
     let elsewhere = testkit::Scratch::new("full-pack");
     let archive = Archive::at(&fs.path(), Arc::new(KernelDurability));
-    archive.store.set_pack_threshold(THRESHOLD);
     let path = elsewhere.join("source");
     fs::write(&path, vec![9; 60 << 10]).unwrap();
     let source = transfer::OpenFile::for_reading(&path).unwrap();
     let ballast = faults::fill(&fs, 2 << 20);
     let (tell, told) = channel();
     for number in 0..200 {
-        let staged = archive.store.stage(&uuid(number), &source, described(Encoding::Raw), &Unwatched).unwrap();
+        let staged = archive.store.stage(&uuid(number), &source, small(Encoding::Raw), &Unwatched).unwrap();
         let tell = tell.clone();
         archive.store.commit(staged, Box::new(move |result| tell.send(result).unwrap()));
     }
@@ -309,8 +313,8 @@ fn p7_what_earlier_attempts_left_is_found_by_the_proposed_id() {
     let packing = Packing::new();
     let began = now_ms();
     let files: Vec<_> = (0..10).map(|n| (uuid(n), content(n, 100))).collect();
-    let first = packing.put(&files, described(Encoding::Raw));
-    let second = packing.put(&files, described(Encoding::Raw));
+    let first = packing.put(&files, small(Encoding::Raw));
+    let second = packing.put(&files, small(Encoding::Raw));
     let attempts = |number, since| -> BTreeSet<ObjectId> {
         packing.archive.store.attempts(&uuid(number), since).unwrap().into_iter().collect()
     };
@@ -398,7 +402,7 @@ fn parts_of_members_are_restored_and_holes_stay_holes() {
         let before = packing.watched.started.load(Ordering::SeqCst);
         let (tell, told) = channel();
         for n in 0..3 {
-            let staged = packing.archive.store.stage(&uuid(10 * number + n), &source, described(encoding), &Unwatched);
+            let staged = packing.archive.store.stage(&uuid(10 * number + n), &source, small(encoding), &Unwatched);
             let tell = tell.clone();
             packing.archive.store.commit(staged.unwrap(), Box::new(move |result| tell.send(result).unwrap()));
             let begun = || packing.watched.started.load(Ordering::SeqCst) > before;
@@ -422,45 +426,5 @@ fn parts_of_members_are_restored_and_holes_stay_holes() {
         restore(model::Extent::WHOLE);
         let blocks = std::os::unix::fs::MetadataExt::blocks(&fs::metadata(&target).unwrap());
         assert!(blocks * 512 <= 16_384, "{blocks} blocks: the holes are not back");
-    }
-}
-
-#[test]
-fn records_share_packs_with_files() {
-    let packing = Packing::new();
-    let files = packing.pack_of(3);
-    let manifest = packing.archive.store.manifest(&files[0].0).unwrap().unwrap();
-    let record = |n| Manifest { object: uuid(n), kind: Kind::Directory, ..manifest.clone() };
-    let hold = packing.watched.hold();
-    let before = packing.watched.started.load(Ordering::SeqCst);
-    let (tell, told) = channel();
-    for n in 100..110 {
-        let tell = tell.clone();
-        packing.archive.store.put_record(&record(n), Box::new(move |result| tell.send(result.unwrap()).unwrap()));
-        let begun = || packing.watched.started.load(Ordering::SeqCst) > before;
-        wait_until(Duration::from_secs(10), "the first record's sync", begun);
-    }
-    drop(hold);
-    let stored: Vec<Stored> = (0..10).map(|_| told.recv().unwrap()).collect();
-    assert_eq!(stored.iter().filter(|stored| stored.id.as_str().contains(".pk")).count(), 9);
-    assert_eq!(packing.listed().len(), files.len(), "a record is no object");
-    let mut described = BTreeSet::new();
-    packing
-        .archive
-        .store
-        .list_manifests(&mut |id| {
-            described.insert(id);
-            ControlFlow::Continue(())
-        })
-        .unwrap();
-    assert_eq!(described.len(), files.len() + 10);
-    for stored in stored {
-        let read = packing.archive.store.manifest(&stored.id).unwrap().unwrap();
-        assert_eq!((read.object, read.kind), (stored.id.clone(), Kind::Directory));
-        assert_eq!(packing.archive.store.head(&stored.id).unwrap(), None);
-        let proposed = id(&stored.id.as_str()[..36]);
-        assert_eq!(packing.archive.store.attempts(&proposed, now_ms()).unwrap(), std::slice::from_ref(&stored.id));
-        packing.archive.remove(&stored.id).unwrap();
-        assert_eq!(packing.archive.store.manifest(&stored.id).unwrap(), None);
     }
 }

@@ -1,7 +1,6 @@
 //! Removed members leave their packs.
 
-use crate::harness::described;
-use crate::packs::{Packing, content, uuid};
+use crate::packs::{Packing, content, small, uuid};
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -170,5 +169,5 @@ fn readers_removals_and_repackers_do_not_disturb_each_other() {
     });
     assert!(rounds + others >= 3, "a pack of 100 is halved several times");
     assert_eq!(packing.listed().len(), 1);
-    assert_eq!(packing.put(&[(uuid(900), content(900, 10))], described(Encoding::Raw)).len(), 1);
+    assert_eq!(packing.put(&[(uuid(900), content(900, 10))], small(Encoding::Raw)).len(), 1);
 }

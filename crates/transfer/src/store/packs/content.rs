@@ -6,13 +6,13 @@
 use super::building::Arrival;
 use crate::compress::{FrameEncoder, shrinks_enough};
 use crate::manifest::ReadAt as _;
-use crate::manifest::{Content, Description, HoleMap, Kind, Manifest, ManifestError, describe};
+use crate::manifest::{Content, Description, HoleMap, Kind, ManifestError, describe};
 use crate::pack::{MAX_CONTENT_BYTES, MemberName, NewMember};
 use crate::store::{Compression, Done, Origin, PutOptions};
 use crate::{Encoding, OpenFile, TransferError};
 use model::{Digest, ObjectId};
 
-/// A file's content, or a record, ready to be packed.
+/// A file's content, ready to be packed.
 pub(in crate::store) struct Packed {
     member: NewMember,
     bytes: u64,
@@ -31,7 +31,7 @@ impl Packed {
     }
 }
 
-/// Reads the whole of a file of at most `largest` bytes. `None` when it is larger, or a pack cannot take it: its attributes are too many.
+/// Reads the whole of a small file. `None` when it is larger, or a pack cannot take it: its attributes are too many.
 ///
 /// # Errors
 /// [`TransferError::Changed`] when the file became shorter meanwhile.
@@ -40,11 +40,10 @@ pub(in crate::store) fn pack(
     source: &OpenFile,
     origin: Origin<'_>,
     options: PutOptions<'_>,
-    largest: u64,
 ) -> Result<Option<Packed>, TransferError> {
     let description = describe(source, origin.path, origin.fsid)?;
     let size = description.size;
-    if size > largest.min(MAX_CONTENT_BYTES as u64) {
+    if size > options.pack_up_to_bytes.min(MAX_CONTENT_BYTES as u64) {
         return Ok(None);
     }
     let holes = HoleMap::of(source, size, description.blocks)?.into_extents();
@@ -64,12 +63,6 @@ pub(in crate::store) fn pack(
     let packed = |member| Packed { member, bytes: size, digest: Some(Digest::Blake3(hash)) };
     // What is too large for a pack becomes an object of its own.
     Ok(NewMember::new(name, manifest, stored, stored_hash).ok().map(packed))
-}
-
-/// What describes no content. `None` when a pack cannot take it.
-pub(in crate::store) fn pack_record(name: MemberName, record: &Manifest) -> Result<Option<Packed>, ManifestError> {
-    let packed = |member| Packed { member, bytes: 0, digest: None };
-    Ok(NewMember::new(name, record.encode()?, Vec::new(), None).ok().map(packed))
 }
 
 fn manifest(name: MemberName, description: Description, kind: Kind) -> Result<Vec<u8>, ManifestError> {

@@ -11,12 +11,12 @@ mod repack;
 mod sealer;
 
 pub(super) use building::Arrival;
-pub(super) use content::{Packed, pack, pack_record};
+pub(super) use content::{Packed, pack};
 pub use repack::Repacked;
 
 use super::root::{Root, entries};
 use super::session::Sessions;
-use crate::manifest::{Manifest, Window};
+use crate::manifest::Window;
 use crate::pack::{Entry, Index, MemberId, MemberName, PackId, PackReader};
 use crate::{Durability, TransferError};
 use building::into_transfer;
@@ -32,9 +32,6 @@ use std::time::{Duration, UNIX_EPOCH};
 
 /// A pack may be older than its members, and clocks are set: so much earlier an attempt's pack may have begun.
 const BEFORE_ATTEMPT: Duration = Duration::from_secs(60);
-
-/// A pack and its members that are not removed.
-type Live = (PackReader<File>, Vec<Entry>);
 
 /// A member that is there.
 pub(super) struct Found {
@@ -108,11 +105,10 @@ impl Packs {
         }
     }
 
-    /// Visits all members that are not removed: those with content, or `records` too. A pack that cannot be read holds up nothing: the
-    /// first such error is given back when all others were visited.
+    /// Visits all members that are not removed. A pack that cannot be read holds up nothing: the first such error is given back when all
+    /// others were visited.
     pub(super) fn list(
         &self,
-        records: bool,
         visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TransferError> {
         let mut unreadable = None;
@@ -121,11 +117,8 @@ impl Packs {
                 unreadable.get_or_insert(error);
                 None
             });
-            let Some((reader, live)) = live else { return Ok(ControlFlow::Continue(())) };
+            let Some(live) = live else { return Ok(ControlFlow::Continue(())) };
             for entry in live {
-                if !records && entry.content_bytes() == 0 && is_record(&reader, &entry) {
-                    continue;
-                }
                 if visit(MemberId { pack, name: entry.name }.object_id()?).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
@@ -186,8 +179,8 @@ impl Packs {
         Ok(ControlFlow::Continue(()))
     }
 
-    /// `None` when the pack is gone.
-    fn live(&self, pack: PackId) -> Result<Option<Live>, TransferError> {
+    /// The members of a pack that are not removed; `None` when the pack is gone.
+    fn live(&self, pack: PackId) -> Result<Option<Vec<Entry>>, TransferError> {
         loop {
             let Some(reader) = place::open(&self.root, pack)? else { return Ok(None) };
             let index = reader.index_or_salvage().map_err(|e| self.failed(e, pack))?;
@@ -195,8 +188,7 @@ impl Packs {
             // If it was rewritten meanwhile, its tombstones may have gone, with members that are still in what we have read.
             if place::is_current(&self.root, pack, reader.source()).map_err(|e| self.failed(e.into(), pack))? {
                 let live = index.entries().iter().filter(|entry| !removed.contains(&entry.name)).copied();
-                let live = live.collect();
-                return Ok(Some((reader, live)));
+                return Ok(Some(live.collect()));
             }
         }
     }
@@ -222,10 +214,4 @@ impl Packs {
     fn failed(&self, error: crate::pack::PackError, pack: PackId) -> TransferError {
         into_transfer(error, pack, Some(&self.root))
     }
-}
-
-/// Whether there never was any content: an empty file has a manifest that says so. What cannot be read counts as a file.
-fn is_record(pack: &PackReader<File>, entry: &Entry) -> bool {
-    let manifest = pack.manifest(entry).ok().and_then(|bytes| Manifest::decode(&bytes).ok());
-    manifest.is_some_and(|manifest| manifest.content().is_none())
 }
