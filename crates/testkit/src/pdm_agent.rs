@@ -117,6 +117,12 @@ impl PdmAgent {
         self.shared.lock().actions.get(&handle).is_some_and(|(sender, _)| sender.send(item).is_ok())
     }
 
+    /// The next event, if one comes before `until`.
+    pub fn event_before(&mut self, until: Instant) -> Option<Event> {
+        let first = self.passed_over.pop_front();
+        first.or_else(|| self.events.recv_timeout(until.saturating_duration_since(Instant::now())).ok())
+    }
+
     /// Waits for the first event from which `choose` makes something; others stay for later calls.
     ///
     /// # Panics

@@ -83,7 +83,12 @@ pub(super) fn show(site: &Site, tree: &Tree, pace: &mut Pace<'_>, report: &mut R
 }
 
 fn archive<'t>(store: &PosixStore, group: &'t [Source], bar: &ProgressBar) -> Result<Vec<Archived<'t>>, CliError> {
-    let options = PutOptions { digest: Some(DigestKind::Blake3), compression: Compression::Off, origin: None };
+    let options = PutOptions {
+        digest: Some(DigestKind::Blake3),
+        compression: Compression::Off,
+        origin: None,
+        pack_up_to_bytes: 0,
+    };
     let (done, results) = channel();
     for (index, source) in group.iter().enumerate() {
         let original = OpenFile::for_reading(&source.path).map_err(failed)?;

@@ -59,9 +59,11 @@ fn limits_of_an_archive() {
         assert_eq!(archive(settings).pack_threshold_bytes, bytes, "{settings}");
     }
     for (key, message) in [
-        ("pack { threshold = \"2MiB\" }", "`pack.threshold` must be between 0 and 1MiB bytes, found \"2MiB\""),
-        ("format = \"lemur\" pack { threshold = 1 }", "packs are not part of format \"lemur\""),
-        ("pack { size = 1 }", "unknown key"),
+        ("pack { threshold = \"2MiB\" }", "`threshold` must be between 0 and 1MiB bytes, found \"2MiB\""),
+        (
+            "format = \"lemur\" pack { threshold = 1 }",
+            "packs are not part of format \"lemur\" (use format = \"sifaka\", or leave it out)",
+        ),
         ("max_in_flight = 0", "`max_in_flight` must be between 1 and 65536, found 0"),
         ("bandwidth_limit = -1", "`bandwidth_limit` must be between 0 and 1024TiB bytes, found -1"),
         (

@@ -117,7 +117,7 @@ fn auto_compresses_what_shrinks_and_nothing_else() {
     let mut noise = vec![0; 5 << 20];
     Random::new(4).fill(&mut noise);
     let text: Vec<u8> = b"all work and no play makes a dull file ".iter().copied().cycle().take(5 << 20).collect();
-    let auto = PutOptions { digest: None, compression: Compression::Auto(Encoding::Zstd), origin: None };
+    let auto = PutOptions { compression: Compression::Auto(Encoding::Zstd), ..options(Encoding::Raw, None) };
     for (content, suffix) in [(noise, ""), (text, ".zst"), (Vec::new(), "")] {
         let stored = archive.put(&id("abcdef"), &archive.file("source", &content), auto).unwrap();
         assert_eq!(stored.id.as_str(), format!("abcdef{suffix}"));
