@@ -141,8 +141,7 @@ fn p1_an_acknowledged_archive_survives_a_power_failure() {
         archive.remount();
         for ((path, content), identity) in files.iter().zip(&identities) {
             assert_eq!((uuid_of(path), hsm_state(path)), *identity, "{kind:?}");
-            let object = root.join("objects").join(&identity.0[0..2]).join(&identity.0[2..4]).join(&identity.0);
-            assert!(fs::read(&object).unwrap() == *content, "{kind:?} {}", path.display());
+            assert!(crate::support::archived(&root, &identity.0) == *content, "{kind:?} {}", path.display());
         }
     }
 }

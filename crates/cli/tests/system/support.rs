@@ -124,9 +124,11 @@ impl Hsm {
         wait_until(LONG, "the queue is empty", || self.status().is_some_and(|s| queued(&s) == 0));
     }
 
-    /// Objects in the archive, and nothing else there: no temporary files.
+    /// Objects in the archive, members of packs included, and nothing else there: no temporary files.
     pub(crate) fn objects(&self) -> usize {
-        self.site.archive_files().len()
+        let packs = fs::read_dir(self.site.archive_root().join("packs")).into_iter().flatten().flatten();
+        let packs = packs.flat_map(|dir| fs::read_dir(dir.path()).into_iter().flatten().flatten());
+        self.site.archive_files().len() + packs.map(|entry| living_members(&entry.path())).sum::<usize>()
     }
 
     pub(crate) fn temporary_files(&self) -> usize {
@@ -220,4 +222,26 @@ pub(crate) fn kill(pid: i32) {
 /// A reader as a process of its own.
 pub(crate) fn cat(path: &Path) -> std::process::Child {
     Command::new("cat").arg(path).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// How many members of a pack are not marked as removed.
+fn living_members(pack: &Path) -> usize {
+    let id = pack.file_name().and_then(|name| transfer::pack::PackId::parse(name.to_str()?));
+    let (Some(id), Ok(file)) = (id, fs::File::open(pack)) else { return 0 };
+    let size = file.metadata().unwrap().len();
+    let index = transfer::pack::PackReader::new(file, size, id).index().unwrap();
+    let tombstones = pack.with_extension("d");
+    index.entries().iter().filter(|entry| !tombstones.join(entry.name.to_string()).exists()).count()
+}
+
+/// What the archive holds under an id, as it is stored.
+pub(crate) fn archived(root: &Path, id: &str) -> Vec<u8> {
+    use transfer::pack::{MemberId, PackReader};
+    let Some(member) = MemberId::parse(&model::ObjectId::parse(id).unwrap()) else {
+        return fs::read(root.join("objects").join(&id[0..2]).join(&id[2..4]).join(id)).unwrap();
+    };
+    let pack = member.pack.to_string();
+    let file = fs::File::open(root.join("packs").join(&pack[..4]).join(&pack)).unwrap();
+    let size = file.metadata().unwrap().len();
+    PackReader::new(file, size, member.pack).member(member.name).unwrap().unwrap().content
 }

@@ -2,7 +2,7 @@
 
 use super::brain::Brain;
 use super::job::Purpose;
-use super::{FlagChange, Selection, removal};
+use super::{FlagChange, Selection, removal_of_attempts};
 use crate::prepare::is_archived_as_it_is;
 use crate::record::is_record;
 use crate::state::{FileState, write_hsm};
@@ -48,12 +48,7 @@ impl Brain {
         let mut changes = vec![Change::Finish { id, result: Err(Failure::cancelled()), bytes: 0, finished_ms }];
         let doubted = id <= self.shared.doubted;
         if entry.action.command == Command::Archive && entry.attempts > 0 && !is_record(&entry.action) && !doubted {
-            changes.push(removal(
-                entry.action.archive_id,
-                entry.action.identity,
-                format!("what is left of archiving {}", entry.action.path),
-                finished_ms,
-            ));
+            changes.push(removal_of_attempts(&entry.action, finished_ms));
         }
         self.record(changes, vec![id]);
         true

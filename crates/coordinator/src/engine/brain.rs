@@ -6,7 +6,7 @@ use super::callers::Callers;
 use super::job::{Blocked, Holder, Inode, Job, Parked, Purpose, Ticket};
 use super::lanes::Lanes;
 use super::outbox::Dispatch;
-use super::{EngineConfig, Msg, ObjectKey, Running, Shared, removal};
+use super::{EngineConfig, Msg, ObjectKey, Running, Shared, may_be_left_since_ms, removal, removal_of_attempts};
 use crate::commit::{Done, Item, Step};
 use crate::guard::GuardLink;
 use crate::journal::Journal;
@@ -320,10 +320,7 @@ impl Brain {
                     && job.maybe_begun
                     && !named.starts_with(&proposed.uuid)
                     && ActionId(key) > self.shared.doubted;
-                let changes = orphan.then(|| {
-                    let path = format!("what is left of archiving {}", job.action.path);
-                    removal(job.action.archive_id, proposed.clone(), path, self.shared.now_ms())
-                });
+                let changes = orphan.then(|| removal_of_attempts(&job.action, self.shared.now_ms()));
                 self.succeeded(key, 0, changes.into_iter().collect());
             }
             Prepared::Failed(failure) => {
@@ -342,7 +339,7 @@ impl Brain {
         let action = &job.action;
         let file = job.file.as_ref();
         let size = file.map_or(0, |f| f.before.size);
-        let attempted_since_ms = if job.maybe_begun { action.created_ms } else { 0 };
+        let attempted_since_ms = may_be_left_since_ms(action, job.maybe_begun);
         job.maybe_begun = true;
         let running = Running {
             id: ActionId(key),
@@ -530,13 +527,7 @@ impl Brain {
         let doubted = id <= self.shared.doubted;
         // Whatever an attempt may have stored. A record's id is that of the one before, which may still be good.
         if job.action.command == Command::Archive && job.maybe_begun && !is_record(&job.action) && !doubted {
-            let proposed = &job.action.identity;
-            changes.push(removal(
-                job.action.archive_id,
-                proposed.clone(),
-                format!("what is left of archiving {}", job.action.path),
-                now,
-            ));
+            changes.push(removal_of_attempts(&job.action, now));
         }
         changes.extend(self.foreign_object(job, now));
         self.record(changes, vec![id]);

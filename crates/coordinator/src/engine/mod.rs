@@ -579,6 +579,22 @@ pub(crate) fn removal(archive_id: u32, identity: Identity, path: String, not_bef
     Change::Submit(removal_action(archive_id, identity, path, not_before_ms))
 }
 
+/// The removal of whatever attempts of an archive that is given up may have stored, under the id that was proposed for it. Says by the time it was
+/// asked for since when there may be anything: see [`may_be_left_since_ms`].
+pub(crate) fn removal_of_attempts(archive: &NewAction, now_ms: u64) -> Change {
+    let path = format!("what is left of archiving {}", archive.path);
+    let removal = removal_action(archive.archive_id, archive.identity.clone(), path, now_ms);
+    Change::Submit(NewAction { created_ms: archive.created_ms.min(now_ms.saturating_sub(1)), ..removal })
+}
+
+/// What a mover is told as `attempted_since_ms`: not before when it may find what an earlier attempt stored; 0 when there was none.
+pub(crate) fn may_be_left_since_ms(action: &NewAction, maybe_begun: bool) -> u64 {
+    // Other removals are not asked for before they may begin.
+    let of_attempts =
+        action.command == Command::Remove && action.file.is_none() && action.created_ms < action.not_before_ms;
+    if maybe_begun || of_attempts { action.created_ms } else { 0 }
+}
+
 /// As [`removal`], not yet entered.
 pub(crate) fn removal_action(archive_id: u32, identity: Identity, path: String, not_before_ms: u64) -> NewAction {
     NewAction {

@@ -38,7 +38,8 @@ pub struct Dispatch {
     pub expected_size: Option<u64>,
     /// Where the file is, relative to its filesystem's root (archive); empty when not known.
     pub tree_path: Vec<u8>,
-    /// When the action was accepted (milliseconds since 1970), if an attempt before this one may have stored an object; else 0.
+    /// Not before this time (milliseconds since 1970) an earlier attempt, or one of the archive whose remains this removes, may have stored
+    /// an object under the proposed id; 0 when there was none.
     pub attempted_since_ms: u64,
     /// What `tree_path` names has no content: its metadata is to be recorded (archive).
     pub metadata_only: bool,
