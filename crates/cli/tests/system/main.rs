@@ -13,6 +13,7 @@ mod limits;
 mod movers;
 mod races;
 mod ranges;
+mod rebuild;
 mod release;
 mod scrub;
 mod support;
