@@ -15,14 +15,15 @@
 //! Jobs of the same inode exclude ranges and the other way round by the inode's holder. Events never wait for a holder here,
 //! only for chunks.
 
+mod end;
+
 use super::Msg;
 use super::brain::Brain;
-use super::job::{Blocked, Holder, Job, Parked, Purpose};
-use super::parts::{Fetch, OpenedParts, Parts, Phase, Reader, open_parts, record_parts, settle_part};
+use super::job::{Blocked, Holder, Job, Purpose};
+use super::parts::{Fetch, OpenedParts, Parts, Phase, Reader, open_parts, settle_part};
 use super::readers::owner_of;
 use crate::commit::{Item, Step};
 use crate::guard::PendingEvent;
-use crate::prepare::EIO;
 use crate::ranges::{CHUNK, Flight, Limits, Run, chunks_touched, plan, residency};
 use crate::state::FileState;
 use model::{ActionId, Class, Command, Digest, ErrorKind, Extent, Failure, FileHandle, Outcome};
@@ -574,142 +575,6 @@ impl Brain {
                 Err(failure) => self.failed(key, failure.clone()),
             }
         }
-    }
-
-    // ---- the end of the state ----
-
-    /// Its mover knows no ranges, or somebody writes to it, and nothing of it was handed out: it is restored as files always were.
-    fn restore_whole(&mut self, file: &FileHandle) {
-        let Some(parts) = self.parts(file) else { return };
-        let (path, owner, fd) = (parts.path.clone(), parts.owner, parts.file.as_ref().map(|f| Arc::clone(&f.fd)));
-        let unmarked = fd.as_ref().map_or(Ok(()), |fd| residency::forget(&**fd));
-        let archive_id = fd.and_then(|fd| FileState::read(&*fd).ok()).and_then(|state| state.archive_id());
-        self.dissolve(file);
-        let Some(inode) = self.inodes.get_mut(file) else { return };
-        inode.holder = None;
-        if let Err(error) = unmarked {
-            self.reader_failed(file, 0, &crate::prepare::attribute(&error));
-            return self.free_parts(file);
-        }
-        let Some(first) = inode.blocked.first() else { return self.free_parts(file) };
-        let archive_id =
-            archive_id.or_else(|| FileState::read(&first.event.file).ok().and_then(|state| state.archive_id()));
-        self.restore_for_readers(file, archive_id.unwrap_or(0), owner, path, 0);
-    }
-
-    /// Ends the state in memory. Whoever waits becomes one who waits for the inode.
-    fn dissolve(&mut self, file: &FileHandle) {
-        let Some(inode) = self.inodes.get_mut(file) else { return };
-        let Some(parts) = inode.parts.take() else { return };
-        if let (Some(guard), Some(f)) = (&self.guard, &parts.file) {
-            guard.forget(f.inode);
-        }
-        let Parts { readers, whole, entries, .. } = *parts;
-        inode.blocked.extend(readers.into_iter().map(|reader| reader.waiting).chain(whole));
-        self.parked += entries.len();
-        inode.parked.extend(entries.into_iter().map(|entry| Parked::Entry(Box::new(entry))));
-    }
-
-    /// Ends the state of a file that somebody else is going to hold. Only while nothing is under way.
-    pub(super) fn drop_parts(&mut self, file: &FileHandle) {
-        if self.inodes.get(file).is_some_and(|inode| inode.holder.is_none() && inode.parts.is_some()) {
-            self.dissolve(file);
-        }
-    }
-
-    /// Lets others have the inode.
-    fn free_parts(&mut self, file: &FileHandle) {
-        let Some(inode) = self.inodes.get_mut(file) else { return };
-        if inode.holder == Some(Holder::Parts) {
-            inode.holder = None;
-        }
-        if inode.parts.is_none() || !inode.parked.is_empty() {
-            self.unpark(file);
-        }
-        if self.inodes.get(file).is_some_and(|inode| inode.parts.is_none()) {
-            self.reconsider_blocked(file);
-        }
-    }
-
-    // ---- time ----
-
-    /// Retries, readers who waited too long, what is to be written down, and what was not used for long.
-    pub(super) fn parts_tick(&mut self) {
-        let now = Instant::now();
-        let mut pumped = Vec::new();
-        let mut recorded = Vec::new();
-        let mut idle: Vec<(Instant, FileHandle)> = Vec::new();
-        let mut expired = Vec::new();
-        let mut next: Option<Instant> = None;
-        let mut wake = |at: Instant| next = Some(next.map_or(at, |n: Instant| n.min(at)));
-        for (file, inode) in &mut self.inodes {
-            let Some(parts) = inode.parts.as_mut() else { continue };
-            if let Some(at) = parts.retry_at {
-                if at <= now {
-                    parts.retry_at = None;
-                    pumped.push(file.clone());
-                } else {
-                    wake(at);
-                }
-            }
-            let over = |b: &Blocked| b.deadline.is_some_and(|d| d <= now);
-            expired.extend(parts.readers.extract_if(.., |r| over(&r.waiting)).map(|r| r.waiting));
-            expired.extend(parts.whole.extract_if(.., |b| over(b)));
-            parts.readers.iter().map(|r| &r.waiting).chain(&parts.whole).filter_map(|b| b.deadline).for_each(&mut wake);
-            let quiet = parts.phase == Phase::Ready
-                && !parts.recording
-                && !matches!(inode.holder, Some(Holder::Job(_) | Holder::Release(_)));
-            if quiet && parts.unrecorded {
-                let at = parts.recorded_at + RECORD_EVERY;
-                if at <= now { recorded.push(file.clone()) } else { wake(at) }
-            } else if quiet && inode.holder.is_none() && parts.is_unwanted() {
-                idle.push((parts.used, file.clone()));
-            }
-        }
-        if let Some(at) = next {
-            self.due(at);
-        }
-        self.count_blocked(-i64::try_from(expired.len()).unwrap_or(0));
-        for waiting in expired {
-            tracing::error!(pid = waiting.event.pid, "a blocked reader waited too long and gets EIO");
-            waiting.event.deny(EIO);
-        }
-        recorded.iter().for_each(|file| self.record_part(file));
-        pumped.iter().for_each(|file| self.pump(file));
-        idle.sort_by_key(|(used, _)| *used);
-        let too_many = idle.len().saturating_sub(MAX_IDLE);
-        for (at, (used, file)) in idle.into_iter().enumerate() {
-            if at < too_many || used + IDLE <= now {
-                self.drop_parts(&file);
-                self.free_parts(&file);
-            }
-        }
-    }
-
-    fn record_part(&mut self, file: &FileHandle) {
-        let Some(inode) = self.inodes.get_mut(file) else { return };
-        let Some(parts) = inode.parts.as_mut() else { return };
-        let Some(f) = parts.file.clone() else { return };
-        parts.recording = true;
-        parts.unrecorded = false;
-        parts.recorded_at = Instant::now();
-        inode.holder = Some(Holder::Parts);
-        let (mtime, resident, messages, file) =
-            (parts.mtime, parts.resident.clone(), self.messages.clone(), file.clone());
-        self.record_pool.run(move || {
-            let result = record_parts(&f, mtime, resident);
-            let _ = messages.send(Msg::PartsRecorded(file, result));
-        });
-    }
-
-    pub(super) fn parts_recorded(&mut self, file: &FileHandle, result: Result<(), Failure>) {
-        let Some(parts) = self.parts(file) else { return };
-        parts.recording = false;
-        if let Err(failure) = result {
-            // They are there all the same; the next agent would fetch them again.
-            tracing::warn!(path = parts.path, %failure, "cannot write down which parts of a file are there");
-        }
-        self.pump(file);
     }
 
     // ---- small things ----
