@@ -3,6 +3,7 @@
 use crate::MaintenanceError;
 use model::{Digest, ObjectId};
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use transfer::copy::ChunkBuffer;
 use transfer::manifest::Manifest;
@@ -31,6 +32,8 @@ pub trait Holdings: Sync {
         monitor: &dyn Monitor,
         damaged: &mut dyn FnMut(Damage),
     ) -> Result<(), MaintenanceError>;
+    /// Reads through what holds several objects, and tells what of it is damaged and concerns none of them alone.
+    fn check_packs(&self, damaged: &mut dyn FnMut(PathBuf, String)) -> Result<(), MaintenanceError>;
     /// Reads an object without a manifest through, as far as its encoding lets it be checked. Gives the content's size.
     fn check_encoding(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<u64, MaintenanceError>;
 }
@@ -108,6 +111,10 @@ impl Holdings for PosixStore {
                 Err(error) => Err(error.into()),
             },
         }
+    }
+
+    fn check_packs(&self, damaged: &mut dyn FnMut(PathBuf, String)) -> Result<(), MaintenanceError> {
+        Ok(PosixStore::check_packs(self, damaged)?)
     }
 
     fn check_encoding(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<u64, MaintenanceError> {

@@ -8,7 +8,8 @@ use std::fmt::Write as _;
 pub(crate) fn human(counts: &Counts) -> String {
     let mut out = format!("{} objects ({}) and {} records read\n", counts.objects, bytes(counts.bytes), counts.records);
     let told = [
-        (counts.damaged, "objects or packs are damaged"),
+        (counts.damaged, "objects are damaged"),
+        (counts.damaged_packs, "damages of packs, those of their members among them"),
         (counts.bad_manifests, "manifests are damaged"),
         (counts.lost, "manifests have lost their object"),
         (counts.failed, "could not be read"),
@@ -29,7 +30,7 @@ mod tests {
         let counts = Counts { objects: 12, bytes: 3 << 20, records: 4, damaged: 1, unverified: 2, ..Counts::default() };
         insta::assert_snapshot!(human(&counts), @r"
         12 objects (3.0 MiB) and 4 records read
-        1 objects or packs are damaged
+        1 objects are damaged
         2 objects have no manifest to compare them with
         ");
     }

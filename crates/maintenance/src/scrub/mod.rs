@@ -49,6 +49,9 @@ pub struct Counts {
     pub unverified: u64,
     /// Objects that are damaged.
     pub damaged: u64,
+    /// Damages of packs, those of members among them.
+    #[serde(default)]
+    pub damaged_packs: u64,
     /// Manifests that are damaged.
     pub bad_manifests: u64,
     /// Manifests of files whose object is gone.
@@ -61,7 +64,7 @@ impl Counts {
     /// Whether everything is as it was archived.
     #[must_use]
     pub fn is_sound(&self) -> bool {
-        self.damaged + self.bad_manifests + self.lost + self.failed == 0
+        self.damaged + self.damaged_packs + self.bad_manifests + self.lost + self.failed == 0
     }
 
     fn add(&mut self, other: &Self) {
@@ -70,6 +73,7 @@ impl Counts {
         self.records += other.records;
         self.unverified += other.unverified;
         self.damaged += other.damaged;
+        self.damaged_packs += other.damaged_packs;
         self.bad_manifests += other.bad_manifests;
         self.lost += other.lost;
         self.failed += other.failed;
@@ -110,6 +114,12 @@ pub fn scrub<H: Holdings>(holdings: &H, options: &Options, watcher: &dyn Watcher
             written = Instant::now();
         }
     }
+    // Members were read above; here it is about what holds them together.
+    watcher.phase("reading packs", None);
+    holdings.check_packs(&mut |path, why| {
+        state.counts.damaged_packs += 1;
+        watcher.found(Finding::new(Problem::Damage, format!("pack {}: {why}", path.display())));
+    })?;
     if let Some(path) = &options.state {
         State::remove(path)?;
     }

@@ -56,6 +56,11 @@ impl PosixStore {
         sweep(&self.root)
     }
 
+    /// Reads every pack through and tells what is damaged, with the pack's path: also what no member has to do with, such as the index.
+    pub fn check_packs(&self, told: &mut dyn FnMut(std::path::PathBuf, String)) -> Result<(), TransferError> {
+        self.packs.check(told)
+    }
+
     /// Before anything is written.
     pub(super) fn begin(&self) -> Result<(), TransferError> {
         self.root.check()?;

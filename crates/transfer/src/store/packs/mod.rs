@@ -131,6 +131,27 @@ impl Packs {
         }
     }
 
+    /// Reads every pack through and tells what is damaged, with the pack's path: its members, or what holds them together.
+    pub(super) fn check(&self, told: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError> {
+        let checked = self.each_pack(None, &mut |pack| {
+            let path = place::path(&self.root, pack);
+            let mut damaged = Vec::new();
+            let read = place::open(&self.root, pack).map(|reader| {
+                reader.map_or(Ok(()), |reader| {
+                    reader.check(&mut |name, why| damaged.push(format!("member {name}: {why}"))).map(drop)
+                })
+            });
+            match read {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => damaged.push(error.to_string()),
+                Err(error) => damaged.push(error.to_string()),
+            }
+            damaged.into_iter().for_each(|why| told(path.clone(), why));
+            Ok(ControlFlow::Continue(()))
+        });
+        checked.map(drop)
+    }
+
     /// Members of this name in packs that an attempt since then may have written: at most one a pack. Packs that cannot be read are
     /// passed over, with a warning: one bad block must not stop everything that is tried again.
     pub(super) fn attempts(&self, name: MemberName, since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {
