@@ -6,8 +6,9 @@ mod objects;
 
 use crate::admin::api::{
     ActionReport, ActionState, ActionView, ActionsQuery, CancelRequest, Cancelled, DEFAULT_LIMIT, FileRef, FileStatus,
-    FilesRequest, FilesSet, FinishedQuery, FinishedView, GuardStatus, MAX_LIMIT, QueueCount, RecordRef, Refused,
-    Released, Reloaded, RequestStatus, SetRequest, SourceStatus, StatusReport, SubmitRequest, Submitted, fsid_text,
+    FilesRequest, FilesSet, FinishedQuery, FinishedView, FurtherCopy, GuardStatus, MAX_LIMIT, QueueCount, RecordRef,
+    Refused, Released, Reloaded, RequestStatus, SetRequest, SourceStatus, StatusReport, SubmitRequest, Submitted,
+    fsid_text,
 };
 use crate::admin::control::{Control, ControlError, ErrorCode, Reply};
 use crate::admin::objects::{CloneRequest, Made, RetiredPage, RetiredRequest, UndeleteRequest};
@@ -244,6 +245,7 @@ impl Control for LocalControl {
                 entries: self.own_entries(request.records),
                 command: request.command.into(),
                 archive_id: request.archive_id,
+                copies: request.copies,
                 data: request.data,
                 request: request.request,
                 force: request.force,
@@ -253,7 +255,7 @@ impl Control for LocalControl {
             refusals.extend(accepted.refused.into_iter().map(refused));
             Ok(Submitted {
                 request: accepted.request,
-                accepted: (accepted.actions.len() as u64).saturating_sub(accepted.records),
+                accepted: accepted.files,
                 records: accepted.records,
                 already: accepted.already,
                 refused: refusals,
@@ -515,6 +517,7 @@ fn unmanaged(handle: &FileHandle, path: &str) -> FileStatus {
         uuid: String::new(),
         hash: String::new(),
         url: String::new(),
+        copies: Vec::new(),
         size: 0,
         archived_size: None,
         dirty: false,
@@ -541,7 +544,14 @@ fn file_status(engine: &Engine, file: &FileRef, running: &HashMap<ActionId, Runn
     let now = coordinator::stamp_of(&stamp);
     let differs = state.record.as_ref().is_some_and(|r| r.size != now.size || r.mtime != now.mtime);
     let live = engine.queue().of_file(&file.handle).unwrap_or_default().into_iter().next();
+    let further = |copy: model::Copy| FurtherCopy {
+        archive_id: copy.archive_id,
+        uuid: copy.identity.uuid,
+        hash: copy.identity.hash.map(|h| h.to_string()).unwrap_or_default(),
+        url: copy.identity.url,
+    };
     FileStatus {
+        copies: coordinator::further_copies(&fd, &state).into_iter().map(further).collect(),
         managed: flags != HsmFlags::empty() || !state.identity.uuid.is_empty(),
         flags: flags.names().map(str::to_owned).collect(),
         archive_id: state.hsm.archive_id,

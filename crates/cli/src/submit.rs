@@ -47,7 +47,13 @@ pub(crate) struct SubmitArgs {
 }
 
 /// Submits, waits if asked, prints.
-pub(crate) async fn run(socket: &Path, command: RequestCommand, force: bool, mut args: SubmitArgs) -> Outcome {
+pub(crate) async fn run(
+    socket: &Path,
+    command: RequestCommand,
+    force: bool,
+    copies: Vec<u32>,
+    mut args: SubmitArgs,
+) -> Outcome {
     args.files.records = command == RequestCommand::Archive;
     if args.files.is_empty() {
         return Err(no_files());
@@ -59,6 +65,7 @@ pub(crate) async fn run(socket: &Path, command: RequestCommand, force: bool, mut
     let template = SubmitRequest {
         command,
         archive_id: args.id,
+        copies,
         data: args.data.into_bytes(),
         request: None,
         files: Vec::new(),

@@ -48,6 +48,7 @@ pub(crate) fn engine_config(config: &AgentConfig, root: &Path) -> EngineConfig {
     EngineConfig {
         root: root.to_path_buf(),
         default_archive: config.default_archive,
+        copies: config.copies.clone(),
         restore_timeout: config.restore.timeout,
         backoff: Backoff {
             max_delay_ms: u64::try_from(config.retry.max_delay.as_millis()).unwrap_or(u64::MAX),

@@ -349,6 +349,42 @@ impl<'r> Section<'r> {
         Some(At { pos: node.pos, value: strings })
     }
 
+    /// A list of integers within `range`, each once, at most `most` of them.
+    pub fn number_list(
+        &mut self,
+        key: &'static str,
+        range: RangeInclusive<u64>,
+        most: usize,
+    ) -> Option<At<Vec<At<u64>>>> {
+        let node = self.single(key)?;
+        let Value::List(items) = &node.value else {
+            self.wrong_type(node, key, "a list of integers");
+            return None;
+        };
+        if let Some(beyond) = items.get(most) {
+            self.reader.problem(beyond.pos, format!("`{key}` has at most {most} entries, found {}", items.len()), None);
+        }
+        let (low, high) = (range.start(), range.end());
+        let mut numbers: Vec<At<u64>> = Vec::with_capacity(items.len().min(most));
+        for item in items.iter().take(most) {
+            let Value::Integer(number) = item.value else {
+                self.wrong_type(item, key, "a list of integers");
+                continue;
+            };
+            match u64::try_from(number).ok().filter(|value| range.contains(value)) {
+                Some(value) if numbers.iter().any(|have| have.value == value) => {
+                    self.reader.problem(item.pos, format!("`{key}` names {value} twice"), None);
+                }
+                Some(value) => numbers.push(At { pos: item.pos, value }),
+                None => {
+                    let what = format!("entries of `{key}` must be between {low} and {high}, found {number}");
+                    self.reader.problem(item.pos, what, None);
+                }
+            }
+        }
+        Some(At { pos: node.pos, value: numbers })
+    }
+
     /// A list of strings that must be there when the section is.
     pub fn required_string_list(&mut self, key: &'static str, hint: &str) -> Option<At<Vec<At<String>>>> {
         self.report_if_missing(key, hint);

@@ -3,19 +3,21 @@
 //! A committer is a thread that takes whatever has come together and pays one sync for all of it. There are two: one for
 //! restores, whose readers wait, and one for everything else.
 
+use crate::copies;
 use crate::engine::{Shared, removal, removal_action};
 use crate::filesystem::{Filesystem, stamp_of};
 use crate::prepare::{EIO, ENOENT, Opened, attribute, system};
 use crate::ranges::residency;
 use crate::shared::{mark, remember};
 use crate::state::{FileState, write_hsm};
-use model::{ArchiveRecord, Digest, Failure, HsmFlags, HsmState, Identity, Stamp};
+use model::{ArchiveRecord, Copy, Digest, Failure, HsmFlags, HsmState, Identity, Stamp};
 use queue::{About, Change, ObjectRef, OrphanCheck, Queue, Retired, SyncedStamp};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
 use sys::lease::ReadLease;
 
+const EAGAIN: i32 = 11;
 /// Files committed together at most.
 const BATCH: usize = 1024;
 /// Below this many files, each is synced by itself: `syncfs` waits for everybody's writes.
@@ -26,6 +28,8 @@ const SYNC_EACH: usize = 4;
 pub(crate) enum Step {
     /// The mover stored the content under this identity, in this archive.
     Archived(Identity, u32),
+    /// The mover stored one more copy of content that the file names already, under this identity, in this archive.
+    Copied(Identity, u32),
     /// The mover wrote the object of this identity into the file and saw this digest.
     Restored(Identity, Option<Digest>),
     /// The object is about to be removed: the file has to forget it first.
@@ -81,7 +85,7 @@ struct Half {
     item: Item,
     outcome: Result<Vec<Change>, Failure>,
     /// Nobody can open the file for writing while it lives.
-    lease: Option<ReadLease<Arc<std::os::fd::OwnedFd>>>,
+    lease: Lease,
 }
 
 fn commit(shared: &Shared, policy: &Policy, batch: Vec<Item>) -> Vec<Done> {
@@ -96,10 +100,10 @@ fn commit(shared: &Shared, policy: &Policy, batch: Vec<Item>) -> Vec<Done> {
     sync(fs, &mut halves, |step| matches!(step, Step::Restored(..)));
     for half in &mut halves {
         if half.outcome.is_ok() {
-            half.outcome = first_half(&half.item, &mut half.lease, policy, shared.now_ms());
+            half.outcome = first_half(shared, &half.item, &mut half.lease, policy);
         }
     }
-    sync(fs, &mut halves, |step| matches!(step, Step::Archived(..) | Step::Detach));
+    sync(fs, &mut halves, |step| matches!(step, Step::Archived(..) | Step::Copied(..) | Step::Detach));
     halves.into_iter().map(|half| second_half(half, policy)).collect()
 }
 
@@ -110,7 +114,7 @@ fn fail(item: Item, failure: Failure) -> Done {
 /// An object that a file is about to stop naming would be forgotten by a crash right after: it is written down first.
 fn owe_checks(queue: &dyn Queue, batch: &[Item]) -> Result<(), Failure> {
     let mut checks = Vec::new();
-    for (item, check) in batch.iter().filter_map(|item| replaced(item).map(|check| (item, check))) {
+    for (item, check) in batch.iter().flat_map(|item| replaced(item).into_iter().map(move |check| (item, check))) {
         // What the file says of others that may name the object is lost with its identity.
         checks.extend(remember(&*item.file.fd, object_of(&check)));
         checks.push(Change::OweOrphanCheck(check));
@@ -121,13 +125,22 @@ fn owe_checks(queue: &dyn Queue, batch: &[Item]) -> Result<(), Failure> {
     queue.apply(&checks).map_err(|e| Failure::temporary(EIO, e.to_string()))
 }
 
-/// The object that the file names now and will not name after the commit.
-fn replaced(item: &Item) -> Option<OrphanCheck> {
+/// The objects that the file names now and will not name after the commit: the first copy, if it is among them, then further ones.
+fn replaced(item: &Item) -> Vec<OrphanCheck> {
+    let Item { file, .. } = item;
+    let first = first_replaced(item);
+    let forgets = matches!(item.step, Step::Archived(..) | Step::Detach) && file.state.belongs_to(&file.handle);
+    // Also when the first copy was written anew under the id it had: the others hold what was before.
+    let further = file.copies.iter().filter(|_| forgets).map(|copy| copies::check(copy, &file.handle));
+    first.into_iter().chain(further).collect()
+}
+
+fn first_replaced(item: &Item) -> Option<OrphanCheck> {
     let old = &item.file.state.identity;
     let gone = match &item.step {
         Step::Archived(new, _) => !old.uuid.is_empty() && old.uuid != new.uuid,
         Step::Detach => true,
-        Step::Restored(..) | Step::Verified(_) => false,
+        Step::Copied(..) | Step::Restored(..) | Step::Verified(_) => false,
     };
     // An object that another file's attributes brought here is that file's.
     let own = item.file.state.belongs_to(&item.file.handle);
@@ -165,24 +178,28 @@ fn look(file: &Opened) -> Result<(Stamp, u64), Failure> {
     Ok((stamp_of(&stamp), stamp.nlink))
 }
 
-fn first_half(
-    item: &Item,
-    lease: &mut Option<ReadLease<Arc<std::os::fd::OwnedFd>>>,
-    policy: &Policy,
-    now_ms: u64,
-) -> Result<Vec<Change>, Failure> {
+type Lease = Option<ReadLease<Arc<std::os::fd::OwnedFd>>>;
+
+/// The file as it was when the mover began to read it, and nobody can open it for writing while the lease lives.
+fn unchanged(file: &Opened, lease: &mut Lease) -> Result<Stamp, Failure> {
+    *lease = ReadLease::take(Arc::clone(&file.fd)).ok().flatten();
+    let (now, links) = look(file)?;
+    if links == 0 {
+        return Err(Failure::permanent(ENOENT, "the file was removed while it was archived"));
+    }
+    if now != file.before {
+        return Err(Failure::temporary(EAGAIN, "the file changed while it was archived"));
+    }
+    Ok(now)
+}
+
+fn first_half(shared: &Shared, item: &Item, lease: &mut Lease, policy: &Policy) -> Result<Vec<Change>, Failure> {
     let file = &item.file;
+    let now_ms = shared.now_ms();
     match &item.step {
         Step::Archived(identity, archive_id) => {
             // With the lease, nobody can have written between this look and the last one of the second half.
-            *lease = ReadLease::take(Arc::clone(&file.fd)).ok().flatten();
-            let (now, links) = look(file)?;
-            if links == 0 {
-                return Err(Failure::permanent(ENOENT, "the file was removed while it was archived"));
-            }
-            if now != file.before {
-                return Err(Failure::temporary(11, "the file changed while it was archived"));
-            }
+            let now = unchanged(file, lease)?;
             let old = file.state.hsm;
             if old.is_clean_copy() {
                 // Killed between two of the attributes below, the file would have one version's hash and another's object,
@@ -199,13 +216,23 @@ fn first_half(
             };
             let record = ArchiveRecord { size: now.size, mtime: now.mtime, inode: file.handle.clone() };
             let state = FileState { hsm, identity: identity.clone(), record: Some(record) };
+            // First: under an id that the file names already, the list would count for what is another version now.
+            copies::forget(&*file.fd).map_err(|e| attribute(&e))?;
             state.write(&*file.fd).map_err(|e| attribute(&e))?;
             if policy.snapshots {
                 // Not before: a mark says that the file was whole once. And not later: it moves ctime, and with it the proof
                 // for a release.
                 mark(&*file.fd, &identity.uuid).map_err(|e| system("marking it", &e))?;
             }
-            Ok(settle(item, policy, now_ms))
+            let mut changes = settle(item, replaced(item), policy, now_ms);
+            if !file.copies.is_empty() {
+                changes.push(copies::remember(&file.handle, &[]));
+            }
+            Ok(changes)
+        }
+        Step::Copied(identity, archive_id) => {
+            let copy = Copy { archive_id: *archive_id, identity: identity.clone() };
+            further_copy(shared.queue.as_ref(), file, copy, lease)
         }
         Step::Restored(identity, digest) => restored(file, identity, *digest).map(|()| Vec::new()),
         Step::Detach => {
@@ -217,18 +244,49 @@ fn first_half(
                 HsmState { flags, ..HsmState::default() }
             };
             FileState::detach(&*file.fd, keep).map_err(|e| attribute(&e))?;
-            Ok(vec![Change::ForgetStamp { file: file.handle.clone() }])
+            // The first copy's object is removed by the action itself.
+            let further: Vec<_> =
+                replaced(item).into_iter().filter(|check| check.uuid != file.state.identity.uuid).collect();
+            let at_once = Policy { keep_versions: Duration::ZERO, ..*policy };
+            let mut changes = settle(item, further, &at_once, now_ms);
+            changes.push(Change::ForgetStamp { file: file.handle.clone() });
+            Ok(changes)
         }
         Step::Verified(digest) => verified(file, *digest, lease).map(|()| Vec::new()),
     }
 }
 
-/// The owed check is settled in the transaction that also queues the old object's removal.
-fn settle(item: &Item, policy: &Policy, now_ms: u64) -> Vec<Change> {
-    replaced(item).map_or_else(Vec::new, |check| {
+/// Adds a copy to the file's list. What the mover stored must be what the first copy holds.
+fn further_copy(queue: &dyn Queue, file: &Opened, copy: Copy, lease: &mut Lease) -> Result<Vec<Change>, Failure> {
+    let now = unchanged(file, lease)?;
+    let own = &file.state.identity;
+    let same = match (own.hash, copy.identity.hash) {
+        (Some(first), Some(new)) if std::mem::discriminant(&first) == std::mem::discriminant(&new) => first == new,
+        // No hash can tell: then nothing must have touched the file since it was archived.
+        _ => {
+            let known = queue.stamp(&file.handle).map_err(|e| Failure::temporary(EIO, e.to_string()))?;
+            known.is_some_and(|known| known.stamp == now && known.object.is_none_or(|o| o.uuid == own.uuid))
+        }
+    };
+    if !same {
+        // Whatever its size and mtime say: the next attempt archives what it holds now.
+        let dirty = HsmState { flags: file.state.hsm.flags.with(HsmFlags::DIRTY), ..file.state.hsm };
+        write_hsm(&*file.fd, &dirty).map_err(|e| attribute(&e))?;
+        return Err(Failure::temporary(EAGAIN, "it may have changed since it was archived: it is archived anew"));
+    }
+    let list: Vec<Copy> = file.copies.iter().cloned().chain([copy]).collect();
+    let changes = vec![copies::remember(&file.handle, &list)];
+    copies::write(&*file.fd, &own.uuid, list).map_err(|e| attribute(&e))?;
+    Ok(changes)
+}
+
+/// Owed checks are settled in the transaction that also queues the old objects' removals.
+fn settle(item: &Item, replaced: Vec<OrphanCheck>, policy: &Policy, now_ms: u64) -> Vec<Change> {
+    let changes = replaced.into_iter().flat_map(|check| {
         let settled = Change::SettleOrphanCheck { archive_id: check.archive_id, uuid: check.uuid.clone() };
-        vec![settled, retire(&check, item, policy, now_ms)]
-    })
+        [settled, retire(&check, item, policy, now_ms)]
+    });
+    changes.collect()
 }
 
 fn retire(check: &OrphanCheck, item: &Item, policy: &Policy, now_ms: u64) -> Change {
@@ -238,6 +296,11 @@ fn retire(check: &OrphanCheck, item: &Item, policy: &Policy, now_ms: u64) -> Cha
         return removal(check.archive_id, identity, name, 0);
     }
     let until_ms = now_ms.saturating_add(u64::try_from(policy.keep_versions.as_millis()).unwrap_or(u64::MAX / 4));
+    if check.uuid != item.file.state.identity.uuid {
+        // One line in a list of versions is enough.
+        let removal = removal_action(check.archive_id, identity, name, until_ms);
+        return Change::Submit(queue::NewAction { created_ms: now_ms, ..removal });
+    }
     let removal = queue::NewAction { created_ms: now_ms, ..removal_action(check.archive_id, identity, name, until_ms) };
     let old = &item.file.state;
     let (size, mtime) = old.record.as_ref().map_or_else(Default::default, |record| (record.size, record.mtime));
@@ -291,11 +354,7 @@ fn restored(file: &Opened, identity: &Identity, digest: Option<Digest>) -> Resul
 }
 
 /// Equal content is a clean copy, whatever its times say now; different content is dirty, whatever they say.
-fn verified(
-    file: &Opened,
-    digest: Digest,
-    lease: &mut Option<ReadLease<Arc<std::os::fd::OwnedFd>>>,
-) -> Result<(), Failure> {
+fn verified(file: &Opened, digest: Digest, lease: &mut Lease) -> Result<(), Failure> {
     *lease = ReadLease::take(Arc::clone(&file.fd)).ok().flatten();
     let (now, _) = look(file)?;
     if lease.is_none() || now != file.before {
@@ -333,7 +392,8 @@ fn second_half(half: Half, policy: &Policy) -> Done {
         let unwritten = lease.as_ref().is_some_and(ReadLease::still_held) || matches!(item.step, Step::Restored(..));
         let (archive_id, identity) = match &item.step {
             Step::Archived(identity, archive_id) => (*archive_id, identity),
-            _ => (item.archive_id, &file.state.identity),
+            // A restore may have come from another copy.
+            _ => (file.state.archive_id().unwrap_or(item.archive_id), &file.state.identity),
         };
         let object = ObjectRef { archive_id, uuid: identity.uuid.clone(), url: identity.url.clone() };
         match &item.step {
@@ -346,7 +406,13 @@ fn second_half(half: Half, policy: &Policy) -> Done {
                 let described = about(file, identity.hash);
                 changes.extend(described.map(|about| Change::Describe { file: file.handle.clone(), about }));
             }
-            _ => changes.extend(remember(&*file.fd, object.clone())),
+            _ => {
+                changes.extend(remember(&*file.fd, object.clone()));
+                if !matches!(item.step, Step::Copied(..)) && !file.copies.is_empty() {
+                    // Known already, unless the queue's database was lost.
+                    changes.push(copies::remember(&file.handle, &file.copies));
+                }
+            }
         }
         // A stamp that proves nothing is one that no file has.
         let stamp = stamp.filter(|_| unwritten).unwrap_or_default();

@@ -5,7 +5,7 @@
 
 mod changes;
 mod commit;
-
+mod copies;
 mod engine;
 mod filesystem;
 pub mod guard;
@@ -23,6 +23,7 @@ mod shared;
 mod snapshots;
 mod state;
 
+pub use copies::known as further_copies;
 pub use engine::{
     Dispatch, Engine, EngineConfig, EngineError, FlagChange, RangeConfig, Refusal, ReleaseReport, Running, Selection,
     Target,

@@ -9,14 +9,15 @@
 //! 6. the removals of objects that were undeleted are cancelled. A crash before that does no harm: a removal looks for files that
 //!    name its object.
 
+use crate::copies;
 use crate::engine::{Engine, Msg, ObjectKey, Selection, Shared, Target};
 use crate::filesystem::stamp_of;
 use crate::newfile::{Blueprint, NewFile, check_name};
 use crate::prepare::{EIO, EPERM, attribute, is_archived_as_it_is, system};
 use crate::shared;
 use crate::state::FileState;
-use model::{ActionId, Command, Failure, FileHandle, Identity, Stamp};
-use queue::{About, Change, ObjectRef, QueueError, SyncedStamp};
+use model::{ActionId, Command, Copy, Failure, FileHandle, Identity, Stamp};
+use queue::{About, Change, ObjectRef, QueueError, RetiredObject, SyncedStamp};
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -29,6 +30,8 @@ const EBUSY: i32 = 16;
 const ENOENT: i32 = 2;
 /// Made together at most: each takes three descriptors.
 const TOGETHER: usize = 512;
+/// Objects of one deleted file that are looked through for its further copies.
+const MAX_RETIRED: usize = 1024;
 /// Above this many new files one sync of the filesystem is cheaper than theirs.
 const SYNC_EACH: usize = 4;
 
@@ -105,12 +108,29 @@ struct Found {
     /// No file but the source names the object.
     complete: bool,
     removal: Option<ActionId>,
+    /// The removals of further copies, which are in the plan.
+    copies: Vec<(ActionId, ObjectRef)>,
 }
 
 impl Found {
     fn key(&self) -> ObjectKey {
-        (self.object.archive_id, self.object.uuid.clone())
+        key(&self.object)
     }
+
+    fn keys(&self) -> impl Iterator<Item = ObjectKey> {
+        std::iter::once(self.key()).chain(self.copies.iter().map(|(_, object)| key(object)))
+    }
+
+    /// Leaves out copies of which a removal runs.
+    fn keep_copies(&mut self, is_held: impl Fn(&ObjectKey) -> bool) {
+        self.copies.retain(|(_, object)| is_held(&key(object)));
+        let copies = &self.copies;
+        self.plan.copies.retain(|copy| copies.iter().any(|(_, object)| *object == copies::object(copy)));
+    }
+}
+
+fn key(object: &ObjectRef) -> ObjectKey {
+    (object.archive_id, object.uuid.clone())
 }
 
 /// One new file on its way.
@@ -133,13 +153,13 @@ pub(crate) fn make_all(shared: &Arc<Shared>, messages: &Sender<Msg>, makes: &[Ma
             *slot = Err(failure);
         }
     };
-    let first_looks: Vec<Option<ObjectKey>> =
-        makes.iter().map(|make| look(shared, make).ok().map(|found| found.key())).collect();
-    let hold = Hold::take(messages, first_looks.iter().flatten().cloned().collect());
+    let first_looks = makes.iter().filter_map(|make| look(shared, make).ok());
+    let hold = Hold::take(messages, first_looks.flat_map(|found| found.keys().collect::<Vec<_>>()).collect());
     let held: HashSet<&ObjectKey> = hold.objects.iter().collect();
     let mut steps = Vec::new();
     for (at, make) in makes.iter().enumerate() {
-        let found = look(shared, make).and_then(|found| {
+        let found = look(shared, make).and_then(|mut found| {
+            found.keep_copies(|key| held.contains(key));
             if held.contains(&found.key()) {
                 Ok(found)
             } else {
@@ -222,9 +242,11 @@ fn look_at_file(shared: &Shared, target: &Target) -> Result<Found, Failure> {
         gid: stat.gid,
         atime: Some(atime),
         mtime: now.mtime,
+        copies: Vec::new(),
     };
     let complete = !shared::is_marked(&fd, &object.uuid);
-    Ok(Found { plan, object, file: Some((target.handle.clone(), fd)), complete, removal: None })
+    let file = Some((target.handle.clone(), fd));
+    Ok(Found { plan, object, file, complete, removal: None, copies: Vec::new() })
 }
 
 fn look_at_retired(shared: &Shared, id: ActionId) -> Result<Found, Failure> {
@@ -233,6 +255,11 @@ fn look_at_retired(shared: &Shared, id: ActionId) -> Result<Found, Failure> {
     let (archive_id, uuid) = (entry.action.archive_id, entry.action.identity.uuid);
     let waiting = shared.queue.retired_object(archive_id, &uuid, usize::MAX).map_err(|e| queue_failed(&e))?;
     let found = waiting.into_iter().find(|found| found.id == id).ok_or_else(gone)?;
+    let copies = copies_of_deleted(shared, &found)?;
+    let further = |copy: &RetiredObject| {
+        let ObjectRef { archive_id, uuid, url } = copy.object.clone();
+        Copy { archive_id, identity: Identity { uuid, hash: copy.retired.about.hash, url } }
+    };
     let about = found.retired.about;
     if about.mode == 0 {
         return Err(Failure::permanent(
@@ -250,8 +277,24 @@ fn look_at_retired(shared: &Shared, id: ActionId) -> Result<Found, Failure> {
         gid: about.gid,
         atime: None,
         mtime: about.mtime,
+        copies: copies.iter().map(further).collect(),
     };
-    Ok(Found { plan, object, file: None, complete: id > shared.doubted, removal: Some(id) })
+    let copies = copies.into_iter().map(|copy| (copy.id, copy.object)).collect();
+    Ok(Found { plan, object, file: None, complete: id > shared.doubted, removal: Some(id), copies })
+}
+
+/// The further copies of a deleted file: they wait like its first one, and are no file alone.
+fn copies_of_deleted(shared: &Shared, deleted: &RetiredObject) -> Result<Vec<RetiredObject>, Failure> {
+    if deleted.retired.replaced {
+        return Ok(Vec::new());
+    }
+    let of_file = shared.queue.retired_of_file(&deleted.retired.file, MAX_RETIRED).map_err(|e| queue_failed(&e))?;
+    let is_copy = |other: &RetiredObject| {
+        !other.retired.replaced
+            && other.retired.about.mode == 0
+            && other.retired.retired_ms == deleted.retired.retired_ms
+    };
+    Ok(of_file.into_iter().filter(is_copy).take(model::Copies::MAX).collect())
 }
 
 /// Step 3.
@@ -261,6 +304,13 @@ fn register(shared: &Shared, steps: &[Step], makes: &[Make]) -> Result<(), Failu
         let (found, new) = (&step.found, step.new.handle.clone());
         let files = found.file.iter().map(|(file, _)| file.clone()).chain([new.clone()]).collect();
         changes.push(Change::Share { object: found.object.clone(), complete: found.complete, files });
+        for (_, copy) in &found.copies {
+            let (object, files) = (copy.clone(), vec![new.clone()]);
+            changes.push(Change::Share { object, complete: found.complete, files });
+        }
+        if !found.copies.is_empty() {
+            changes.push(copies::remember(&new, &found.plan.copies));
+        }
         // A stamp that no file has: only its object counts, until the file is restored.
         let stamp = SyncedStamp { stamp: Stamp::default(), object: Some(found.object.clone()) };
         changes.push(Change::SetStamp { file: new.clone(), stamp });
@@ -344,12 +394,12 @@ fn end(shared: &Shared, messages: &Sender<Msg>, steps: &[Step]) {
     let mut undone = Vec::new();
     for Step { found, new, failed, .. } in steps {
         match (failed, found.removal) {
-            (None, removal) => undone.extend(removal),
+            (None, removal) => undone.extend(removal.into_iter().chain(found.copies.iter().map(|(id, _)| *id))),
             (Some(_), _) => {
-                let file = new.handle.clone();
-                let (archive_id, uuid) = found.key();
-                changes.push(Change::ForgetReferrer { archive_id, uuid, file: file.clone() });
-                changes.push(Change::ForgetStamp { file });
+                let file = &new.handle;
+                let forget = |(archive_id, uuid)| Change::ForgetReferrer { archive_id, uuid, file: file.clone() };
+                changes.extend(found.keys().map(forget));
+                changes.push(Change::ForgetStamp { file: file.clone() });
             }
         }
     }

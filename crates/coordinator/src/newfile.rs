@@ -3,11 +3,12 @@
 //! It has no name until everything is on it and on disk: a crash at any point leaves either nothing or the whole file, and no
 //! temporary name to clean up. Its name never replaces another.
 
+use crate::copies;
 use crate::filesystem::{Filesystem, handle_of};
 use crate::prepare::{ENOENT, attribute, system};
 use crate::shared;
 use crate::state::FileState;
-use model::{ArchiveRecord, Failure, FileHandle, HsmFlags, HsmState, Identity, Timestamp};
+use model::{ArchiveRecord, Copy, Failure, FileHandle, HsmFlags, HsmState, Identity, Timestamp};
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
@@ -36,6 +37,8 @@ pub(crate) struct Blueprint {
     pub(crate) gid: u32,
     pub(crate) atime: Option<Timestamp>,
     pub(crate) mtime: Timestamp,
+    /// Further copies of the content.
+    pub(crate) copies: Vec<Copy>,
 }
 
 /// A file without a name yet. Gone when dropped before [`NewFile::link`].
@@ -80,6 +83,9 @@ impl NewFile {
         let hsm = HsmState { compat: 0, flags, archive_id: u64::from(plan.archive_id), archive_version: 1 };
         let record = ArchiveRecord { size: plan.size, mtime: plan.mtime, inode: self.handle.clone() };
         let state = FileState { hsm, identity: plan.identity.clone(), record: Some(record) };
+        if !plan.copies.is_empty() {
+            copies::write(&self.file, &plan.identity.uuid, plan.copies.clone()).map_err(|e| attribute(&e))?;
+        }
         shared::mark(&self.file, &plan.identity.uuid).map_err(|e| system("marking it", &e))?;
         state.write(&self.file).map_err(|e| attribute(&e))?;
         // A guard that was just started, and did not know us yet, may have let us in as into a resident file.

@@ -2,6 +2,7 @@
 //!
 //! Blocking; runs on the engine's pool, with the inode locked by the engine.
 
+use crate::copies;
 use crate::filesystem::{Filesystem, stamp_of};
 use crate::state::{FileState, StateError, read_hsm, write_hsm};
 use model::{Command, Failure, FileHandle, HsmFlags, Identity, Stamp, Timestamp};
@@ -15,6 +16,7 @@ use sys::fanotify::PreContentGroup;
 pub(crate) const ENOENT: i32 = 2;
 pub(crate) const EIO: i32 = 5;
 pub(crate) const EPERM: i32 = 1;
+const E2BIG: i32 = 7;
 pub(crate) const ESTALE: i32 = 116;
 
 /// A file that is open for one action.
@@ -29,6 +31,8 @@ pub(crate) struct Opened {
     pub(crate) mtime: Timestamp,
     /// Where it is, relative to the root; looked up for archiving only, and empty when nobody knows.
     pub(crate) tree_path: Vec<u8>,
+    /// The further copies of what `state` names.
+    pub(crate) copies: Vec<model::Copy>,
 }
 
 impl Opened {
@@ -109,7 +113,8 @@ fn open(fs: &Filesystem, handle: &FileHandle, flags: OFlags) -> Result<Opened, F
     }
     let stamp = sys::file::stamp(&fd).map_err(|e| system("looking at it", &e))?;
     let before = stamp_of(&stamp);
-    Ok(Opened { handle: handle.clone(), fd: Arc::new(fd), state, before, mtime: before.mtime, tree_path: Vec::new() })
+    let (mtime, copies) = (before.mtime, copies::known(&fd, &state));
+    Ok(Opened { handle: handle.clone(), fd: Arc::new(fd), state, before, mtime, tree_path: Vec::new(), copies })
 }
 
 /// Nobody releases the file meanwhile: the engine has locked its inode for the action.
@@ -134,6 +139,15 @@ fn archive(
     if !file.state.belongs_to(handle) {
         // Attributes copied from another file: that file's object is not ours to replace.
         file.state = FileState::default();
+        file.copies = Vec::new();
+    }
+    let made = |copy: &&model::Copy| {
+        let (own, proposed) = (&copy.identity.uuid, &action.identity.uuid);
+        copy.archive_id == action.archive_id && !proposed.is_empty() && own.starts_with(proposed)
+    };
+    if let Some(copy) = file.copies.iter().find(made) {
+        // This action did it once, and its result was lost with a crash.
+        return Ok(Prepared::Done(copy.identity.uuid.clone()));
     }
     let hsm = &file.state.hsm;
     if hsm.is_released() {
@@ -154,8 +168,17 @@ fn archive(
     if is_archived_as_it_is(&file.state, &file.before) && hsm.archive_id == u64::from(action.archive_id) {
         return Ok(Prepared::Done(file.state.identity.uuid));
     }
+    if copies::is_ensured(action) && is_archived_as_it_is(&file.state, &file.before) {
+        if let Some(copy) = file.copies.iter().find(|copy| copy.archive_id == action.archive_id) {
+            return Ok(Prepared::Done(copy.identity.uuid.clone()));
+        }
+        if file.copies.len() >= model::Copies::MAX {
+            let most = model::Copies::MAX;
+            return Err(Failure::permanent(E2BIG, format!("it has {most} further copies, and cannot have more")));
+        }
+    }
     file.tree_path = fs.tree_path(&*file.fd).unwrap_or_default();
-    Ok(Prepared::Run(Some(file), action.identity.clone()))
+    Ok(Prepared::Run(Some(file), copies::proposed(action)))
 }
 
 /// Whether the archive holds this content, as far as size and mtime can tell.

@@ -10,6 +10,7 @@
 //! A file that is released and there in parts goes the same way, without step 3: what is punched was proven when it was released
 //! first. In step 4 its mark goes, so that no crash leaves a claim for what is punched then.
 
+use crate::copies;
 use crate::filesystem::{Filesystem, handle_of, stamp_of};
 use crate::guard::GuardLink;
 use crate::prepare::{EPERM, attribute, is_archived_as_it_is, system};
@@ -48,11 +49,13 @@ struct Candidate {
     in_parts: bool,
 }
 
-/// Releases a batch of files whose inodes the engine has locked. One result a file, in their order.
+/// Releases a batch of files whose inodes the engine has locked. One result a file, in their order. Those that have no copy in one of
+/// the archives `copies` are refused.
 pub(crate) fn release(
     fs: &Filesystem,
     queue: &dyn Queue,
     guard: &Arc<GuardLink>,
+    copies: &[u32],
     files: &[FileHandle],
 ) -> Vec<Released> {
     let mut results: Vec<Option<Released>> = files.iter().map(|_| None).collect();
@@ -63,7 +66,7 @@ pub(crate) fn release(
         }
     };
     for (at, handle) in files.iter().enumerate() {
-        match open(fs, handle) {
+        match open(fs, copies, handle) {
             Ok(Ok((fd, state))) => {
                 let in_parts = state.hsm.is_released();
                 candidates.push(Candidate { at, fd, state, in_parts });
@@ -114,7 +117,7 @@ pub(crate) fn release(
 
 type Look = Result<(OwnedFd, FileState), Released>;
 
-fn open(fs: &Filesystem, handle: &FileHandle) -> Result<Look, Failure> {
+fn open(fs: &Filesystem, wanted: &[u32], handle: &FileHandle) -> Result<Look, Failure> {
     let fd = fs.open(handle, OFlags::RDWR | OFlags::NONBLOCK).map_err(|e| match e.raw_os_error() {
         Some(26) => Failure::temporary(EBUSY, "it is a program that runs"),
         _ => system("opening it for writing", &e),
@@ -135,6 +138,12 @@ fn open(fs: &Filesystem, handle: &FileHandle) -> Result<Look, Failure> {
     }
     if state.identity.uuid.is_empty() {
         return Err(Failure::permanent(EPERM, "it names no archived object"));
+    }
+    let copies = if wanted.is_empty() { Vec::new() } else { copies::read(&fd, &state).map_err(|e| attribute(&e))? };
+    let has = |id: u32| state.archive_id() == Some(id) || copies.iter().any(|copy| copy.archive_id == id);
+    if let Some(missing) = wanted.iter().find(|id| !has(**id)) {
+        let why = format!("its copy in archive {missing} is not there yet; archive it first");
+        return Err(Failure::permanent(EPERM, why));
     }
     Ok(Ok((fd, state)))
 }

@@ -1,12 +1,14 @@
 //! Requests of users and policies: which of the files they name need an action, and which cannot have it.
 
-use crate::engine::{Engine, Refusal, Target};
+use crate::copies;
+use crate::engine::{Archives, Engine, Refusal, Target};
 use crate::filesystem::{handle_of, stamp_of};
-use crate::prepare::{ENOENT, attribute, is_archived_as_it_is, system};
+use crate::prepare::{ENOENT, EPERM, attribute, is_archived_as_it_is, system};
 use crate::record::{self, Entry};
 use crate::state::{FileState, write_hsm};
-use model::{ActionData, ActionId, Class, Command, Failure, HsmFlags, HsmState, Identity};
+use model::{ActionData, ActionId, Class, Command, Failure, HsmFlags, HsmState, Identity, Stamp};
 use queue::{NewAction, RequestId};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use sys::OFlags;
 
@@ -17,6 +19,8 @@ pub struct Request {
     pub command: Command,
     /// `None`: the default archive for archiving, the file's own otherwise.
     pub archive_id: Option<u32>,
+    /// When archiving: the archives that each file is to have a copy in. Empty: the configured ones, or the one of `archive_id`.
+    pub copies: Vec<u32>,
     /// As Lemur's policy engines pass it; see [`ActionData`].
     pub data: Vec<u8>,
     /// A request to add to; `None` for a new one.
@@ -36,6 +40,8 @@ pub struct Accepted {
     pub request: u64,
     /// The actions, in the order of the files that needed one.
     pub actions: Vec<ActionId>,
+    /// Files that got actions.
+    pub files: u64,
     /// How many of them only record something.
     pub records: u64,
     /// Files that were as asked for already.
@@ -46,7 +52,7 @@ pub struct Accepted {
 
 /// What a look at one file gives.
 enum Look {
-    Needs(Box<NewAction>),
+    Needs(Vec<NewAction>),
     Already,
     Refused(Failure),
 }
@@ -60,11 +66,10 @@ const GATHERED: usize = 256;
 fn gather_objects(looks: &mut [Look]) {
     for group in looks.chunks_mut(GATHERED) {
         let shared = uuid::Uuid::new_v4().to_string();
-        for look in group {
-            if let Look::Needs(action) = look
-                && action.command == Command::Archive
-                && let (Some(first), Some(rest)) = (shared.get(..4), action.identity.uuid.get(4..))
-            {
+        let needed =
+            group.iter_mut().flat_map(|look| if let Look::Needs(actions) = look { &mut actions[..] } else { &mut [] });
+        for action in needed.filter(|action| action.command == Command::Archive) {
+            if let (Some(first), Some(rest)) = (shared.get(..4), action.identity.uuid.get(4..)) {
                 action.identity.uuid = format!("{first}{rest}");
             }
         }
@@ -89,7 +94,10 @@ impl Engine {
         let mut actions = Vec::new();
         for (target, look) in files.into_iter().zip(looks) {
             match look {
-                Look::Needs(action) => actions.push(*action),
+                Look::Needs(needed) => {
+                    accepted.files += 1;
+                    actions.extend(needed);
+                }
                 Look::Already => accepted.already += 1,
                 Look::Refused(failure) => accepted.refused.push(Refusal { path: target.path, failure }),
             }
@@ -152,27 +160,11 @@ impl Engine {
             String::from_utf8(data.file_id).map_err(|_| Failure::permanent(22, "the request's file_id is no text"))?;
         let hsm = state.hsm;
         let own_archive = state.archive_id();
-        let (archive_id, identity) = match request.command {
-            Command::Archive => {
-                let archive_id = request.archive_id.unwrap_or(self.default_archive());
-                let same_archive = own_archive == Some(archive_id);
-                let fresh = is_archived_as_it_is(&state, &stamp_of(&stat)) && same_archive;
-                if hsm.is_released() || (fresh && !request.force) {
-                    return Ok(Look::Already);
-                }
-                if hsm.flags.contains(HsmFlags::NOARCHIVE) {
-                    return Err(Failure::permanent(
-                        1,
-                        "it is marked noarchive; clear the mark with `sifaka set --clear noarchive`",
-                    ));
-                }
-                if fresh {
-                    // Said on the file, so that the action is not taken for done after a crash either.
-                    let dirty = HsmState { flags: hsm.flags.with(HsmFlags::DIRTY), ..hsm };
-                    write_hsm(&fd, &dirty).map_err(|e| attribute(&e))?;
-                }
-                (archive_id, Identity { uuid: uuid::Uuid::new_v4().to_string(), ..Identity::default() })
-            }
+        let proposals = match request.command {
+            Command::Archive => match self.archives_wanted(request, &fd, &state, &stamp_of(&stat))? {
+                proposals if proposals.is_empty() => return Ok(Look::Already),
+                proposals => proposals,
+            },
             Command::Restore if !hsm.is_released() => return Ok(Look::Already),
             Command::Remove if hsm.is_released() => {
                 return Err(Failure::permanent(
@@ -183,11 +175,11 @@ impl Engine {
             Command::Remove if state.identity.uuid.is_empty() && named.is_empty() => return Ok(Look::Already),
             Command::Restore | Command::Remove | Command::Verify => {
                 let archive_id = request.archive_id.or(own_archive).unwrap_or(self.default_archive());
-                (archive_id, Identity { uuid: named, ..Identity::default() })
+                vec![(archive_id, Identity { uuid: named, ..Identity::default() })]
             }
         };
         let now_ms = self.shared.now_ms();
-        Ok(Look::Needs(Box::new(NewAction {
+        let action = |(archive_id, identity)| NewAction {
             request: RequestId(number),
             class: Class::of(request.command),
             command: request.command,
@@ -196,9 +188,122 @@ impl Engine {
             file: Some(target.handle.clone()),
             path: target.path.clone(),
             identity,
-            data: data.mover_data,
+            data: data.mover_data.clone(),
             not_before_ms: now_ms,
             created_ms: now_ms,
-        })))
+        };
+        Ok(Look::Needs(proposals.into_iter().map(action).collect()))
+    }
+
+    /// The archives that the file's content is to go to, with what is proposed for each. None: all is there.
+    fn archives_wanted(
+        &self,
+        request: &Request,
+        fd: &OwnedFd,
+        state: &FileState,
+        now: &Stamp,
+    ) -> Result<Vec<(u32, Identity)>, Failure> {
+        let (hsm, own) = (state.hsm, state.archive_id());
+        let wanted = Wanted::of(request, &self.archives(), own);
+        let clean = is_archived_as_it_is(state, now);
+        let copies = if wanted.ensure { copies::read(fd, state).map_err(|e| attribute(&e))? } else { Vec::new() };
+        let has = |id: u32| own == Some(id) || copies.iter().any(|copy| copy.archive_id == id);
+        let whole = !clean && !hsm.is_released() || request.force;
+        let missing: Vec<u32> = wanted.archives.into_iter().filter(|id| whole || !has(*id)).collect();
+        if hsm.is_released() {
+            let named = !request.copies.is_empty() || (request.archive_id.is_some() && wanted.ensure);
+            return match missing.iter().find(|id| !has(**id)) {
+                Some(id) if named => Err(Failure::permanent(
+                    EPERM,
+                    format!("it is released: restore it first, so that archive {id} can have a copy"),
+                )),
+                _ => Ok(Vec::new()),
+            };
+        }
+        if missing.is_empty() {
+            return Ok(Vec::new());
+        }
+        if hsm.flags.contains(HsmFlags::NOARCHIVE) {
+            return Err(Failure::permanent(
+                EPERM,
+                "it is marked noarchive; clear the mark with `sifaka set --clear noarchive`",
+            ));
+        }
+        if clean && request.force && missing.iter().any(|id| has(*id)) {
+            // Said on the file, so that the action is not taken for done after a crash either.
+            let dirty = HsmState { flags: hsm.flags.with(HsmFlags::DIRTY), ..hsm };
+            write_hsm(fd, &dirty).map_err(|e| attribute(&e))?;
+        }
+        let propose = |archive_id| {
+            let mut identity = Identity { uuid: uuid::Uuid::new_v4().to_string(), ..Identity::default() };
+            if wanted.ensure {
+                copies::ensure(&mut identity);
+            }
+            (archive_id, identity)
+        };
+        Ok(missing.into_iter().map(propose).collect())
+    }
+}
+
+/// Which archives an archive request is about.
+#[derive(Debug, PartialEq, Eq)]
+struct Wanted {
+    archives: Vec<u32>,
+    /// Each is to have a copy. Otherwise there is one archive, and the file's copy is to be there and nowhere else.
+    ensure: bool,
+}
+
+impl Wanted {
+    /// `own` is the archive of the file's first copy.
+    fn of(request: &Request, archives: &Archives, own: Option<u32>) -> Self {
+        let Archives { default, copies: configured } = archives;
+        let one = |id| Self { archives: vec![id], ensure: false };
+        let listed = |id: u32| configured.contains(&id);
+        match request.archive_id {
+            _ if !request.copies.is_empty() => Self { archives: request.copies.clone(), ensure: true },
+            Some(id) if !listed(id) || !own.is_none_or(listed) => one(id),
+            Some(id) if !request.force => Self { archives: vec![id], ensure: true },
+            None if configured.is_empty() => one(*default),
+            // The default one first: usually it comes to hold the first copy.
+            _ => {
+                let mut archives = configured.clone();
+                archives.sort_by_key(|id| id != default);
+                Self { archives, ensure: true }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn archives_are_those_named_or_those_configured() {
+        let request = |archive_id, copies: &[u32], force| Request {
+            command: Command::Archive,
+            archive_id,
+            copies: copies.to_vec(),
+            data: Vec::new(),
+            request: None,
+            force,
+            files: Vec::new(),
+            entries: Vec::new(),
+        };
+        let archives = |configured: &[u32]| Archives { default: 2, copies: configured.to_vec() };
+        let of = |archive_id, copies: &[u32], force, configured: &[u32], own| {
+            let wanted = Wanted::of(&request(archive_id, copies, force), &archives(configured), own);
+            (wanted.archives, wanted.ensure)
+        };
+        assert_eq!(of(None, &[], false, &[], Some(1)), (vec![2], false));
+        assert_eq!(of(Some(3), &[], true, &[], Some(1)), (vec![3], false));
+        assert_eq!(of(None, &[], false, &[1, 2, 3], None), (vec![2, 1, 3], true));
+        assert_eq!(of(None, &[5, 4], false, &[1, 2], Some(1)), (vec![5, 4], true));
+        // One of several that hold the file: a copy there too. Any other: the file's copy moves.
+        assert_eq!(of(Some(1), &[], false, &[1, 2], Some(2)), (vec![1], true));
+        assert_eq!(of(Some(1), &[], false, &[1, 2], None), (vec![1], true));
+        assert_eq!(of(Some(1), &[], true, &[1, 2], Some(2)), (vec![2, 1], true));
+        assert_eq!(of(Some(3), &[], false, &[1, 2], Some(2)), (vec![3], false));
+        assert_eq!(of(Some(1), &[], false, &[1, 2], Some(7)), (vec![1], false));
     }
 }

@@ -11,10 +11,10 @@
 //! Where there is no proof the object stays, and the action's failure says so: finding out takes a look at all files, which is
 //! `sifaka fsck`'s.
 
+use crate::copies;
 use crate::engine::Shared;
 use crate::filesystem::Filesystem;
 use crate::prepare::{EIO, ENOENT, ESTALE, Prepared, system};
-use crate::state::FileState;
 use model::{ActionId, Command, Failure, xattr};
 use queue::{Change, NewAction, Queue, QueueError, Sharing};
 use std::io;
@@ -151,7 +151,7 @@ fn names(fs: &Filesystem, file: &model::FileHandle, uuid: &str) -> Result<bool, 
         Err(error) => return Err(system("looking at a file that may name it", &error)),
     };
     // One whose attributes are damaged may be repaired.
-    Ok(FileState::read(&fd).map_or(true, |state| state.identity.uuid == uuid))
+    Ok(copies::names(&fd, uuid).unwrap_or(true))
 }
 
 /// Lets a removal go on only when the object may go.

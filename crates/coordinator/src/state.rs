@@ -139,7 +139,9 @@ impl FileState {
         } else {
             set(fd, xattr::HSM, &keep.encode())?;
         }
-        [xattr::UUID, xattr::HASH, xattr::URL, xattr::RECORD].into_iter().try_for_each(|name| clear(fd, name))
+        [xattr::UUID, xattr::HASH, xattr::URL, xattr::RECORD, xattr::COPIES]
+            .into_iter()
+            .try_for_each(|name| clear(fd, name))
     }
 
     /// Whether the state was made for this inode and not copied here with the attributes of another. States without a record

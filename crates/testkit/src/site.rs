@@ -131,8 +131,13 @@ impl Site {
     /// The files in the first archive's `objects`, in no order: what a test corrupts or counts. Without the manifests of objects that are there,
     /// and of what has no content.
     pub fn archive_files(&self) -> Vec<PathBuf> {
+        Self::files_of_archive(self.archive_root())
+    }
+
+    /// As [`Site::archive_files`], of the archive at `root`.
+    pub fn files_of_archive(root: &Path) -> Vec<PathBuf> {
         let mut files = Vec::new();
-        let mut dirs = vec![self.archive_root().join("objects")];
+        let mut dirs = vec![root.join("objects")];
         while let Some(dir) = dirs.pop() {
             for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
                 let is_dir = entry.file_type().is_ok_and(|kind| kind.is_dir());

@@ -87,6 +87,10 @@ pub struct SubmitRequest {
     /// In which archive; `None`: the file's own, or the agent's default one.
     #[serde(default)]
     pub archive_id: Option<u32>,
+    /// With an archive: the archives in which each file is to have a copy; empty: what the agent's configuration says. Not with
+    /// `archive_id`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub copies: Vec<u32>,
     /// Passed through to the mover; base64 on the wire.
     #[serde(default, with = "base64_text")]
     pub data: Vec<u8>,
@@ -224,6 +228,9 @@ pub struct FileStatus {
     pub hash: String,
     /// The object's URL; empty for none.
     pub url: String,
+    /// The further copies of that content, in other archives.
+    #[serde(default)]
+    pub copies: Vec<FurtherCopy>,
     /// Present size in bytes.
     pub size: u64,
     /// Size of the archived version in bytes.
@@ -234,6 +241,19 @@ pub struct FileStatus {
     pub action: Option<ActionView>,
     /// Why the status could not be had.
     pub error: Option<String>,
+}
+
+/// A further copy of a file's archived content.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct FurtherCopy {
+    /// In which archive.
+    pub archive_id: u32,
+    /// The object's id.
+    pub uuid: String,
+    /// The content's hash in hexadecimal; empty for none.
+    pub hash: String,
+    /// The object's URL; empty for none.
+    pub url: String,
 }
 
 impl FileStatus {
@@ -493,6 +513,7 @@ impl Validate for SubmitRequest {
             return Err(format!("data: {} bytes, at most {MAX_ACTION_DATA_BYTES} are passed on", self.data.len()));
         }
         validate_archive(self.archive_id)?;
+        validate_copies(self)?;
         if self.command != RequestCommand::Archive && !self.records.is_empty() {
             return Err("records: they go with an archive only".to_owned());
         }
@@ -542,6 +563,29 @@ impl Validate for CancelRequest {
 
 fn validate_archive(id: Option<u32>) -> Result<(), Invalid> {
     if id == Some(0) { Err("archive_id: 0 is no archive, they are numbered from 1".to_owned()) } else { Ok(()) }
+}
+
+/// As many as a file can name: the first one and the further ones.
+const MAX_COPIES: usize = model::Copies::MAX + 1;
+
+fn validate_copies(request: &SubmitRequest) -> Result<(), Invalid> {
+    let copies = &request.copies;
+    if copies.is_empty() {
+        return Ok(());
+    }
+    if request.command != RequestCommand::Archive || request.archive_id.is_some() {
+        return Err("copies: they go with an archive only, and without archive_id".to_owned());
+    }
+    if copies.len() > MAX_COPIES {
+        return Err(format!("copies: {} archives named, at most {MAX_COPIES} may be", copies.len()));
+    }
+    copies.iter().try_for_each(|id| validate_archive(Some(*id)))?;
+    let named_before = |(index, id): (usize, &u32)| copies.iter().take(index).any(|before| before == id);
+    if copies.iter().enumerate().any(named_before) {
+        Err("copies: an archive is named twice".to_owned())
+    } else {
+        Ok(())
+    }
 }
 
 fn validate_files(files: &[FileRef]) -> Result<(), Invalid> {

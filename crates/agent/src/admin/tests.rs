@@ -131,6 +131,7 @@ async fn a_request_arrives_as_it_was_sent() {
     let expected = SubmitRequest {
         command: RequestCommand::Archive,
         archive_id: Some(3),
+        copies: Vec::new(),
         data: vec![0, 1, 255],
         request: Some(7),
         files: vec![FileRef {

@@ -12,5 +12,5 @@ pub(crate) struct RemoveArgs {
 }
 
 pub(crate) async fn run(socket: &Path, args: RemoveArgs) -> Outcome {
-    submit::run(socket, RequestCommand::Remove, false, args.submit).await
+    submit::run(socket, RequestCommand::Remove, false, Vec::new(), args.submit).await
 }

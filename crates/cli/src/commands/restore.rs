@@ -12,5 +12,5 @@ pub(crate) struct RestoreArgs {
 }
 
 pub(crate) async fn run(socket: &Path, args: RestoreArgs) -> Outcome {
-    submit::run(socket, RequestCommand::Restore, false, args.submit).await
+    submit::run(socket, RequestCommand::Restore, false, Vec::new(), args.submit).await
 }

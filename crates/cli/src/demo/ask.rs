@@ -143,6 +143,7 @@ impl Submit<'_> {
         let body = SubmitRequest {
             command: self.command,
             archive_id: None,
+            copies: Vec::new(),
             data: Vec::new(),
             request: self.request.get(),
             files,

@@ -25,7 +25,7 @@ pub(crate) fn line(name: &[u8], status: &FileStatus, show: Show) -> Vec<u8> {
         out.push(b' ');
     }
     let exists = status.has("exists");
-    let archive = if exists { status.archive_id.to_string() } else { "-".to_owned() };
+    let archive = if exists { archives(status) } else { "-".to_owned() };
     let state = if show.long { long(status) } else { short(status) };
     let action = match &status.action {
         Some(action) if exists && show.action => doing(action, status.size, show.progress),
@@ -33,6 +33,11 @@ pub(crate) fn line(name: &[u8], status: &FileStatus, show: Show) -> Vec<u8> {
     };
     out.extend_from_slice(format!("{archive} {state} {action}").as_bytes());
     out
+}
+
+/// The archive of the copy that Lemur's tools know, then those of further copies.
+fn archives(status: &FileStatus) -> String {
+    status.copies.iter().fold(status.archive_id.to_string(), |text, copy| format!("{text},{}", copy.archive_id))
 }
 
 fn long(status: &FileStatus) -> String {
@@ -70,6 +75,7 @@ fn doing(action: &ActionView, size: u64, progress: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use agent::admin::api::FurtherCopy;
     use model::{ActionId, Class, FileHandle};
 
     fn status(flags: &[&str]) -> FileStatus {
@@ -82,6 +88,7 @@ mod tests {
             uuid: "0e2f9a7c-5ad1-4b6e-9b7a-0a4dd0c8f0aa".into(),
             hash: "00ff".into(),
             url: String::new(),
+            copies: Vec::new(),
             size: 3 << 20,
             archived_size: Some(3 << 20),
             dirty: false,
@@ -110,6 +117,13 @@ mod tests {
         for (flags, expected) in cases {
             assert_eq!(shown(flags, Show::default()), expected);
         }
+    }
+
+    #[test]
+    fn further_copies_stand_beside_the_first() {
+        let copy = |archive_id| FurtherCopy { archive_id, uuid: "x".into(), hash: String::new(), url: String::new() };
+        let status = FileStatus { copies: vec![copy(1), copy(7)], ..status(&["exists", "archived"]) };
+        assert_eq!(line(b"f", &status, Show::default()), b"f 2,1,7 archived -");
     }
 
     #[test]

@@ -120,6 +120,7 @@ impl Control for NotingControl {
             uuid: String::new(),
             hash: String::new(),
             url: String::new(),
+            copies: Vec::new(),
             size: 5,
             archived_size: Some(5),
             dirty: false,

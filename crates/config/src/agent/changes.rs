@@ -6,13 +6,14 @@ use super::AgentConfig;
 use std::collections::BTreeMap;
 
 /// Keys that a running agent takes over. One that ends in a dot stands for its whole section.
-const RELOADABLE: [&str; 8] = [
+const RELOADABLE: [&str; 9] = [
     "restore.",
     "retry.",
     "log.",
     "remove_grace_s",
     "keep_versions_s",
     "default_archive",
+    "copies",
     "handler_count",
     "mover_hang_timeout_s",
 ];

@@ -57,8 +57,10 @@ pub struct AgentConfig {
     /// `keep_versions_s` (0; up to ten years): how long the archive copy of an older version is kept after the file was
     /// archived again.
     pub keep_versions: Duration,
-    /// `default_archive` (1): the archive of a request that names none.
+    /// `default_archive` (the first of `copies`, else 1): the archive of a request that names none. One of `copies`, if there are.
     pub default_archive: u32,
+    /// `copies` (none; up to 8): the archives that each archived file gets a copy in, each once.
+    pub copies: Vec<u32>,
     /// `log { … }`.
     pub log: Log,
     /// The keys that stood in the file, as `section.key`. What [`AgentConfig::merge`] goes by.
@@ -250,6 +252,7 @@ impl AgentConfig {
             remove_grace: Duration::from_secs(7 * read::DAY_S),
             keep_versions: Duration::ZERO,
             default_archive: 1,
+            copies: Vec::new(),
             log: Log { level: LogLevel::Info },
             given: BTreeSet::new(),
         }
@@ -309,6 +312,7 @@ impl AgentConfig {
             remove_grace,
             keep_versions,
             default_archive,
+            copies,
             log,
             given,
         } = other;
@@ -340,6 +344,12 @@ impl AgentConfig {
         replace(&mut self.remove_grace, remove_grace, set("remove_grace_s"));
         replace(&mut self.keep_versions, keep_versions, set("keep_versions_s"));
         replace(&mut self.default_archive, default_archive, set("default_archive"));
+        replace(&mut self.copies, copies, set("copies"));
+        if let Some(first) = self.copies.first()
+            && !self.copies.contains(&self.default_archive)
+        {
+            self.default_archive = *first;
+        }
         replace(&mut self.log.level, log.level, set("log.level"));
         if set("transport.socket_dir") && !set("admin.socket") && !self.given.contains("admin.socket") {
             self.admin.socket = default_admin_socket(&self.transport.socket_dir);

@@ -16,6 +16,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 pub(super) const HANDLER_LIMIT: usize = 4096;
+/// As many as a file can name: the first one and `model::Copies::MAX` further ones.
+const MAX_COPIES: usize = 8;
 pub(super) const DAY_S: u64 = 24 * 60 * 60;
 
 pub(super) fn parse(text: &str, file_name: &str) -> Result<(AgentConfig, Vec<Warning>), ConfigError> {
@@ -83,9 +85,7 @@ fn read(mut root: Section<'_>) -> AgentConfig {
     set(&mut config.mover_hang_timeout, seconds(&mut root, "mover_hang_timeout_s", 1..=DAY_S));
     set(&mut config.remove_grace, seconds(&mut root, "remove_grace_s", 0..=3650 * DAY_S));
     set(&mut config.keep_versions, seconds(&mut root, "keep_versions_s", 0..=3650 * DAY_S));
-    if let Some(archive) = root.optional_u64("default_archive", 1..=u64::from(u32::MAX)) {
-        config.default_archive = u32::try_from(archive.value).unwrap_or(1);
-    }
+    archives(&mut root, &mut config);
 
     let mut log = root.section("log");
     let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
@@ -94,6 +94,24 @@ fn read(mut root: Section<'_>) -> AgentConfig {
 
     root.finish();
     config
+}
+
+/// The archive of requests that name none, and those that all files have copies in.
+fn archives(root: &mut Section<'_>, config: &mut AgentConfig) {
+    let number = |value: u64| u32::try_from(value).unwrap_or(u32::MAX);
+    let default = root.optional_u64("default_archive", 1..=u64::from(u32::MAX));
+    let copies = root.number_list("copies", 1..=u64::from(u32::MAX), MAX_COPIES);
+    config.copies = copies.iter().flat_map(|list| &list.value).map(|archive| number(archive.value)).collect();
+    match (&default, config.copies.first()) {
+        (Some(At { pos, value }), Some(_)) if !config.copies.contains(&number(*value)) => root.reader().problem(
+            *pos,
+            format!("`default_archive` is {value}, which is not among `copies`"),
+            Some("add it to copies, or remove default_archive: the first of copies is used then"),
+        ),
+        (Some(archive), _) => config.default_archive = number(archive.value),
+        (None, Some(first)) => config.default_archive = *first,
+        (None, None) => {}
+    }
 }
 
 fn set<T>(slot: &mut T, found: Option<At<T>>) {

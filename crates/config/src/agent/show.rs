@@ -17,6 +17,7 @@ impl Display for AgentConfig {
         writeln!(f, "remove_grace_s = {}", self.remove_grace.as_secs())?;
         writeln!(f, "keep_versions_s = {}", self.keep_versions.as_secs())?;
         writeln!(f, "default_archive = {}", self.default_archive)?;
+        writeln!(f, "copies = {:?}", self.copies)?;
         writeln!(f, "snapshots {{\n  enabled = {}\n}}", self.snapshots.enabled)?;
         let super::TransportKind::Grpc = self.transport.kind;
         writeln!(f, "transport {{\n  type = \"grpc\"\n  socket_dir = {}\n}}", path(&self.transport.socket_dir))?;

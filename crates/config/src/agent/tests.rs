@@ -28,7 +28,7 @@ fn empty_file_lacks_both_required_keys() {
 fn every_key_is_read() {
     let config = parsed(
         r#"mount_root = "/m" client_mount_options = ["flock", "user_xattr", "flock"] handler_count = 4096
-        plugin_dir = "/p" state_dir = "/s" mover_hang_timeout_s = 1 remove_grace_s = 0 keep_versions_s = 7 default_archive = 4294967295
+        plugin_dir = "/p" state_dir = "/s" mover_hang_timeout_s = 1 remove_grace_s = 0 keep_versions_s = 7 default_archive = 4294967295 copies = [2, 4294967295]
         snapshots { enabled = true } transport { socket_dir = "/t" } log { level = "trace" }
         admin { socket = "/a" group = "g" } restore { timeout_s = 0 mode = "range" threshold = "1MiB" readahead = 0 whole_for = ["x"] } retry { max_attempts = 3 max_delay_s = 9 }
         influxdb { url = "http://h:8086" db = "d" user = "u" password = "pw" }"#,
@@ -62,6 +62,7 @@ fn every_key_is_read() {
         remove_grace: Duration::ZERO,
         keep_versions: Duration::from_secs(7),
         default_archive: u32::MAX,
+        copies: vec![2, u32::MAX],
         log: Log { level: LogLevel::Trace },
         given: config.given.clone(),
     };
@@ -76,6 +77,16 @@ fn refusals() {
         ("handler_count = 4097", "f:3:17: `handler_count` must be between 1 and 4096, found 4097"),
         ("mover_hang_timeout_s = 0", "f:3:24: `mover_hang_timeout_s` must be between 1 and 86400, found 0"),
         ("default_archive = 0", "f:3:19: `default_archive` must be between 1 and 4294967295, found 0"),
+        ("copies = 1", "f:3:10: `copies` must be a list of integers, found an integer"),
+        ("copies = [\"1\"]", "f:3:11: `copies` must be a list of integers, found a string"),
+        ("copies = [0]", "f:3:11: entries of `copies` must be between 1 and 4294967295, found 0"),
+        ("copies = [2, 1, 2]", "f:3:17: `copies` names 2 twice"),
+        ("copies = [1, 2, 3, 4, 5, 6, 7, 8, 9]", "f:3:35: `copies` has at most 8 entries, found 9"),
+        (
+            "copies = [1, 2]\ndefault_archive = 3",
+            "f:4:19: `default_archive` is 3, which is not among `copies` (add it to copies, or remove default_archive: \
+             the first of copies is used then)",
+        ),
         ("remove_grace_s = -1", "f:3:18: `remove_grace_s` must be between 0 and 315360000, found -1"),
         ("restore { timeout_s = 2592001 }", "f:3:23: `timeout_s` must be between 0 and 2592000, found 2592001"),
         ("retry { max_delay_s = 0 }", "f:3:23: `max_delay_s` must be between 1 and 86400, found 0"),
@@ -189,7 +200,7 @@ fn merge_takes_what_the_other_file_set_and_nothing_else() {
 #[test]
 fn merging_a_file_that_sets_every_key_gives_that_file() {
     let text = r#"mount_root = "/m" handler_count = 3 plugin_dir = "/p" state_dir = "/s" mover_hang_timeout_s = 1
-        remove_grace_s = 5 keep_versions_s = 7 default_archive = 6 snapshots { enabled = true }
+        remove_grace_s = 5 keep_versions_s = 7 default_archive = 6 copies = [5, 6] snapshots { enabled = true }
         transport { type = "grpc" socket_dir = "/t" } log { level = "trace" } restore { timeout_s = 0 mode = "range" threshold = "1MiB" readahead = 0 whole_for = ["x"] }
         admin { socket = "/a" group = "g" } retry { max_attempts = 3 max_delay_s = 9 }
         influxdb { url = "http://h:8086" db = "d" } client_mount_options = []"#;
@@ -227,6 +238,7 @@ fn each_key_alone_survives_a_merge() {
         "remove_grace_s = 5",
         "keep_versions_s = 7",
         "default_archive = 6",
+        "copies = [6, 7]",
         "log { level = \"trace\" }",
     ] {
         let over = parsed(key);
@@ -259,6 +271,7 @@ prop_compose! {
         group in prop::option::of(".{1,8}"),
         seconds in (0..=2_592_000_u64, 1..=86_400_u64, 1..=86_400_u64, 0..=315_360_000_u64),
         max_attempts in any::<u32>(),
+        copies in prop::collection::btree_set(1..=u32::MAX, 0..8),
         default_archive in 1..=u32::MAX,
         enabled in any::<bool>(),
         level in prop::sample::select(vec![LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]),
@@ -277,7 +290,8 @@ prop_compose! {
         config.mover_hang_timeout = Duration::from_secs(seconds.2);
         config.remove_grace = Duration::from_secs(seconds.3);
         config.keep_versions = Duration::from_secs(seconds.3 / 2);
-        config.default_archive = default_archive;
+        config.copies = copies.into_iter().collect();
+        config.default_archive = config.copies.last().copied().unwrap_or(default_archive);
         config.snapshots.enabled = enabled;
         config.log.level = level;
         config

@@ -6,8 +6,10 @@ use super::callers::Callers;
 use super::job::{Blocked, Holder, Inode, Job, Parked, Purpose, Ticket};
 use super::lanes::Lanes;
 use super::outbox::Dispatch;
+use super::sources::{Sources, unserved};
 use super::{EngineConfig, Msg, ObjectKey, Running, Shared, may_be_left_since_ms, removal, removal_of_attempts};
 use crate::commit::{Done, Item, Step};
+use crate::copies;
 use crate::guard::GuardLink;
 use crate::journal::Journal;
 use crate::pool::Pool;
@@ -50,7 +52,7 @@ pub(super) struct Brain {
     pub(super) lanes: Lanes,
     /// Entries in memory that were cancelled before they started.
     pub(super) cancelled: HashSet<ActionId>,
-    served: BTreeSet<u32>,
+    pub(super) served: BTreeSet<u32>,
     pub(super) tickets: HashMap<u64, Ticket>,
     pub(super) next_ephemeral: u64,
     pub(super) next_ticket: u64,
@@ -166,7 +168,14 @@ impl Brain {
             Msg::Release(targets, reply) => self.release(targets, reply),
             Msg::Released(ticket, files, results) => self.released(ticket, &files, results),
             Msg::Proven(ticket, file) => self.proof(ticket, Some(file), Ok(())),
-            Msg::Cancel(selection, reply) => drop(reply.send(self.cancel(selection))),
+            Msg::Cancel(selection, reply) => {
+                let counts = self.cancel(selection);
+                // When it is in the queue, so that who asked sees it there.
+                let answer = move || {
+                    let _ = reply.send(counts);
+                };
+                self.journal.apply(Vec::new(), Some(Box::new(answer)));
+            }
             Msg::Changed(files) => files.into_iter().for_each(|file| self.changed(&file)),
             // The archive that has just ended may be on its way into the queue, and with it the object's name.
             Msg::Deleted(files) => self.record_then(Vec::new(), Msg::Gone(files)),
@@ -244,14 +253,14 @@ impl Brain {
         if self.cancelled.remove(&entry.id) {
             return;
         }
-        if !self.served.contains(&entry.action.archive_id) {
-            let archive = entry.action.archive_id;
-            let why =
-                format!("no mover serves archive {archive}: check enabled_plugins and the plugin's configuration");
+        // A restore may find another copy, once its file was looked at.
+        let may_go_elsewhere = entry.action.command == Command::Restore && entry.action.file.is_some();
+        if !self.served.contains(&entry.action.archive_id) && !may_go_elsewhere {
+            let archive_id = entry.action.archive_id;
             let mut job = Job::new(Purpose::Queued, entry.action, entry.attempts);
             job.maybe_begun |= job.action.created_ms < self.started_ms;
             self.jobs.insert(entry.id.0, job);
-            self.failed(entry.id.0, Failure::temporary(107, why));
+            self.failed(entry.id.0, unserved(archive_id));
             return;
         }
         if let Some(file) = entry.action.file.clone() {
@@ -294,6 +303,13 @@ impl Brain {
                     && self.held.contains_key(&(job.action.archive_id, identity.uuid.clone())) =>
             {
                 self.failed(key, Failure::temporary(EBUSY, "a file that names the object is being made"));
+            }
+            Prepared::Run(Some(file), identity) if job.action.command == Command::Restore => {
+                let sources = copies::sources(&file.state, &file.copies, job.action.archive_id, &identity);
+                job.sources = Sources::new(sources);
+                job.identity = identity;
+                job.file = Some(file);
+                self.restore_from_next(key);
             }
             Prepared::Run(file, identity) => {
                 job.file = file;
@@ -345,7 +361,7 @@ impl Brain {
             id: ActionId(key),
             command: action.command,
             class: action.class,
-            archive_id: action.archive_id,
+            archive_id: job.archive_id,
             path: action.path.clone(),
             bytes_done: 0,
             size: job.extent.within(size).1,
@@ -353,7 +369,7 @@ impl Brain {
         self.shared.running.lock().insert(key, running);
         let work = Dispatch {
             key,
-            archive_id: action.archive_id,
+            archive_id: job.archive_id,
             class: action.class,
             owner: action.owner,
             command: action.command,
@@ -396,6 +412,7 @@ impl Brain {
             Outcome::Failed(failure) => return self.failed(key, failure),
             Outcome::Removed => return self.object_removed(key),
             Outcome::Archived(identity) if job.record.is_some() => return self.recorded(key, &identity),
+            Outcome::Archived(identity) if job.makes_further_copy() => Step::Copied(identity, job.action.archive_id),
             Outcome::Archived(identity) => Step::Archived(identity, job.action.archive_id),
             Outcome::Restored(digest) => Step::Restored(job.identity.clone(), digest),
             Outcome::Verified(digest) => Step::Verified(digest),
@@ -403,7 +420,7 @@ impl Brain {
         let Some(file) = job.file.clone() else {
             return self.failed(key, Failure::permanent(22, "the mover's answer does not fit the action"));
         };
-        if let Step::Archived(identity, _) = &step {
+        if let Step::Archived(identity, _) | Step::Copied(identity, _) = &step {
             job.identity = identity.clone();
         }
         let committer = if matches!(step, Step::Restored(..)) { &self.commit_restores } else { &self.commit_others };
@@ -485,6 +502,13 @@ impl Brain {
             // Lemur's plugins and Lemur's format keep no records. Nothing is missing that was there before.
             return self.succeeded(key, 0, Vec::new());
         }
+        if !self.tries_another_copy(key, &failure) {
+            self.ended(key, failure);
+        }
+    }
+
+    /// An attempt failed, and there is nothing else to be tried at once.
+    pub(super) fn ended(&mut self, key: u64, failure: Failure) {
         let Some(job) = self.take_job(key) else { return };
         if job.action.command == Command::Restore
             && let Some(file) = &job.file

@@ -1,8 +1,10 @@
 //! What is going on: actions between being taken from the queue and having their result, and the inodes they lock.
 
 use super::parts::Parts;
+use super::sources::Sources;
+use crate::copies;
 use crate::guard::PendingEvent;
-use crate::prepare::Opened;
+use crate::prepare::{Opened, is_archived_as_it_is};
 use model::{Extent, FileHandle, Identity, Stamp};
 use queue::{NewAction, QueuedAction};
 use std::collections::VecDeque;
@@ -29,6 +31,10 @@ pub(crate) enum Purpose {
 pub(crate) struct Job {
     pub(crate) purpose: Purpose,
     pub(crate) action: NewAction,
+    /// The archive that it goes to now: the action's, or for a restore that of another copy.
+    pub(crate) archive_id: u32,
+    /// What else the content can be restored from.
+    pub(crate) sources: Sources,
     pub(crate) attempts: u32,
     /// The file, once it was opened.
     pub(crate) file: Option<Opened>,
@@ -51,6 +57,8 @@ impl Job {
             purpose,
             identity: Identity::default(),
             extent: Extent::WHOLE,
+            archive_id: action.archive_id,
+            sources: Sources::default(),
             action,
             attempts,
             file: None,
@@ -59,6 +67,18 @@ impl Job {
             cancelled: false,
             detached: false,
         }
+    }
+}
+
+impl Job {
+    /// Whether what the mover stored is one more copy of content that another archive has: the file said so when it was opened, and is
+    /// compared with that when the copy is added.
+    pub(crate) fn makes_further_copy(&self) -> bool {
+        let has_first = |file: &Opened| {
+            is_archived_as_it_is(&file.state, &file.before)
+                && file.state.archive_id().is_some_and(|own| own != self.action.archive_id)
+        };
+        copies::is_ensured(&self.action) && self.file.as_ref().is_some_and(has_first)
     }
 }
 

@@ -15,6 +15,7 @@ mod parts;
 mod ranges;
 mod readers;
 mod releases;
+mod sources;
 mod turns;
 
 pub use outbox::Dispatch;
@@ -36,7 +37,7 @@ use queue::{Change, NewAction, Queue};
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -50,6 +51,8 @@ pub struct EngineConfig {
     pub root: PathBuf,
     /// The archive of requests that name none.
     pub default_archive: u32,
+    /// The archives that every archived file gets a copy in; empty: the default one alone. A release waits for all of them.
+    pub copies: Vec<u32>,
     /// How long a blocked reader waits at most.
     pub restore_timeout: Option<Duration>,
     /// How temporary failures are tried again.
@@ -232,12 +235,20 @@ impl Shared {
     }
 }
 
+/// Where files go that no archive was named for.
+#[derive(Debug, Clone)]
+pub(crate) struct Archives {
+    pub(crate) default: u32,
+    /// Each file gets a copy in each. Empty: the default one alone.
+    pub(crate) copies: Vec<u32>,
+}
+
 /// The engine of one filesystem.
 pub struct Engine {
     pub(crate) shared: Arc<Shared>,
     pub(crate) messages: Sender<Msg>,
     pub(crate) journal: Arc<Journal>,
-    default_archive: AtomicU32,
+    archives: Mutex<Archives>,
     guard: Option<Arc<GuardLink>>,
     requests: AtomicU64,
     first_request: u64,
@@ -343,7 +354,7 @@ impl Engine {
             shared,
             messages,
             journal,
-            default_archive: AtomicU32::new(config.default_archive),
+            archives: Mutex::new(Archives { default: config.default_archive, copies: config.copies }),
             guard,
             requests: AtomicU64::new(first_request),
             first_request,
@@ -426,13 +437,18 @@ impl Engine {
     /// already keep their deadline.
     pub fn reconfigure(&self, config: EngineConfig) {
         self.shared.policy.lock().keep_versions = config.keep_versions;
-        self.default_archive.store(config.default_archive, Ordering::Relaxed);
+        *self.archives.lock() = Archives { default: config.default_archive, copies: config.copies.clone() };
         self.tell(Msg::Reconfigure(config));
     }
 
     /// The archive of requests that name none.
     pub(crate) fn default_archive(&self) -> u32 {
-        self.default_archive.load(Ordering::Relaxed)
+        self.archives.lock().default
+    }
+
+    /// The archives that files get copies in.
+    pub(crate) fn archives(&self) -> Archives {
+        self.archives.lock().clone()
     }
 
     /// A number for a new request.
@@ -549,7 +565,7 @@ fn settle_orphans(fs: &Filesystem, queue: &dyn Queue, now_ms: u64) -> Result<(),
         let mut changes = Vec::new();
         for check in queue.orphan_checks(1000)? {
             let named = match fs.open(&check.file, sys::OFlags::PATH) {
-                Ok(fd) => crate::state::FileState::read(&fd).ok().map(|state| state.identity.uuid == check.uuid),
+                Ok(fd) => crate::copies::names(&fd, &check.uuid).ok(),
                 Err(error) => (error.raw_os_error() == Some(crate::prepare::ESTALE)).then_some(false),
             };
             let Some(named) = named else {
@@ -583,7 +599,7 @@ pub(crate) fn removal(archive_id: u32, identity: Identity, path: String, not_bef
 /// asked for since when there may be anything: see [`may_be_left_since_ms`].
 pub(crate) fn removal_of_attempts(archive: &NewAction, now_ms: u64) -> Change {
     let path = format!("what is left of archiving {}", archive.path);
-    let removal = removal_action(archive.archive_id, archive.identity.clone(), path, now_ms);
+    let removal = removal_action(archive.archive_id, crate::copies::proposed(archive), path, now_ms);
     Change::Submit(NewAction { created_ms: archive.created_ms.min(now_ms.saturating_sub(1)), ..removal })
 }
 

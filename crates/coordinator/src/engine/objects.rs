@@ -3,7 +3,7 @@
 use super::brain::Brain;
 use super::{Msg, ObjectKey, removal_action};
 use model::{ActionId, Command, FileHandle, Identity};
-use queue::{Change, NewAction, Retired};
+use queue::{About, Change, NewAction, ObjectRef, Retired};
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -26,10 +26,18 @@ impl Brain {
                     format!("removed file {}", String::from_utf8_lossy(&about.path))
                 };
                 let (archive_id, uuid) = (object.archive_id, object.uuid.clone());
-                let identity = Identity { uuid: object.uuid, hash: None, url: object.url };
-                let removal = NewAction { created_ms: now_ms, ..removal_action(archive_id, identity, name, until_ms) };
-                let retired = Retired { replaced: false, file: file.clone(), about, retired_ms: now_ms };
-                changes.push(Change::Retire { removal, retired });
+                let mut retire = |object: ObjectRef, about: About| {
+                    let identity = Identity { uuid: object.uuid, hash: None, url: object.url };
+                    let removal = removal_action(object.archive_id, identity, name.clone(), until_ms);
+                    let removal = NewAction { created_ms: now_ms, ..removal };
+                    let retired = Retired { replaced: false, file: file.clone(), about, retired_ms: now_ms };
+                    changes.push(Change::Retire { removal, retired });
+                };
+                // Further copies come back with the first; alone they are no file.
+                let further = About { hash: about.hash, ..About::default() };
+                retire(object, about);
+                let copies = self.shared.queue.copies(&file).unwrap_or_default();
+                copies.into_iter().for_each(|copy| retire(copy, further.clone()));
                 changes.push(Change::ForgetReferrer { archive_id, uuid, file: file.clone() });
             }
             changes.push(Change::ForgetStamp { file });

@@ -3,13 +3,14 @@
 //! What decides is in `ranges.rs`.
 
 use super::job::Blocked;
+use crate::copies;
 use crate::filesystem::{Filesystem, stamp_of};
 use crate::guard;
 use crate::prepare::{EIO, Opened, attribute, system};
 use crate::ranges::residency::{self, Residency};
 use crate::ranges::{Run, Runs, Streams, chunks_of};
 use crate::state::FileState;
-use model::{Failure, FileHandle, Identity, Stamp, Timestamp};
+use model::{Copy, Failure, FileHandle, Stamp, Timestamp};
 use queue::QueuedAction;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -29,7 +30,8 @@ pub(crate) struct PartFile {
     pub(crate) name: u64,
     pub(crate) size: u64,
     pub(crate) archive_id: u32,
-    pub(crate) identity: Identity,
+    /// What it can be fetched from, the best first; all of the same content.
+    pub(crate) copies: Vec<Copy>,
 }
 
 /// What comes of opening one.
@@ -64,12 +66,14 @@ pub(crate) fn open_parts(fs: &Filesystem, handle: &FileHandle) -> Result<OpenedP
     // asks us about from now on find this file's state, and wait until all is there.
     let writers = sys::lease::has_writers(&fd).map_err(|e| system("looking for writers", &e))?;
     let name = residency::name_of(handle, &state.identity.uuid);
+    let mut copies = copies::sources(&state, &copies::known(&fd, &state), archive_id, &state.identity);
+    copies.retain(|copy| copy.identity.hash == state.identity.hash);
     let file = PartFile {
         inode: guard::Inode { dev: raw.dev, ino: raw.ino },
         name,
         size: stamp.size,
         archive_id,
-        identity: state.identity.clone(),
+        copies,
         fd: Arc::new(fd),
     };
     let marked = residency::read(&*file.fd, name, stamp.size).map_err(|e| attribute(&e))?;
@@ -114,6 +118,8 @@ pub(crate) struct Fetch {
     pub(crate) run: Run,
     /// Somebody waits for it.
     pub(crate) demanded: bool,
+    /// Which of the file's copies.
+    pub(crate) from: usize,
 }
 
 /// Somebody who waits for chunks.
@@ -233,6 +239,7 @@ impl Parts {
             before,
             mtime: self.mtime,
             tree_path: Vec::new(),
+            copies: Vec::new(),
         })
     }
 }

@@ -22,6 +22,7 @@ use super::brain::Brain;
 use super::job::{Blocked, Holder, Job, Purpose};
 use super::parts::{Fetch, OpenedParts, Parts, Phase, Reader, open_parts, settle_part};
 use super::readers::owner_of;
+use super::sources::{ENOTCONN, unserved};
 use crate::commit::{Item, Step};
 use crate::guard::PendingEvent;
 use crate::ranges::{CHUNK, Flight, Limits, Run, chunks_touched, plan, residency};
@@ -316,33 +317,34 @@ impl Brain {
         if fetches.is_empty() {
             return;
         }
-        let Some(archive_id) = parts.file.as_ref().map(|f| f.archive_id) else { return };
-        if !self.serves(archive_id) {
-            let why =
-                format!("no mover serves archive {archive_id}: check enabled_plugins and the plugin's configuration");
-            return self.part_waits(file, &Failure::temporary(107, why));
-        }
+        let Some(copies) = parts.file.as_ref().map(|f| f.copies.clone()) else { return };
+        let Some(from) = copies.iter().position(|copy| self.serves(copy.archive_id)) else {
+            let archive_id = copies.first().map_or(0, |copy| copy.archive_id);
+            return self.part_waits(file, &unserved(archive_id));
+        };
         let whole_readers = self.parts(file).is_some_and(|parts| !parts.whole.is_empty());
         for (demanded, run) in fetches {
-            self.start_fetch(file, run, demanded || whole_readers);
+            self.start_fetch(file, run, demanded || whole_readers, from);
         }
     }
 
-    fn start_fetch(&mut self, file: &FileHandle, run: Run, demanded: bool) {
+    /// Fetches chunks from one of the file's copies.
+    fn start_fetch(&mut self, file: &FileHandle, run: Run, demanded: bool, from: usize) {
         let key = self.ephemeral_key();
         let now_ms = self.shared.now_ms();
         let Some(parts) = self.parts(file) else { return };
         let Some((opened, f)) = parts.opened(file).zip(parts.file.clone()) else { return };
         let class = if demanded { Class::Reader } else { Class::Restore };
         let (owner, path) = (parts.owner, parts.path.clone());
-        let action = Self::ephemeral_action(file, class, Command::Restore, f.archive_id, owner, path, now_ms);
+        let Some(model::Copy { archive_id, identity }) = f.copies.get(from).cloned() else { return };
+        let action = Self::ephemeral_action(file, class, Command::Restore, archive_id, owner, path, now_ms);
         let offset = run.start * CHUNK;
         let end = run.end.saturating_mul(CHUNK).min(f.size);
         parts.in_flight.insert(run.clone());
-        parts.fetches.push(Fetch { key, run, demanded });
+        parts.fetches.push(Fetch { key, run, demanded, from });
         let mut job = Job::new(Purpose::Part, action, 0);
         job.file = Some(opened);
-        job.identity = f.identity;
+        job.identity = identity;
         job.extent = Extent { offset, length: end.saturating_sub(offset) };
         self.jobs.insert(key, job);
         self.dispatch(key);
@@ -373,15 +375,35 @@ impl Brain {
         let Some(file) = job.action.file else { return };
         let Some(parts) = self.parts(&file) else { return };
         let Some(at) = parts.fetches.iter().position(|fetch| fetch.key == key) else { return };
-        let run = parts.fetches.swap_remove(at).run;
+        let fetch = parts.fetches.swap_remove(at);
+        let run = fetch.run.clone();
         parts.in_flight.remove(&run);
         match result {
             Ok(()) if parts.phase == Phase::Broken => {}
             Ok(()) => self.part_came(&file, run),
+            Err(failure) if self.fetches_from_next(&file, fetch, &failure) => {}
             Err(failure) if failure.kind == ErrorKind::Temporary => self.part_waits(&file, &failure),
             Err(failure) => self.part_failed(&file, run, &failure),
         }
         self.pump(&file);
+    }
+
+    /// Whether chunks that one copy does not give are fetched from another.
+    fn fetches_from_next(&mut self, file: &FileHandle, fetch: Fetch, failure: &Failure) -> bool {
+        let served = self.served.clone();
+        let Some(parts) = self.parts(file) else { return false };
+        let hopeless = failure.kind == ErrorKind::Permanent || failure.errno == ENOTCONN;
+        let unfit = failure.errno == EOPNOTSUPP && parts.resident.is_empty();
+        if !hopeless || unfit || parts.phase != Phase::Ready {
+            return false;
+        }
+        let Some(f) = &parts.file else { return false };
+        let mut others = f.copies.iter().enumerate().skip(fetch.from + 1);
+        let Some((next, copy)) = others.find(|(_, copy)| served.contains(&copy.archive_id)) else { return false };
+        let bad = f.copies.get(fetch.from).map_or(0, |copy| copy.archive_id);
+        tracing::warn!(path = parts.path, archive_id = bad, offset = fetch.run.start * CHUNK, %failure, next = copy.archive_id, "a part of a file cannot be restored from one archive; the copy in another is tried");
+        self.start_fetch(file, fetch.run, fetch.demanded, next);
+        true
     }
 
     fn part_came(&mut self, file: &FileHandle, run: Run) {
@@ -457,7 +479,13 @@ impl Brain {
             tracing::warn!(path = parts.path, %failure, "restoring a part of a file failed; its chunks are tried one by one");
             return;
         }
-        let (offset, archive_id) = (run.start * CHUNK, parts.file.as_ref().map_or(0, |f| f.archive_id));
+        let copies = parts.file.as_ref().map(|f| f.copies.clone()).unwrap_or_default();
+        if let Some(absent) = copies.iter().find(|copy| !self.serves(copy.archive_id)) {
+            // Its mover may come back.
+            return self.part_waits(file, &unserved(absent.archive_id));
+        }
+        let Some(parts) = self.parts(file) else { return };
+        let (offset, archive_id) = (run.start * CHUNK, copies.first().map_or(0, |copy| copy.archive_id));
         tracing::error!(path = parts.path, archive_id, offset, length = CHUNK, %failure, "a part of a file cannot be restored: its readers get an error");
         let hit: Vec<usize> = (0..parts.readers.len())
             .filter(|i| parts.readers.get(*i).is_some_and(|r| r.missing.touches(&run)))
@@ -508,7 +536,8 @@ impl Brain {
             Ok(state) => opened.state = state,
             Err(error) => return self.parts_committed(key, Err(crate::prepare::attribute(&error)), Vec::new()),
         }
-        let item = Item { key, file: opened, archive_id: f.archive_id, step: Step::Restored(f.identity, None) };
+        let step = Step::Restored(opened.state.identity.clone(), None);
+        let item = Item { key, file: opened, archive_id: f.archive_id, step };
         let _ = self.commit_restores.send(item);
     }
 

@@ -91,6 +91,7 @@ impl Brain {
                     before: stamp,
                     mtime: stamp.mtime,
                     tree_path: Vec::new(),
+                    copies: Vec::new(),
                 });
                 match opened.map_err(|e| e.to_string()).and_then(|o| emptied(&o).map_err(|e| e.to_string())) {
                     Ok(()) => event.allow(),
@@ -121,15 +122,8 @@ impl Brain {
         let now_ms = self.shared.now_ms();
         let action = Self::ephemeral_action(file, Class::Reader, Command::Restore, archive_id, owner, path, now_ms);
         self.inodes.entry(file.clone()).or_default().holder = Some(Holder::Job(key));
-        let job = Job::new(Purpose::Reader, action, attempts);
-        if self.serves(archive_id) {
-            self.run_job(key, job);
-        } else {
-            self.jobs.insert(key, job);
-            let why =
-                format!("no mover serves archive {archive_id}: check enabled_plugins and the plugin's configuration");
-            self.failed(key, Failure::temporary(107, why));
-        }
+        // Whether any copy can be had shows when the file was looked at.
+        self.run_job(key, Job::new(Purpose::Reader, action, attempts));
     }
 
     /// A restore ended: everybody who waits for the file is answered, or it is tried again.

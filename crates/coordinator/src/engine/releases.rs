@@ -70,8 +70,9 @@ impl Brain {
     fn release_batch(&mut self, ticket: u64, files: Vec<FileHandle>) {
         let Some(guard) = self.guard.clone() else { return };
         let (shared, messages) = (Arc::clone(&self.shared), self.messages.clone());
+        let copies = self.config.copies.clone();
         self.release_pool.run(move || {
-            let results = release(&shared.fs, shared.queue.as_ref(), &guard, &files);
+            let results = release(&shared.fs, shared.queue.as_ref(), &guard, &copies, &files);
             let _ = messages.send(Msg::Released(ticket, files, results));
         });
     }
