@@ -119,7 +119,8 @@ fn object(config_file: &Path, args: &ImportArgs, uuid: &str, size: u64) -> Outco
         }
     } else {
         one(&args.path, &released, &attributes).map_err(failed)?;
-        super::warn_if_unguarded(&args.path);
+        let dir = args.path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        super::warn_if_unguarded(dir.unwrap_or(Path::new(".")));
     }
     let mut output = Output::new();
     if args.json {

@@ -82,9 +82,8 @@ fn now_ms() -> u64 {
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Tells when nobody stands between readers and the released files that were just made.
-pub(crate) fn warn_if_unguarded(path: &std::path::Path) {
-    let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(std::path::Path::new("."));
+/// Tells when nobody stands between readers and the released files that were just made in a directory.
+pub(crate) fn warn_if_unguarded(dir: &std::path::Path) {
     if let Ok(filesystem) = sys::mounts::filesystem_of(dir)
         && !maintenance::is_guarded(&filesystem)
     {

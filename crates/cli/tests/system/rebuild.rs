@@ -192,3 +192,28 @@ fn p8_a_killed_rebuild_is_repeated_and_no_reader_gets_zeros_meanwhile() {
     assert_facts(&facts_before, &facts(&root));
     assert_same(&content_before, &snapshot(&root));
 }
+
+#[test]
+fn a_ruined_pack_costs_its_own_files_only() {
+    let hsm = Hsm::start(FsKind::Ext4);
+    for batch in ["first", "second"] {
+        let files: Vec<PathBuf> = (0..20).map(|i| hsm.file(&format!("{batch}{i}"), batch.as_bytes())).collect();
+        hsm.archive(&files.iter().map(PathBuf::as_path).collect::<Vec<_>>());
+    }
+    let mut packs = Vec::new();
+    for dir in fs::read_dir(hsm.site.archive_root().join("packs")).unwrap().flatten() {
+        packs.extend(
+            fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.path()).filter(|path| path.is_file()),
+        );
+    }
+    packs.sort_by_key(|path| std::cmp::Reverse(fs::metadata(path).unwrap().len()));
+    assert!(packs.len() >= 2, "{packs:?}");
+    fs::write(&packs[0], vec![0; usize::try_from(fs::metadata(&packs[0]).unwrap().len()).unwrap()]).unwrap();
+    let fresh = LoopFs::new(FsKind::Ext4, 64);
+    let out = rebuild(&hsm.site, &fresh.path()).output().unwrap();
+    let said = String::from_utf8_lossy(&out.stderr);
+    assert_eq!(out.status.code(), Some(6), "{said}");
+    assert!(said.contains("pack"), "{said}");
+    let back = fs::read_dir(fresh.path()).unwrap().count();
+    assert!((2..41).contains(&back), "{back} came back: {said}");
+}

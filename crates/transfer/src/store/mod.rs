@@ -103,7 +103,7 @@ pub trait Store: Send + Sync {
     /// Visits every object in no order, until told to stop. Objects that come or go meanwhile may be missed. Manifests are no objects.
     ///
     /// # Errors
-    /// [`TransferError::Damaged`] when a pack cannot be read: everything else was visited then.
+    /// [`TransferError::Damaged`] when a pack, or its index, cannot be read: everything that can be found was visited then.
     fn list(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError>;
 
     /// Visits the id of everything that has a manifest, likewise: objects, and records.

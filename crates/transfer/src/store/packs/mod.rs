@@ -118,6 +118,10 @@ impl Packs {
                 None
             });
             let Some(live) = live else { return Ok(ControlFlow::Continue(())) };
+            if let Some(Err(error)) = place::open(&self.root, pack)?.map(|reader| reader.index()) {
+                // What was found without the index may not be all.
+                unreadable.get_or_insert(self.failed(error, pack));
+            }
             for entry in live {
                 if visit(MemberId { pack, name: entry.name }.object_id()?).is_break() {
                     return Ok(ControlFlow::Break(()));
