@@ -276,6 +276,46 @@ fn p7_a_deleted_file_comes_back_with_its_copies() {
     wait_until(LONG, "the copy is gone", || !other.exists());
 }
 
+#[test]
+fn fsck_knows_the_copies_of_each_archive() {
+    let two = Two::start(FsKind::Ext4, BOTH);
+    let hsm = &two.hsm;
+    let content = noise(9, MIB);
+    let path = hsm.file("f", &content);
+    hsm.archive(&[&path]);
+    let fsck = |id: u32, repair: bool, code: i32| {
+        let mut command = hsm.site.command();
+        command.arg("--config").arg(hsm.site.agent_config()).args(["fsck", "--min-age", "0", "--id", &id.to_string()]);
+        let out = command.args(repair.then_some("--repair")).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
+        assert_eq!(out.status.code(), Some(code), "{text}");
+        text
+    };
+    for id in [1, 2] {
+        fsck(id, true, 0);
+        assert_eq!(two.objects(), (1, 1), "each is somebody's");
+    }
+    for id in [1, 2] {
+        // What the file holds is archived again, everywhere.
+        fs::remove_file(two.object(id)).unwrap();
+        assert!(fsck(id, false, 6).contains("gone"));
+        fsck(id, true, 0);
+        assert!(hsm_state(&path).flags.contains(HsmFlags::DIRTY));
+        hsm.archive(&[&path]);
+        two.wait_for_objects((1, 1));
+        // Released, it is not lost as long as the other has it.
+        hsm.release(&[&path]);
+        fs::remove_file(two.object(id)).unwrap();
+        assert!(fsck(id, true, 6).contains("another archive has a copy"));
+        assert!(!hsm_state(&path).flags.contains(HsmFlags::LOST));
+        hsm.ok(&["restore", "--wait"], &[&path]);
+        hsm.ok(&["archive", "--wait", "--force"], &[&path]);
+        two.wait_for_objects((1, 1));
+        fsck(id, false, 0);
+    }
+    assert!(fs::read(&path).unwrap() == content);
+}
+
 const FILES: usize = 12;
 
 #[test]

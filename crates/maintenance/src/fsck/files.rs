@@ -75,6 +75,12 @@ pub(super) fn named_by(fd: impl AsFd, archive_id: u32) -> io::Result<Vec<String>
     Ok(names)
 }
 
+/// The file's further copy in this archive.
+pub(super) fn copy_here(fd: impl AsFd, state: &FileState, archive_id: u32) -> Option<String> {
+    let copies = coordinator::further_copies(fd, state);
+    copies.into_iter().find(|copy| copy.archive_id == archive_id).map(|copy| copy.identity.uuid)
+}
+
 /// Opens a file by its handle, as a name. `None` when it is gone.
 pub(super) fn open(fs: &Filesystem, file: &FileHandle) -> io::Result<Option<OwnedFd>> {
     let raw = sys::handle::RawHandle { kind: file.kind, bytes: file.bytes.to_vec() };
@@ -133,9 +139,17 @@ impl Collector<'_> {
             let here = state.archive_id() == Some(self.archive_id);
             here && (state.belongs_to(&file.handle) || state.hsm.is_released())
         });
+        let bound = |state: &&FileState| state.belongs_to(&file.handle);
+        let further = state.as_ref().filter(bound).and_then(|state| copy_here(&seen.fd, state, self.archive_id));
         self.store(|comparison| {
             names.iter().try_for_each(|name| comparison.add_name(name))?;
-            if owns && !file.uuid.is_empty() { comparison.add_file(&file) } else { Ok(()) }
+            if owns && !file.uuid.is_empty() {
+                comparison.add_file(&file)
+            } else if let Some(uuid) = further {
+                comparison.add_file(&NamedBy { uuid, ..file.clone() })
+            } else {
+                Ok(())
+            }
         });
         if !wrong.is_empty() {
             let mut all = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);

@@ -383,8 +383,11 @@ impl<H: Holdings> Run<'_, H> {
 
     /// The file as it is now, and the archive as it is now: both may have changed since they were listed.
     fn without_object(&mut self, file: &NamedBy) -> Result<(), MaintenanceError> {
-        let Some(state) = self.state_now(file) else { return Ok(()) };
-        if state.identity.uuid != file.uuid || state.archive_id() != Some(self.options().archive_id) {
+        let Some((state, others)) = self.state_now(file) else { return Ok(()) };
+        let here = self.options().archive_id;
+        let first = state.identity.uuid == file.uuid && state.archive_id() == Some(here);
+        let further = others.iter().any(|copy| copy.archive_id == here && copy.identity.uuid == file.uuid);
+        if !first && !further {
             return Ok(());
         }
         match ObjectId::parse(&file.uuid).map(|id| self.judge.holdings.head(&id)) {
@@ -398,6 +401,13 @@ impl<H: Holdings> Run<'_, H> {
             }
         }
         let released = state.hsm.is_released();
+        if released && (further || !others.is_empty()) {
+            // Not lost: a reader gets it from there.
+            self.report.missing += 1;
+            let what = "its object is gone; another archive has a copy: restore it, then archive it with --force";
+            self.watcher.found(Finding::new(Problem::NoObject, what).at(&file.path).of(&file.uuid));
+            return Ok(());
+        }
         let mark = if released { HsmFlags::LOST } else { HsmFlags::DIRTY };
         if state.hsm.flags.contains(mark) {
             // Known already; still not right when the content is gone.
@@ -418,9 +428,12 @@ impl<H: Holdings> Run<'_, H> {
         Ok(())
     }
 
-    fn state_now(&mut self, file: &NamedBy) -> Option<coordinator::FileState> {
+    /// With its further copies.
+    fn state_now(&mut self, file: &NamedBy) -> Option<(coordinator::FileState, Vec<model::Copy>)> {
         let fd = open(self.judge.fs, &file.handle).ok()??;
-        look(&fd).ok()?.state
+        let state = look(&fd).ok()?.state?;
+        let copies = coordinator::further_copies(&fd, &state);
+        Some((state, copies))
     }
 
     fn wrong(&mut self, file: &NamedBy, wrong: &[Wrong]) {
@@ -454,7 +467,8 @@ impl<H: Holdings> Run<'_, H> {
     }
 
     fn marked_lost(&mut self, file: &NamedBy) {
-        let here = self.state_now(file).filter(|state| state.archive_id() == Some(self.options().archive_id));
+        let here = self.state_now(file).map(|(state, _)| state);
+        let here = here.filter(|state| state.archive_id() == Some(self.options().archive_id));
         let id = here.and_then(|state| ObjectId::parse(&state.identity.uuid).ok());
         if id.is_some_and(|id| matches!(self.judge.holdings.head(&id), Ok(Some(_)))) {
             self.report.found_again += 1;
