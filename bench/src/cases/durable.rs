@@ -61,6 +61,7 @@ async fn measure(fs: &LoopFs, count: u64) -> Measured {
     let config = EngineConfig {
         root: fs.path(),
         default_archive: 1,
+        copies: Vec::new(),
         restore_timeout: None,
         backoff: Backoff { max_delay_ms: 1000, max_attempts: 1 },
         remove_grace: Duration::ZERO,
