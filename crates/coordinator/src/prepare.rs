@@ -151,6 +151,11 @@ fn archive(
     }
     let hsm = &file.state.hsm;
     if hsm.is_released() {
+        let has = |id: u32| file.state.archive_id() == Some(id) || file.copies.iter().any(|copy| copy.archive_id == id);
+        if copies::is_ensured(action) && !has(action.archive_id) {
+            let why = format!("it was released before archive {} had a copy: restore it first", action.archive_id);
+            return Err(Failure::permanent(EPERM, why));
+        }
         return Ok(Prepared::Done(file.state.identity.uuid));
     }
     let (named, proposed) = (&file.state.identity.uuid, &action.identity.uuid);

@@ -236,6 +236,22 @@ fn archives_are_named_by_the_request_too() {
 }
 
 #[test]
+fn a_copy_that_came_too_late_is_no_success() {
+    let third = Scratch::new("third");
+    let mut two = Two::start(FsKind::Ext4, "");
+    let path = two.hsm.file("f", &noise(10, MIB));
+    two.hsm.archive(&[&path]);
+    two.hsm.ok(&["archive", "--copies", "1,3"], &[&path]);
+    // Nothing but that request knew of archive 3, so nothing keeps the file from being released.
+    two.hsm.release(&[&path]);
+    two.hsm.site.add_archive("3", 3, third.path(), "");
+    two.hsm.mover_pids().into_iter().for_each(kill);
+    let failed = || two.hsm.ok(&["actions", "--failed"], &[]);
+    wait_until(LONG, "the action has its result", || failed().contains("released before archive 3 had a copy"));
+    assert!(is_released(&path) && Site::files_of_archive(third.path()).is_empty());
+}
+
+#[test]
 fn a_change_that_no_time_shows_is_found_when_it_is_copied() {
     let two = Two::start(FsKind::Btrfs, "remove_grace_s = 0");
     let hsm = &two.hsm;
