@@ -15,6 +15,7 @@ use queue::{About, Change, ObjectRef, OrphanCheck, Queue, Retired, SyncedStamp};
 use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::Duration;
+use sys::file::FileStamp;
 use sys::lease::ReadLease;
 
 const EAGAIN: i32 = 11;
@@ -304,16 +305,16 @@ fn retire(check: &OrphanCheck, item: &Item, policy: &Policy, now_ms: u64) -> Cha
     let removal = queue::NewAction { created_ms: now_ms, ..removal_action(check.archive_id, identity, name, until_ms) };
     let old = &item.file.state;
     let (size, mtime) = old.record.as_ref().map_or_else(Default::default, |record| (record.size, record.mtime));
-    let about = About { size, mtime, hash: old.identity.hash, ..about(&item.file, None).unwrap_or_default() };
+    let now = sys::file::stamp(&*item.file.fd).ok().map(|stat| about(&item.file, &stat, None));
+    let about = About { size, mtime, hash: old.identity.hash, ..now.unwrap_or_default() };
     let retired = Retired { replaced: true, file: item.file.handle.clone(), about, retired_ms: now_ms };
     Change::Retire { removal, retired }
 }
 
 /// What the file is now, with the hash of what it holds.
-fn about(file: &Opened, hash: Option<Digest>) -> Option<About> {
-    let stat = sys::file::stamp(&*file.fd).ok()?;
-    let stamp = stamp_of(&stat);
-    Some(About {
+fn about(file: &Opened, stat: &FileStamp, hash: Option<Digest>) -> About {
+    let stamp = stamp_of(stat);
+    About {
         path: file.tree_path.clone(),
         size: stamp.size,
         mode: stat.mode,
@@ -321,7 +322,7 @@ fn about(file: &Opened, hash: Option<Digest>) -> Option<About> {
         gid: stat.gid,
         mtime: stamp.mtime,
         hash,
-    })
+    }
 }
 
 fn restored(file: &Opened, identity: &Identity, digest: Option<Digest>) -> Result<(), Failure> {
@@ -388,7 +389,8 @@ fn second_half(half: Half, policy: &Policy) -> Done {
     let file = &item.file;
     let bytes = file.before.size;
     if !matches!(item.step, Step::Detach) {
-        let stamp = look(file).ok().map(|(now, _)| now);
+        let stat = sys::file::stamp(&*file.fd).ok();
+        let stamp = stat.as_ref().map(stamp_of);
         let unwritten = lease.as_ref().is_some_and(ReadLease::still_held) || matches!(item.step, Step::Restored(..));
         let (archive_id, identity) = match &item.step {
             Step::Archived(identity, archive_id) => (*archive_id, identity),
@@ -403,7 +405,7 @@ fn second_half(half: Half, policy: &Policy) -> Done {
                     let files = vec![file.handle.clone()];
                     changes.push(Change::Share { object: object.clone(), complete: true, files });
                 }
-                let described = about(file, identity.hash);
+                let described = stat.map(|stat| about(file, &stat, identity.hash));
                 changes.extend(described.map(|about| Change::Describe { file: file.handle.clone(), about }));
             }
             _ => {

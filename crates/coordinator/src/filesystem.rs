@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 use sys::OFlags;
+use sys::file::FileStamp;
 use sys::handle::RawHandle;
 
 /// Opens files by handle. Paths are never used: they may name another file by the time they are.
@@ -41,14 +42,17 @@ impl Filesystem {
 
     /// Opens a file. ESTALE when it is gone; EINVAL when it is no regular file.
     pub fn open(&self, handle: &FileHandle, flags: OFlags) -> io::Result<OwnedFd> {
+        self.open_and_look(handle, flags).map(|(fd, _)| fd)
+    }
+
+    /// As [`Filesystem::open`], with what it was after it was opened.
+    pub(crate) fn open_and_look(&self, handle: &FileHandle, flags: OFlags) -> io::Result<(OwnedFd, FileStamp)> {
         let raw = RawHandle { kind: handle.kind, bytes: handle.bytes.to_vec() };
         // Without O_NONBLOCK a lease of somebody else's would be waited for; without NOCTTY and NOFOLLOW surprises of file types.
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NOCTTY;
         let fd = sys::handle::open_by_handle(&self.root, &raw, flags)?;
-        if !sys::file::stamp(&fd)?.is_regular {
-            return Err(io::Error::from_raw_os_error(22));
-        }
-        Ok(fd)
+        let stamp = sys::file::stamp(&fd)?;
+        if stamp.is_regular { Ok((fd, stamp)) } else { Err(io::Error::from_raw_os_error(22)) }
     }
 
     /// Opens a directory. ESTALE when it is gone; ENOTDIR when it is none.

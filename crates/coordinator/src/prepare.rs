@@ -106,12 +106,13 @@ pub(crate) fn attribute(error: &StateError) -> Failure {
 /// Opens the file and reads its state; content that a mapping still holds dirty is written out first, so that a change
 /// after the stamp shows in the stamp.
 fn open(fs: &Filesystem, handle: &FileHandle, flags: OFlags) -> Result<Opened, Failure> {
-    let fd = fs.open(handle, flags).map_err(|e| system("opening it by its handle", &e))?;
+    let opened = fs.open_and_look(handle, flags);
+    let (fd, mut stamp) = opened.map_err(|e| system("opening it by its handle", &e))?;
     let state = FileState::read(&fd).map_err(|e| attribute(&e))?;
     if !flags.contains(OFlags::RDWR) && sys::lease::has_writers(&fd).unwrap_or(true) {
         sys::file::sync_data(&fd).map_err(|e| system("writing out its data", &e))?;
+        stamp = sys::file::stamp(&fd).map_err(|e| system("looking at it", &e))?;
     }
-    let stamp = sys::file::stamp(&fd).map_err(|e| system("looking at it", &e))?;
     let before = stamp_of(&stamp);
     let (mtime, copies) = (before.mtime, copies::known(&fd, &state));
     Ok(Opened { handle: handle.clone(), fd: Arc::new(fd), state, before, mtime, tree_path: Vec::new(), copies })

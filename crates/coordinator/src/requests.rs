@@ -145,12 +145,11 @@ impl Engine {
 
     fn try_look(&self, request: &Request, target: &Target, number: u64) -> Result<Look, Failure> {
         // Attributes alone are looked at, so a name for the file is enough: it raises no event and breaks no lease.
-        let fd = self.shared.fs.open(&target.handle, OFlags::PATH);
-        let fd = fd.map_err(|e| match e.raw_os_error() {
+        let opened = self.shared.fs.open_and_look(&target.handle, OFlags::PATH);
+        let (fd, stat) = opened.map_err(|e| match e.raw_os_error() {
             Some(22) => Failure::permanent(22, "it is no regular file"),
             _ => system("opening it by its handle", &e),
         })?;
-        let stat = sys::file::stamp(&fd).map_err(|e| system("looking at it", &e))?;
         let mut state = FileState::read(&fd).map_err(|e| attribute(&e))?;
         if !handle_of(&fd).is_ok_and(|own| state.belongs_to(&own)) && !state.hsm.is_released() {
             state = FileState::default();

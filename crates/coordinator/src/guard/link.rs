@@ -84,7 +84,7 @@ pub struct GuardInfo {
 }
 
 /// Somebody waits in the kernel until this is answered. Dropping it unanswered gives the reader EIO, or leaves him to the next
-/// agent after [`GuardLink::leave_events_to_the_guard`].
+/// agent after `GuardLink::leave_events_to_the_guard`.
 #[derive(Debug)]
 pub struct PendingEvent {
     link: Weak<GuardLink>,

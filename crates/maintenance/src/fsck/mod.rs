@@ -6,7 +6,7 @@
 //!    that is looked at again. 4. What the queue names is read again.
 //!
 //! So what was listed was there before the walk; a file that names it was found, or was moved and found again; and what is on
-//! its way into or out of the archive is named by the queue. Whatever then is nobody's is [judged](judge) once more by
+//! its way into or out of the archive is named by the queue. Whatever then is nobody's is judged (`judge`) once more by
 //! itself. Nothing is removed when the walk was not complete, or when the result looks like the wrong filesystem.
 
 mod comparison;

@@ -1,8 +1,8 @@
 //! A tree of files from what the archive alone knows of it: after a loss of the filesystem, or to bring part of it elsewhere.
 //!
-//! 1. Every manifest is read; the [`catalog`] decides which count.
-//! 2. Directories are made, closed to all but root ([`tree`]).
-//! 3. Released files, links and special files are made, by several threads ([`make`]).
+//! 1. Every manifest is read; the `catalog` decides which count.
+//! 2. Directories are made, closed to all but root (`tree`).
+//! 3. Released files, links and special files are made, by several threads (`make`).
 //! 4. Further names of files.
 //! 5. Directories get their own owners, modes and times, from the bottom up.
 //!

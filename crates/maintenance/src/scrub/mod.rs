@@ -1,6 +1,6 @@
 //! Every chunk of every object read and compared with its manifest, at a limited rate.
 //!
-//! Objects are taken in the order of their ids, by several threads, a turn at a time; after a turn the [state] is written, so that
+//! Objects are taken in the order of their ids, by several threads, a turn at a time; after a turn the `state` is written, so that
 //! an interrupted scrub goes on where it was. What is stored meanwhile comes the next time. Nothing is changed, and nothing of
 //! the filesystem is looked at: what a damaged object means for whom, its manifest's path says.
 
