@@ -54,6 +54,22 @@ impl Two {
         said["accepted"].as_u64().unwrap()
     }
 
+    /// The exit code, and all that was said.
+    fn try_fsck(&self, id: u32, repair: bool) -> (Option<i32>, String) {
+        let mut command = self.hsm.site.command();
+        command.arg("--config").arg(self.hsm.site.agent_config());
+        command.args(["fsck", "--json", "--min-age", "0", "--id", &id.to_string()]);
+        let out = command.args(repair.then_some("--repair")).output().unwrap();
+        let text = format!("{}{}", String::from_utf8_lossy(&out.stderr), String::from_utf8_lossy(&out.stdout));
+        (out.status.code(), text)
+    }
+
+    fn fsck(&self, id: u32, repair: bool, code: i32) -> String {
+        let (found, text) = self.try_fsck(id, repair);
+        assert_eq!(found, Some(code), "{text}");
+        text
+    }
+
     fn status(&self, path: &Path) -> String {
         self.hsm.ok(&["status", "-H"], &[path]).trim().to_owned()
     }
@@ -236,6 +252,39 @@ fn archives_are_named_by_the_request_too() {
 }
 
 #[test]
+fn p7_small_files_have_copies_in_packs() {
+    let two = Two::start(FsKind::Xfs, BOTH);
+    let hsm = &two.hsm;
+    let files: Vec<(PathBuf, Vec<u8>)> =
+        (0..40).map(|i| (noise(i, 1000 + i as usize), i)).map(|(c, i)| (hsm.file(&format!("f{i}"), &c), c)).collect();
+    let paths: Vec<&Path> = files.iter().map(|(path, _)| path.as_path()).collect();
+    hsm.archive(&paths);
+    assert!(paths.iter().all(|path| further_copies(path).len() == 1));
+    assert!(Site::files_of_archive(hsm.site.archive_root()).len() < 40, "they share packs");
+    hsm.release(&paths);
+    fs::rename(hsm.site.archive_root().join("packs"), hsm.site.archive_root().join("away")).unwrap();
+    for (path, content) in &files {
+        assert!(fs::read(path).unwrap() == *content);
+    }
+    fs::rename(hsm.site.archive_root().join("away"), hsm.site.archive_root().join("packs")).unwrap();
+    // Replaced, removed, deleted: nothing is left that is nobody's, in either archive.
+    let (changed, rest) = paths.split_at(10);
+    let (removed, deleted) = rest.split_at(10);
+    changed.iter().for_each(|path| fs::write(path, noise(99, 2000)).unwrap());
+    hsm.archive(&paths);
+    hsm.ok(&["remove", "--wait"], removed);
+    deleted.iter().for_each(|path| fs::remove_file(path).unwrap());
+    for id in [1, 2] {
+        wait_until(LONG, "what is there is what files name", || {
+            // Before the deletions are noticed, there is something that nobody names.
+            let (code, text) = two.try_fsck(id, false);
+            let report: serde_json::Value = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+            code == Some(0) && report["objects"] == 10 && report["named"] == 10 && report["claimed"] == 0
+        });
+    }
+}
+
+#[test]
 fn a_copy_that_came_too_late_is_no_success() {
     let third = Scratch::new("third");
     let mut two = Two::start(FsKind::Ext4, "");
@@ -299,14 +348,7 @@ fn fsck_knows_the_copies_of_each_archive() {
     let content = noise(9, MIB);
     let path = hsm.file("f", &content);
     hsm.archive(&[&path]);
-    let fsck = |id: u32, repair: bool, code: i32| {
-        let mut command = hsm.site.command();
-        command.arg("--config").arg(hsm.site.agent_config()).args(["fsck", "--min-age", "0", "--id", &id.to_string()]);
-        let out = command.args(repair.then_some("--repair")).output().unwrap();
-        let text = format!("{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-        assert_eq!(out.status.code(), Some(code), "{text}");
-        text
-    };
+    let fsck = |id, repair, code| two.fsck(id, repair, code);
     for id in [1, 2] {
         fsck(id, true, 0);
         assert_eq!(two.objects(), (1, 1), "each is somebody's");
