@@ -24,6 +24,10 @@ use testkit::{FsKind, Random};
 const WRITERS: usize = 4;
 const FILES: usize = 3 * WRITERS;
 const MAX_SIZE: u64 = 300_000;
+/// Operations of one writer between two pauses.
+const BURST: u64 = 50;
+/// The longest pause.
+const QUIET: Duration = Duration::from_millis(400);
 
 #[test]
 fn p2_p5_races_on_ext4() {
@@ -327,9 +331,16 @@ fn pause(random: &mut Random) {
 
 fn write_own(own: &mut [Own<'_>], count: u64, mut random: Random, tally: &Tally) {
     let mut python = Python::start();
-    for _ in 0..count {
+    for number in 0..count {
         let at = usize::try_from(random.within(0..own.len() as u64)).unwrap();
         let file = &mut own[at];
+        if number % BURST == 0 {
+            // A file that is always being written is never released: now and then its writer waits for that, not for ever.
+            let quiet = Instant::now();
+            while !is_released(&file.slot.path()) && quiet.elapsed() < QUIET {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
         let before = is_released(&file.slot.path());
         file.operate(&mut random, &mut python);
         tally.operations.fetch_add(1, SeqCst);
