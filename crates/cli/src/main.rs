@@ -12,6 +12,7 @@ mod doctor;
 mod exit;
 mod feed;
 mod lemur;
+mod mend;
 mod moment;
 mod names;
 mod output;

@@ -94,7 +94,7 @@ impl Watcher for Told {
     }
 
     fn found(&self, finding: Finding) {
-        let Finding { problem, path, object, what } = &finding;
+        let Finding { problem, path, object, what, .. } = &finding;
         if self.json {
             let text = path.as_deref().map(String::from_utf8_lossy);
             let path_bytes = path.as_deref().filter(|path| str::from_utf8(path).is_err());

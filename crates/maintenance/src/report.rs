@@ -1,5 +1,6 @@
 //! What is told while the work goes on.
 
+use model::FileHandle;
 use serde::Serialize;
 use std::borrow::Cow;
 
@@ -42,17 +43,24 @@ pub struct Finding {
     pub path: Option<Vec<u8>>,
     /// The object, if one is concerned.
     pub object: Option<String>,
+    /// Whose content the object is, as its manifest says.
+    pub inode: Option<FileHandle>,
     /// What, for people.
     pub what: Cow<'static, str>,
 }
 
 impl Finding {
     pub(crate) fn new(problem: Problem, what: impl Into<Cow<'static, str>>) -> Self {
-        Self { problem, path: None, object: None, what: what.into() }
+        Self { problem, path: None, object: None, inode: None, what: what.into() }
     }
 
     pub(crate) fn at(mut self, path: &[u8]) -> Self {
         self.path = Some(path.to_vec());
+        self
+    }
+
+    pub(crate) fn content_of(mut self, inode: Option<&FileHandle>) -> Self {
+        self.inode = inode.cloned();
         self
     }
 

@@ -46,7 +46,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Import(args) => import::run(&global.config_file(), &args),
         Command::Reload(args) => block_on(reload::run(socket, args)),
         Command::Fsck(args) => fsck::run(socket, &global.config_file(), &args),
-        Command::Scrub(args) => scrub::run(&global.config_file(), &args),
+        Command::Scrub(args) => scrub::run(socket, &global.config_file(), &args),
         Command::Rebuild(args) => rebuild::run(&global.config_file(), &args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),
         Command::Guard(args) => guard::run(&global.config_file(), args),

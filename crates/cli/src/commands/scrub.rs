@@ -2,9 +2,14 @@
 
 use crate::archives::{self, ArchiveArgs};
 use crate::exit::{CliError, Exit, Outcome};
-use crate::render::scrubbed::human;
+use crate::mend::{Mended, Noting, mend};
+use crate::render::scrubbed::{human, mended};
 use crate::watch::Told;
-use maintenance::scrub::{Options, scrub};
+use config::ClientDevice;
+use maintenance::scrub::{Counts, Options, scrub};
+use model::FileHandle;
+use serde::Serialize;
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -24,6 +29,9 @@ pub(crate) struct ScrubArgs {
     /// Objects that are read at one time
     #[arg(long, value_name = "N", default_value = "2")]
     threads: NonZeroUsize,
+    /// Have the agent make what is damaged or gone anew: from the file, if it is resident, or from a copy in another archive
+    #[arg(long, conflicts_with = "root")]
+    repair: bool,
     /// Print JSON: an object a finding, one a line, and the totals last
     #[arg(long)]
     json: bool,
@@ -37,7 +45,16 @@ fn rate(text: &str) -> Result<u64, String> {
     rate.ok_or_else(|| "expected bytes a second, such as 100MB/s".to_owned())
 }
 
-pub(crate) fn run(config_file: &Path, args: &ScrubArgs) -> Outcome {
+/// The totals, and what was repaired if that was asked for.
+#[derive(Serialize)]
+struct Totals {
+    #[serde(flatten)]
+    counts: Counts,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repair: Option<Mended>,
+}
+
+pub(crate) fn run(socket: &Path, config_file: &Path, args: &ScrubArgs) -> Outcome {
     let (archive_id, store) = archives::open(&args.archive, config_file)?;
     let state = match (&args.state, &args.archive.root) {
         (Some(path), _) => Some(path.clone()),
@@ -50,7 +67,32 @@ pub(crate) fn run(config_file: &Path, args: &ScrubArgs) -> Outcome {
     let options =
         Options { archive_id, bytes_per_second: args.rate, state, restart: args.restart, threads: args.threads.get() };
     let told = Told::new(args.json, args.quiet);
-    let counts = scrub(&store, &options, &told).map_err(|error| CliError::new(Exit::SomeFailed, error.to_string()))?;
-    told.finish(&counts, &human(&counts))?;
-    Ok(if counts.is_sound() { Exit::Ok } else { Exit::Problems })
+    let noting = Noting::new(&told);
+    let counts =
+        scrub(&store, &options, &noting).map_err(|error| CliError::new(Exit::SomeFailed, error.to_string()))?;
+    let damaged = noting.into_damaged();
+    let repair = args.repair.then(|| repair(socket, config_file, archive_id, damaged)).transpose()?;
+    // What lies beside objects (packs' own structures, manifests) is mended by nobody.
+    let bad = counts.damaged + counts.lost;
+    let others = counts.damaged_packs + counts.bad_manifests + counts.failed;
+    let is_mended = repair.is_some_and(|done| done.failed == 0 && others == 0 && done.repaired + done.unnamed >= bad);
+    let text = human(&counts) + &repair.as_ref().map(mended).unwrap_or_default();
+    told.finish(&Totals { counts, repair }, &text)?;
+    Ok(if counts.is_sound() || is_mended { Exit::Ok } else { Exit::Problems })
+}
+
+fn repair(
+    socket: &Path,
+    config_file: &Path,
+    archive_id: u32,
+    damaged: BTreeMap<String, (FileHandle, Vec<u8>)>,
+) -> Result<Mended, CliError> {
+    let ClientDevice::Local(mount_point) = archives::agent_config(config_file)?.client_device else {
+        return Err(CliError::new(Exit::NotHere, "--repair works on a local filesystem only".to_owned()));
+    };
+    let filesystem = sys::mounts::filesystem_of(&mount_point)
+        .map_err(|why| CliError::new(Exit::NotHere, format!("{}: {why}", mount_point.display())))?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|why| CliError::new(Exit::SomeFailed, format!("cannot start: {why}")))?;
+    runtime.block_on(mend(socket, &mount_point, filesystem.fsid, archive_id, damaged))
 }

@@ -1,6 +1,7 @@
 //! What `scrub` read and found.
 
 use super::units::bytes;
+use crate::mend::Mended;
 use maintenance::scrub::Counts;
 use std::fmt::Write as _;
 
@@ -19,6 +20,12 @@ pub(crate) fn human(counts: &Counts) -> String {
         let _ = writeln!(out, "{count} {what}");
     }
     out
+}
+
+/// What was repaired, for people.
+pub(crate) fn mended(mended: &Mended) -> String {
+    let Mended { repaired, unnamed, failed } = mended;
+    format!("repaired: {repaired} objects made anew, {unnamed} that no file names any more, {failed} not repaired\n")
 }
 
 #[cfg(test)]

@@ -187,6 +187,37 @@ fn p5_bad_parts_of_a_copy_are_fetched_from_the_other() {
 }
 
 #[test]
+fn scrub_repairs_a_bad_copy_from_a_good_one() {
+    let two = Two::start(FsKind::Ext4, BOTH);
+    let hsm = &two.hsm;
+    let content = noise(6, 3 * MIB + 7);
+    let path = hsm.archived_and_released("f", &content);
+    let scrub = |id: &str, words: &[&str]| {
+        let mut command = hsm.site.command();
+        command.arg("--config").arg(hsm.site.agent_config()).args(["scrub", "--json", "--id", id]).args(words);
+        let out = command.output().unwrap();
+        let totals = String::from_utf8_lossy(&out.stdout).lines().last().map(str::to_owned).unwrap_or_default();
+        (out.status.code(), serde_json::from_str::<serde_json::Value>(&totals).unwrap_or_else(|_| panic!("{out:?}")))
+    };
+    for (bad, id) in [(1, "1"), (2, "2")] {
+        damage(&two.object(bad), MIB as u64 + 5);
+        assert_eq!(scrub(id, &[]).0, Some(6), "told, and not repaired without being asked");
+        let (code, totals) = scrub(id, &["--repair"]);
+        assert_eq!((code, totals["repair"]["repaired"].as_u64()), (Some(0), Some(1)), "{totals}");
+        assert!(is_released(&path), "as it was");
+        two.wait_for_objects((1, 1));
+        assert_eq!((scrub("1", &[]).0, scrub("2", &[]).0), (Some(0), Some(0)));
+    }
+    // Nothing good is left: nothing is lost by trying, and it is said.
+    damage(&two.object(1), 5);
+    damage(&two.object(2), 5);
+    let (code, totals) = scrub("1", &["--repair"]);
+    assert_eq!((code, totals["repair"]["failed"].as_u64()), (Some(6), Some(1)), "{totals}");
+    assert_eq!(two.objects(), (1, 1));
+    assert!(is_released(&path));
+}
+
+#[test]
 fn p2_a_release_waits_for_all_copies() {
     let second = Scratch::new("second");
     let mut hsm = Hsm::start_with(FsKind::Xfs, 512, |site| site.add_agent_setting(BOTH));

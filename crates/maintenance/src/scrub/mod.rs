@@ -207,10 +207,10 @@ impl Monitor for Slowed<'_> {
 }
 
 impl<H: Holdings> Check<'_, H> {
-    fn found(&self, problem: Problem, id: &str, path: Option<&[u8]>, what: String) {
+    fn found(&self, problem: Problem, id: &str, manifest: Option<&Manifest>, what: String) {
         let finding = Finding::new(problem, what).of(id);
-        self.watcher.found(match path {
-            Some(path) => finding.at(path),
+        self.watcher.found(match manifest {
+            Some(manifest) => finding.at(&manifest.path).content_of(manifest.inode.handle.as_ref()),
             None => finding,
         });
     }
@@ -232,11 +232,10 @@ impl<H: Holdings> Check<'_, H> {
     }
 
     fn described(&mut self, id: &ObjectId, manifest: &Manifest) {
-        let path = Some(manifest.path.as_slice());
         if !id.as_str().starts_with(Encoding::split(manifest.object.as_str()).0) {
             self.counts.bad_manifests += 1;
             let what = format!("its manifest is that of {}", manifest.object);
-            self.found(Problem::DamagedManifest, id.as_str(), path, what);
+            self.found(Problem::DamagedManifest, id.as_str(), Some(manifest), what);
             return;
         }
         let Some(content) = manifest.content() else {
@@ -249,11 +248,11 @@ impl<H: Holdings> Check<'_, H> {
                 // Removed meanwhile, with its manifest?
                 if matches!(self.holdings.manifest(id), Ok(Some(_))) {
                     self.counts.lost += 1;
-                    self.found(Problem::NoObject, id.as_str(), path, "its object is gone".to_owned());
+                    self.found(Problem::NoObject, id.as_str(), Some(manifest), "its object is gone".to_owned());
                 }
                 return;
             }
-            Err(error) => return self.failed(id, path, &error),
+            Err(error) => return self.failed(id, Some(manifest), &error),
         };
         let mut damages: Vec<Damage> = Vec::new();
         if head.stored_bytes != content.stored_bytes {
@@ -274,13 +273,13 @@ impl<H: Holdings> Check<'_, H> {
                 0 => why,
                 _ => format!("damaged from byte {offset} to byte {}: {why}", offset.saturating_add(length)),
             };
-            self.found(Problem::Damage, id.as_str(), path, what);
+            self.found(Problem::Damage, id.as_str(), Some(manifest), what);
         }
         if more > 0 {
-            self.found(Problem::Damage, id.as_str(), path, format!("{more} more of its chunks are damaged"));
+            self.found(Problem::Damage, id.as_str(), Some(manifest), format!("{more} more of its chunks are damaged"));
         }
         if let Err(error) = checked {
-            self.failed(id, path, &error);
+            self.failed(id, Some(manifest), &error);
         }
     }
 
@@ -307,13 +306,13 @@ impl<H: Holdings> Check<'_, H> {
         }
     }
 
-    fn failed(&mut self, id: &ObjectId, path: Option<&[u8]>, error: &MaintenanceError) {
+    fn failed(&mut self, id: &ObjectId, manifest: Option<&Manifest>, error: &MaintenanceError) {
         // Removed meanwhile.
         if matches!(error, MaintenanceError::Archive(TransferError::Missing { .. })) {
             return;
         }
         self.counts.failed += 1;
-        self.found(Problem::Failed, id.as_str(), path, error.to_string());
+        self.found(Problem::Failed, id.as_str(), manifest, error.to_string());
     }
 }
 
