@@ -48,7 +48,9 @@ impl Brain {
         if self.inodes.get(&file).is_some_and(|inode| inode.parts.is_some()) {
             return if event.is_open { self.wait_for_all(event, &file) } else { self.access_part(event, &file) };
         }
-        if event.is_open && opens_without_reading(event.pid) {
+        // Not while a restore is on its way: it would write what was archived after the truncation.
+        let free = self.inodes.get(&file).is_none_or(|inode| inode.holder.is_none());
+        if event.is_open && free && opens_without_reading(event.pid) {
             event.allow();
             return self.forget_idle(&file);
         }
@@ -219,6 +221,10 @@ impl Brain {
     }
 
     fn try_again(&mut self, file: &FileHandle, attempts: u32) {
+        if self.inodes.get(file).is_some_and(|inode| inode.holder.is_some()) {
+            // Somebody got the inode during the pause; when he lets go, those who wait are looked at again.
+            return;
+        }
         let Some(first) = self.inodes.get(file).and_then(|inode| inode.blocked.first()) else {
             return self.unpark(file);
         };

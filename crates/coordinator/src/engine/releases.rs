@@ -133,8 +133,10 @@ impl Brain {
             Err(failure) => self.refuse(number, &file, failure),
             Ok(()) => {
                 let inode = self.inodes.entry(file.clone()).or_default();
+                // The job that proved it has let go of the inode, and another may have it by now: to go on beside that one would let
+                // its ignore mark come after the hold, and readers at a file that is being punched.
                 match inode.holder {
-                    Some(Holder::Job(_)) | None if inode.parked.is_empty() => {
+                    None if inode.parked.is_empty() => {
                         inode.holder = Some(Holder::Release(number));
                         self.release_batch(number, vec![file]);
                     }
