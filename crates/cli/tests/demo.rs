@@ -245,7 +245,9 @@ fn interrupted_while_the_agent_hangs() {
     running.signal(Signal::INT);
     let (code, _, said) = running.end();
     assert_eq!(code, Some(130), "{said}");
-    assert!(said.contains("the step does not end"), "nothing hung: {said}");
+    // On a fast machine all is read before the agent is stopped; then it is its end that hangs.
+    let hung = ["the step does not end", "the agent does not end when asked to"].iter().any(|text| said.contains(text));
+    assert!(hung, "nothing hung: {said}");
     demo.assert_nothing_left();
 }
 

@@ -133,12 +133,12 @@ impl ClassTurns {
         let has = Class::ALL.map(has_something);
         let waiting = || Class::ALL.into_iter().zip(has).filter_map(|(class, has)| has.then_some(class));
         let overdue = |class: &Class| self.passed_over.get(*class as usize).is_some_and(|n| *n >= PASSED_OVER);
-        let chosen = waiting().find(overdue).or_else(|| waiting().next())?;
+        let chosen = waiting().find(overdue).or_else(|| waiting().next());
         for ((class, has), count) in Class::ALL.into_iter().zip(has).zip(&mut self.passed_over) {
             // Who had nothing to do was not passed over.
-            *count = if has && class != chosen { count.saturating_add(1) } else { 0 };
+            *count = if has && Some(class) != chosen { count.saturating_add(1) } else { 0 };
         }
-        Some(chosen)
+        chosen
     }
 }
 
