@@ -83,11 +83,16 @@ fn now_ms() -> u64 {
 
 impl Bench {
     fn start() -> Self {
+        Self::start_with("")
+    }
+
+    fn start_with(settings: &str) -> Self {
         let scratch = Scratch::new("pack-mover");
         fs::create_dir(scratch.join("files")).unwrap();
         fs::create_dir(scratch.join("root")).unwrap();
         let root = scratch.join("root");
-        fs::write(scratch.join("config"), format!("archive \"one\" {{ id = 7 root = {root:?} }}\n")).unwrap();
+        let config = format!("archive \"one\" {{ id = 7 root = {root:?} {settings} }}\n");
+        fs::write(scratch.join("config"), config).unwrap();
         fs::set_permissions(scratch.join("config"), fs::Permissions::from_mode(0o600)).unwrap();
         let mut agent = PdmAgent::start(scratch.join("agent.sock").to_str().unwrap());
         let mover = Mover::start(scratch.path());
@@ -269,11 +274,8 @@ fn p7_a_removal_by_the_proposed_id_finds_members() {
 
 #[test]
 fn packs_can_be_turned_off() {
-    let mut bench = Bench::start();
+    let mut bench = Bench::start_with("pack { threshold = 0 }");
     let root = bench.scratch.join("root");
-    let off = format!("archive \"one\" {{ id = 7 root = {root:?} pack {{ threshold = 0 }} }}\n");
-    fs::write(bench.scratch.join("config"), off).unwrap();
-    bench.kill_and_restart();
     for number in 0..50 {
         fs::write(bench.scratch.join("files").join(number.to_string()), content(number)).unwrap();
         bench.archive(number, 0);
