@@ -36,6 +36,12 @@ impl Caller {
         Self { pid, running: HashMap::new() }
     }
 
+    /// Whether there is such a process (or one that has its number by now).
+    #[must_use]
+    pub fn exists(&self) -> bool {
+        Path::new(&format!("/proc/{}", self.pid)).exists()
+    }
+
     /// What it may be about; `None` when that cannot be said yet, or (look again and again for a while) ever. At most so many threads are looked at:
     /// of a process with more nothing is said.
     pub fn look(&mut self, most_threads: usize) -> Option<Calls> {
@@ -141,6 +147,13 @@ mod tests {
         assert_eq!(parse(""), Call::None);
         assert_eq!(parse("-1 0x7ffd 0x7f"), Call::Open(None));
         assert_eq!(parse(&format!("{} 0x1 0x2", libc::SYS_openat)), Call::Open(None));
+        assert_eq!(parse(&format!("{} 0xffffff9c 0x7ffd zz", libc::SYS_openat)), Call::Open(None));
+        #[cfg(target_arch = "x86_64")]
+        {
+            assert_eq!(parse("2 0x7ffd 0x241 0x1b6 0x0 0x0 0x0 0x7f 0x7f"), Call::Open(Some(0x241)));
+            let creat = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
+            assert_eq!(parse("85 0x7ffd 0x1b6 0x0 0x0 0x0 0x0 0x7f 0x7f"), Call::Open(Some(creat)));
+        }
     }
 
     fn look_until_clear(pid: i32) -> Calls {

@@ -5,7 +5,6 @@ use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
-use std::path::Path;
 use std::process::{Child, Command};
 
 use rustix::io::Errno;
@@ -175,67 +174,6 @@ pub fn real_uid(pid: i32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Uid:"))?.split_ascii_whitespace().next()?.parse().ok()
 }
 
-/// The flags of the open(2) that process `pid` is blocked in, for a permission event of it; `None` when anything is unclear.
-///
-/// Reads `/proc/<pid>/task/*/syscall` (needs the right to trace). An event names a process and not a thread: the answer is
-/// given only when every thread that could be the one agrees. Not for `openat2` (its flags are in the process's memory),
-/// `execve`, or io_uring.
-pub fn open_flags_of_blocked_open(pid: i32) -> Option<i32> {
-    /// More threads than this are not worth reading while somebody waits.
-    const MAX_THREADS: usize = 64;
-    let mut flags = None;
-    for (seen, task) in std::fs::read_dir(format!("/proc/{pid}/task")).ok()?.enumerate() {
-        if seen == MAX_THREADS {
-            return None;
-        }
-        match blocked_call(&task.ok()?.path())? {
-            BlockedCall::Other => {}
-            BlockedCall::Open(found) if flags.is_none_or(|flags| flags == found) => flags = Some(found),
-            BlockedCall::Open(_) => return None,
-        }
-    }
-    flags
-}
-
-enum BlockedCall {
-    /// Opens nothing.
-    Other,
-    /// Opens with these flags.
-    Open(i32),
-}
-
-/// `None` for a thread that runs, or sits in a call that may open a file in a way we cannot read.
-fn blocked_call(task: &Path) -> Option<BlockedCall> {
-    parse_blocked_call(&std::fs::read_to_string(task.join("syscall")).ok()?)
-}
-
-/// The number in decimal, six arguments, stack pointer and program counter in hexadecimal; or `running`; or a number of -1
-/// outside any call (proc_pid_syscall(5)).
-fn parse_blocked_call(line: &str) -> Option<BlockedCall> {
-    let mut words = line.split_ascii_whitespace();
-    let number: libc::c_long = words.next()?.parse().ok()?;
-    let mut argument = |index: usize| {
-        let word = words.nth(index)?;
-        u64::from_str_radix(word.strip_prefix("0x")?, 16).ok().map(|word| word as i32)
-    };
-    #[cfg(target_arch = "x86_64")]
-    match number {
-        libc::SYS_open => return argument(1).map(BlockedCall::Open),
-        libc::SYS_creat => return Some(BlockedCall::Open(libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC)),
-        _ => {}
-    }
-    match number {
-        libc::SYS_openat => argument(2).map(BlockedCall::Open),
-        ..0
-        | libc::SYS_openat2
-        | libc::SYS_open_by_handle_at
-        | libc::SYS_execve
-        | libc::SYS_execveat
-        | libc::SYS_io_uring_enter => None,
-        _ => Some(BlockedCall::Other),
-    }
-}
-
 /// How likely the kernel is to kill this process when memory runs out: -1000 (never) to 1000.
 pub fn set_oom_score(score: i32) -> io::Result<()> {
     std::fs::write("/proc/self/oom_score_adj", score.to_string())
@@ -250,26 +188,7 @@ pub fn peer_credentials(socket: impl AsFd) -> io::Result<(i32, u32, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn flags(line: &str) -> Option<Option<i32>> {
-        parse_blocked_call(line).map(|call| match call {
-            BlockedCall::Open(flags) => Some(flags),
-            BlockedCall::Other => None,
-        })
-    }
-
-    #[test]
-    fn a_line_that_is_no_open_gives_no_flags() {
-        let openat = libc::SYS_openat;
-        assert_eq!(flags(&format!("{openat} 0xffffff9c 0x7ffd 0x80241 0x1b6 0x0 0x0 0x7f 0x7f")), Some(Some(0x80241)));
-        assert_eq!(flags(&format!("{openat} 0xffffff9c 0x7ffd")), None);
-        assert_eq!(flags(&format!("{openat} 0xffffff9c 0x7ffd zz")), None);
-        assert_eq!(flags(&format!("{} 0x1 0x2 0x3 0x4", libc::SYS_openat2)), None);
-        assert_eq!(flags(&format!("{} 0x1 0x2 0x3 0x4", libc::SYS_read)), Some(None));
-        assert_eq!(flags("running"), None);
-        assert_eq!(flags("-1 0x7ffd 0x7f"), None);
-        assert_eq!(flags(""), None);
-    }
+    use std::path::Path;
 
     #[test]
     fn a_process_has_a_user() {
@@ -319,13 +238,5 @@ mod tests {
     fn a_program_that_is_not_there_is_said_to_be_so() {
         let error = spawn_held(Command::new("/nonexistent/program"), |_| Ok(())).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-    }
-
-    #[cfg(target_arch = "x86_64")]
-    #[test]
-    fn the_old_calls_of_x86_64_are_known() {
-        assert_eq!(flags("2 0x7ffd 0x241 0x1b6 0x0 0x0 0x0 0x7f 0x7f"), Some(Some(0x241)));
-        let creat = libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC;
-        assert_eq!(flags("85 0x7ffd 0x1b6 0x0 0x0 0x0 0x0 0x7f 0x7f"), Some(Some(creat)));
     }
 }

@@ -13,11 +13,12 @@ use std::time::{Duration, Instant};
 
 use loopfs::{LoopFs, on_every_filesystem};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use sifaka_sys::caller::Caller;
 use sifaka_sys::fanotify::{
     ATTRIB, CLOSE_WRITE, ChangeEvent, ChangeGroup, DELETE_SELF, EventBuffer, MODIFY, MOVE_SELF, OPEN_PERM, PRE_ACCESS,
     PermissionEvent, PreContentGroup, Verdict,
 };
-use sifaka_sys::process::{PidFd, open_flags_of_blocked_open};
+use sifaka_sys::process::PidFd;
 use sifaka_sys::{Mode, OFlags, handle};
 
 on_every_filesystem!(
@@ -225,8 +226,9 @@ fn the_flags_of_a_waiting_open_are_read() {
         assert_eq!(event.mask, OPEN_PERM);
         // The event is queued a moment before its process falls asleep.
         let deadline = Instant::now() + Duration::from_secs(20);
+        let mut caller = Caller::new(event.pid);
         let flags = loop {
-            match open_flags_of_blocked_open(event.pid) {
+            match caller.look(64).and_then(|calls| calls.open_flags) {
                 Some(flags) => break flags,
                 None => assert!(Instant::now() < deadline, "no flags for {program}"),
             }

@@ -73,12 +73,6 @@ fn limits_and_scores_are_set() {
 }
 
 #[test]
-fn a_running_process_is_in_no_open() {
-    assert_eq!(process::open_flags_of_blocked_open(std::process::id().cast_signed()), None);
-    assert_eq!(process::open_flags_of_blocked_open(-1), None);
-}
-
-#[test]
 fn messages_keep_their_bounds_and_carry_descriptors() {
     let (here, there) = seqpacket::pair().unwrap();
     let mut buffer = [0; 100];

@@ -3,11 +3,13 @@
 use crate::support::{Hsm, LONG, cat, hsm_state, is_released, kill, noise};
 use model::HsmFlags;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Seek, SeekFrom, Write};
+use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::Path;
-use std::process::Command;
-use std::time::Duration;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use sys::caller::Caller;
 use testkit::{FsKind, wait_until};
 
 const SIZE: usize = 300_000;
@@ -78,6 +80,65 @@ fn p5_a_released_program_runs() {
         hsm.release(&[&path]);
         assert!(Command::new(&path).status().unwrap().success(), "{kind:?}");
         assert!(!is_released(&path));
+    }
+}
+
+/// What a truncating open throws away stays away, also when a read comes before the kernel has truncated; and no reader sees holes.
+#[test]
+fn p5_truncating_opens_and_reads_at_once() {
+    const FILES: usize = 20;
+    // A process of its own: of one that does several things at once nothing is said. It gets a processor only when nobody else
+    // wants one, so that time passes between the answer to its open and the truncation.
+    const TRUNCATE: &str = "import os, sys
+os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+for line in sys.stdin:
+    with open(line[:-1], 'wb') as file: file.write(b'new')
+    print('done', flush=True)";
+    for kind in [FsKind::Ext4, FsKind::Xfs] {
+        let hsm = Hsm::start(kind);
+        let content = noise(15, 70_000);
+        let paths: Vec<_> = (0..FILES).map(|i| hsm.file(&format!("f{i}"), &content)).collect();
+        let all: Vec<&Path> = paths.iter().map(|p| p.as_path()).collect();
+        hsm.archive(&all);
+        hsm.release(&all);
+        let mut truncater = Command::new("python3")
+            .args(["-c", TRUNCATE])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("python3 starts");
+        let mut commands = truncater.stdin.take().unwrap();
+        let mut answers = BufReader::new(truncater.stdout.take().unwrap());
+        let pid = truncater.id().cast_signed();
+        // Or until something failed.
+        let (over, until) = (AtomicBool::new(false), Instant::now() + LONG);
+        std::thread::scope(|scope| {
+            let processors = std::thread::available_parallelism().map_or(2, usize::from);
+            let busy = || {
+                while !over.load(Ordering::Relaxed) && Instant::now() < until {
+                    std::hint::spin_loop();
+                }
+            };
+            (0..processors).for_each(|_| drop(scope.spawn(busy)));
+            for path in &paths {
+                writeln!(commands, "{}", path.display()).unwrap();
+                let opens = || Caller::new(pid).look(1).and_then(|calls| calls.open_flags).is_some();
+                let released = || hsm_state(path).flags.contains(HsmFlags::RELEASED);
+                // It waits for the answer; it has it.
+                while !opens() && released() {}
+                while opens() && released() {}
+                let got = fs::read(path).unwrap();
+                let right = got.is_empty() || got == b"new" || got == content;
+                assert!(right, "{kind:?}, {}: {} bytes", path.display(), got.len());
+                let mut answer = String::new();
+                answers.read_line(&mut answer).unwrap();
+                assert_eq!(answer, "done\n");
+                assert!(fs::read(path).unwrap() == b"new", "{kind:?}, {}", path.display());
+            }
+            over.store(true, Ordering::Relaxed);
+        });
+        drop(commands);
+        assert!(truncater.wait().unwrap().success());
     }
 }
 

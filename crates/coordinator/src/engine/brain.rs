@@ -196,6 +196,7 @@ impl Brain {
         self.looked_ahead = false;
         self.lanes.look_again();
         self.readers_tick();
+        self.truncations_tick();
         self.parts_tick();
     }
 
@@ -268,7 +269,7 @@ impl Brain {
             if inode.parts.is_some() && entry.action.command == Command::Restore {
                 return self.entry_needs_all(entry, &file);
             }
-            if inode.holder.is_some() {
+            if inode.holder.is_some() || inode.truncation.is_some() {
                 inode.parked.push_back(Parked::Entry(Box::new(entry)));
                 self.parked += 1;
                 return;
@@ -624,7 +625,7 @@ impl Brain {
     pub(super) fn unpark(&mut self, file: &FileHandle) {
         loop {
             let Some(inode) = self.inodes.get_mut(file) else { return };
-            if inode.holder.is_some() {
+            if inode.holder.is_some() || inode.truncation.is_some() {
                 return;
             }
             let Some(parked) = inode.parked.pop_front() else { break };

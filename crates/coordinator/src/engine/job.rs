@@ -2,6 +2,7 @@
 
 use super::parts::Parts;
 use super::sources::Sources;
+use super::truncations::Truncation;
 use crate::copies;
 use crate::guard::PendingEvent;
 use crate::prepare::{Opened, is_archived_as_it_is};
@@ -119,6 +120,8 @@ pub(crate) struct Inode {
     pub(crate) blocked: Vec<Blocked>,
     /// A restore for readers failed temporarily and is to be tried again.
     pub(crate) retry: Option<(Instant, u32)>,
+    /// Nothing is restored into it until that is done.
+    pub(crate) truncation: Option<Truncation>,
     /// It is released and there in parts, or about to be.
     pub(crate) parts: Option<Box<Parts>>,
 }
@@ -129,6 +132,7 @@ impl Inode {
             && self.parked.is_empty()
             && self.blocked.is_empty()
             && self.retry.is_none()
+            && self.truncation.is_none()
             && self.parts.is_none()
     }
 }

@@ -16,6 +16,7 @@ mod ranges;
 mod readers;
 mod releases;
 mod sources;
+mod truncations;
 mod turns;
 
 pub use outbox::Dispatch;

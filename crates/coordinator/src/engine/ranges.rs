@@ -57,12 +57,10 @@ impl Brain {
     // ---- opens and accesses ----
 
     /// Whether the answer to an event of a released file depends on what its process is about.
-    pub(super) fn caller_matters(&self, event: &PendingEvent, file: &FileHandle, state: &FileState) -> bool {
+    pub(super) fn caller_matters(&self, event: &PendingEvent, file: &FileHandle) -> bool {
         let known = self.inodes.get(file).is_some_and(|inode| inode.parts.is_some());
-        if event.is_open {
-            return self.config.ranges.is_some() && (known || self.can_be_in_parts(event, file, state));
-        }
-        known && event.range.is_some_and(|(_, count)| count > 0 && count <= rustix::param::page_size() as u64)
+        event.is_open
+            || known && event.range.is_some_and(|(_, count)| count > 0 && count <= rustix::param::page_size() as u64)
     }
 
     /// Whether a released file may be opened as it is, because its accesses can be served in parts: for reading only, and not by a

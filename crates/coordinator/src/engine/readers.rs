@@ -34,7 +34,7 @@ impl Brain {
             event.allow();
             return self.forget_idle(&file);
         }
-        if event.calls.is_none() && self.caller_matters(&event, &file, &state) {
+        if event.calls.is_none() && self.caller_matters(&event, &file) {
             event.calls = super::callers::look_once(&event);
             if event.calls.is_none() {
                 self.callers.look(event, file.clone());
@@ -50,9 +50,19 @@ impl Brain {
         }
         // Not while a restore is on its way: it would write what was archived after the truncation.
         let free = self.inodes.get(&file).is_none_or(|inode| inode.holder.is_none());
-        if event.is_open && free && opens_without_reading(event.pid) {
+        if let Some(flags) = event.calls.and_then(|calls| calls.open_flags).filter(|_| event.is_open && free)
+            && (flags & O_TRUNC != 0 || flags & O_ACCMODE == O_WRONLY)
+        {
+            // It cannot be misled by holes: it truncates, or cannot read. Later accesses ask again; this only saves restoring what is
+            // thrown away or not looked at.
+            if flags & O_TRUNC != 0 {
+                self.truncation_begins(&event, &file);
+            }
             event.allow();
             return self.forget_idle(&file);
+        }
+        if self.awaits_truncation(&file) {
+            return self.block(&file, event);
         }
         if !event.is_open && self.can_be_in_parts(&event, &file, &state) {
             let path = std::fs::read_link(fd_path(&event)).map(|p| p.to_string_lossy().into_owned());
@@ -174,7 +184,9 @@ impl Brain {
 
     /// After any holder of the inode is gone: those who wait for content may have it, or need a restore of their own.
     pub(super) fn reconsider_blocked(&mut self, file: &FileHandle) {
-        let waits = |inode: &Inode| inode.holder.is_none() && inode.retry.is_none() && !inode.blocked.is_empty();
+        let waits = |inode: &Inode| {
+            inode.holder.is_none() && inode.retry.is_none() && inode.truncation.is_none() && !inode.blocked.is_empty()
+        };
         if !self.inodes.get(file).is_some_and(waits) {
             return;
         }
@@ -221,7 +233,7 @@ impl Brain {
     }
 
     fn try_again(&mut self, file: &FileHandle, attempts: u32) {
-        if self.inodes.get(file).is_some_and(|inode| inode.holder.is_some()) {
+        if self.inodes.get(file).is_some_and(|inode| inode.holder.is_some()) || self.awaits_truncation(file) {
             // Somebody got the inode during the pause; when he lets go, those who wait are looked at again.
             return;
         }
@@ -256,17 +268,4 @@ fn fd_path(event: &PendingEvent) -> String {
 /// The user whose process is blocked: restores are shared fairly between users. 0 when nobody knows.
 pub(super) fn owner_of(event: &PendingEvent) -> u32 {
     sys::process::real_uid(event.pid).unwrap_or(0)
-}
-
-/// Whether the open cannot be misled by holes where data was: it truncates, or cannot read. Later accesses ask again; this
-/// only saves restoring what is thrown away or not looked at. When in doubt: no.
-fn opens_without_reading(pid: i32) -> bool {
-    // The opener may not have gone to sleep yet, and then its registers cannot be read.
-    for _ in 0..3 {
-        if let Some(flags) = sys::process::open_flags_of_blocked_open(pid) {
-            return flags & O_TRUNC != 0 || flags & O_ACCMODE == O_WRONLY;
-        }
-        std::thread::yield_now();
-    }
-    false
 }
