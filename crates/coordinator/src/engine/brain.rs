@@ -6,14 +6,14 @@ use super::callers::Callers;
 use super::job::{Blocked, Holder, Inode, Job, Parked, Purpose, Ticket};
 use super::lanes::Lanes;
 use super::outbox::Dispatch;
+use super::outgoing::Outgoing;
 use super::sources::{Sources, unserved};
 use super::{EngineConfig, Msg, ObjectKey, Running, Shared, may_be_left_since_ms, removal, removal_of_attempts};
 use crate::commit::{Done, Item, Step};
 use crate::copies;
 use crate::guard::GuardLink;
-use crate::journal::Journal;
 use crate::pool::Pool;
-use crate::prepare::{Prepared, prepare};
+use crate::prepare::Prepared;
 use crate::record::is_record;
 use crate::release::punch_again;
 use crate::snapshots::{Snapshot, Snapshots};
@@ -26,6 +26,8 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
 const EBUSY: i32 = 16;
+/// Messages heard before what comes of them is sent on.
+const ROUND: usize = 1024;
 /// How long the end waits for what is being committed. What is not is done again in the next life.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -35,9 +37,8 @@ pub(super) struct Brain {
     pub(super) shared: Arc<Shared>,
     pub(super) config: EngineConfig,
     pub(super) guard: Option<Arc<GuardLink>>,
-    journal: Arc<Journal>,
+    pub(super) outgoing: Outgoing,
     pub(super) messages: Sender<Msg>,
-    pub(super) prepare_pool: Pool,
     pub(super) callers: Callers,
     pub(super) release_pool: Pool,
     pub(super) parts_pool: Pool,
@@ -73,9 +74,8 @@ impl Brain {
         shared: Arc<Shared>,
         config: EngineConfig,
         guard: Option<Arc<GuardLink>>,
-        journal: Arc<Journal>,
+        outgoing: Outgoing,
         messages: Sender<Msg>,
-        prepare_pool: Pool,
         callers: Callers,
         release_pool: Pool,
         parts_pool: Pool,
@@ -89,9 +89,8 @@ impl Brain {
             shared,
             config,
             guard,
-            journal,
+            outgoing,
             messages,
-            prepare_pool,
             callers,
             release_pool,
             parts_pool,
@@ -125,18 +124,17 @@ impl Brain {
                 Err(RecvTimeoutError::Disconnected) => return,
             };
             let idle = first.is_none();
-            let mut next = first;
-            while let Some(message) = next {
+            for message in first.into_iter().chain(incoming.try_iter()).take(ROUND) {
                 self.hear(message);
-                next = incoming.try_recv().ok();
             }
             if self.stopping.is_some_and(|deadline| self.is_quiet() || deadline <= Instant::now()) {
-                return;
+                return self.outgoing.send();
             }
             if idle || self.next_due.is_some_and(|due| due <= Instant::now()) {
                 self.tick();
             }
             self.start_entries();
+            self.outgoing.send();
         }
     }
 
@@ -155,7 +153,7 @@ impl Brain {
                 self.lanes.rewind(class, owner, not_before_ms);
                 self.looked_ahead = false;
             }
-            Msg::Prepared(key, prepared) => self.prepared(key, *prepared),
+            Msg::Prepared(prepared) => prepared.into_iter().for_each(|(key, prepared)| self.prepared(key, prepared)),
             Msg::Results(results) => results.into_iter().for_each(|(key, outcome)| self.result(key, outcome)),
             Msg::Progress(key, moved) => self.progress(key, moved),
             Msg::Committed(done) => done.into_iter().for_each(|done| self.committed(done)),
@@ -171,10 +169,9 @@ impl Brain {
             Msg::Cancel(selection, reply) => {
                 let counts = self.cancel(selection);
                 // When it is in the queue, so that who asked sees it there.
-                let answer = move || {
+                self.outgoing.when_recorded(move || {
                     let _ = reply.send(counts);
-                };
-                self.journal.apply(Vec::new(), Some(Box::new(answer)));
+                });
             }
             Msg::Changed(files) => files.into_iter().for_each(|file| self.changed(&file)),
             // The archive that has just ended may be on its way into the queue, and with it the object's name.
@@ -209,7 +206,7 @@ impl Brain {
 
     fn start_entries(&mut self) {
         // Before any mover is there, everything would come back at once.
-        if self.served.is_empty() || self.journal.is_stuck() || self.stopping.is_some() {
+        if self.served.is_empty() || self.outgoing.is_stuck() || self.stopping.is_some() {
             return;
         }
         let mut room = self.shared.outbox.room().saturating_sub(self.preparing()).saturating_sub(self.parked);
@@ -285,12 +282,7 @@ impl Brain {
     pub(super) fn run_job(&mut self, key: u64, job: Job) {
         let action = job.action.clone();
         self.jobs.insert(key, job);
-        let (shared, messages) = (Arc::clone(&self.shared), self.messages.clone());
-        self.prepare_pool.run(move || {
-            let prepared = prepare(&shared.fs, shared.group.as_ref(), &action);
-            let prepared = crate::shared::gate(&shared, ActionId(key), &action, prepared);
-            let _ = messages.send(Msg::Prepared(key, Box::new(prepared)));
-        });
+        self.outgoing.prepare(key, action);
     }
 
     fn prepared(&mut self, key: u64, prepared: Prepared) {
@@ -541,7 +533,7 @@ impl Brain {
             let mut changes = vec![Change::Retry { id, not_before_ms, failure }];
             changes.extend(self.foreign_object(job, now));
             self.record(changes, vec![id]);
-            self.messages_after_record(Msg::Submitted { class, owner, not_before_ms });
+            self.outgoing.record(Vec::new(), Msg::Submitted { class, owner, not_before_ms });
             self.due(Instant::now() + Duration::from_millis(delay));
             return;
         }
@@ -580,14 +572,14 @@ impl Brain {
     }
 
     /// Writes changes; the named actions may be read again from the queue after that.
-    pub(super) fn record(&self, changes: Vec<Change>, ended: Vec<ActionId>) {
+    pub(super) fn record(&mut self, changes: Vec<Change>, ended: Vec<ActionId>) {
         if changes.is_empty() && ended.is_empty() {
             return;
         }
         self.record_then(changes, Msg::Recorded(ended));
     }
 
-    fn record_then(&self, changes: Vec<Change>, then: Msg) {
+    fn record_then(&mut self, changes: Vec<Change>, then: Msg) {
         // Removals that come of a result may lie before the place in the queue read so far.
         let submitted: Vec<Msg> = changes
             .iter()
@@ -598,13 +590,8 @@ impl Brain {
                 _ => None,
             })
             .collect();
-        let messages = self.messages.clone();
-        let tell = move || std::iter::once(then).chain(submitted).for_each(|message| drop(messages.send(message)));
-        self.journal.apply(changes, Some(Box::new(tell)));
-    }
-
-    fn messages_after_record(&self, message: Msg) {
-        self.record_then(Vec::new(), message);
+        self.outgoing.record(changes, then);
+        submitted.into_iter().for_each(|message| self.outgoing.record(Vec::new(), message));
     }
 
     // ---- inodes ----

@@ -11,6 +11,7 @@ mod job;
 mod lanes;
 mod objects;
 mod outbox;
+mod outgoing;
 mod parts;
 mod ranges;
 mod readers;
@@ -33,6 +34,7 @@ use crate::snapshots::{Snapshot, Snapshots};
 use brain::Brain;
 use model::{ActionId, Backoff, Class, Command, Extent, Failure, FileHandle, Identity, Outcome};
 use outbox::Outbox;
+use outgoing::Outgoing;
 use parking_lot::Mutex;
 use queue::{Change, NewAction, Queue};
 use std::collections::HashMap;
@@ -162,7 +164,7 @@ pub(crate) enum Msg {
         owner: u32,
         not_before_ms: u64,
     },
-    Prepared(u64, Box<Prepared>),
+    Prepared(Vec<(u64, Prepared)>),
     Results(Vec<(u64, Outcome)>),
     Progress(u64, Extent),
     Committed(Vec<Done>),
@@ -328,9 +330,8 @@ impl Engine {
             Arc::clone(&shared),
             config.clone(),
             guard.clone(),
-            Arc::clone(&journal),
+            Outgoing::new(Arc::clone(&shared), Arc::clone(&journal), messages.clone()).map_err(EngineError::Thread)?,
             messages.clone(),
-            Pool::new("prepare", 4).map_err(EngineError::Thread)?,
             callers::Callers::start(messages.clone()).map_err(EngineError::Thread)?,
             Pool::new("release", 2).map_err(EngineError::Thread)?,
             Pool::new("parts", 3).map_err(EngineError::Thread)?,

@@ -1,11 +1,10 @@
 //! Objects at the end of their life: of deleted files, of removed copies; and those that must not end just now.
 
 use super::brain::Brain;
-use super::{Msg, ObjectKey, removal_action};
-use model::{ActionId, Command, FileHandle, Identity};
+use super::{ObjectKey, removal_action};
+use model::{Command, FileHandle, Identity};
 use queue::{About, Change, NewAction, ObjectRef, Retired};
 use std::collections::HashSet;
-use std::sync::Arc;
 
 impl Brain {
     /// The last link of files went: their archive copies go after the grace period.
@@ -50,12 +49,7 @@ impl Brain {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         job.file = None;
         let (action, identity) = (job.action.clone(), job.identity.clone());
-        let (shared, messages) = (Arc::clone(&self.shared), self.messages.clone());
-        self.prepare_pool.run(move || {
-            let prepared = crate::prepare::Prepared::Run(None, identity);
-            let prepared = crate::shared::gate(&shared, ActionId(key), &action, prepared);
-            let _ = messages.send(Msg::Prepared(key, Box::new(prepared)));
-        });
+        self.outgoing.prepare_removal(key, action, identity);
     }
 
     /// A mover removed the object.
