@@ -19,7 +19,7 @@ pub trait Holdings: Sync {
     fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, MaintenanceError>;
     /// What is known of an object without reading it; `None` when there is none.
     fn head(&self, id: &ObjectId) -> Result<Option<Head>, MaintenanceError>;
-    /// Removes an object and its manifest, durably.
+    /// Removes an object and its manifest, durably; nothing that has the same id in another encoding.
     fn remove(&self, id: &ObjectId) -> Result<(), MaintenanceError>;
     /// Reads an object through and tells each part that is not what its manifest says.
     ///
@@ -69,7 +69,7 @@ impl Holdings for PosixStore {
     fn remove(&self, id: &ObjectId) -> Result<(), MaintenanceError> {
         let (done, result) = channel();
         // The sender is dropped with the callback, whatever becomes of it.
-        Store::remove(self, id, Box::new(move |result| drop(done.send(result))));
+        self.remove_exactly(id, Box::new(move |result| drop(done.send(result))));
         Ok(result.recv().unwrap_or(Err(TransferError::Cancelled))?)
     }
 

@@ -86,6 +86,38 @@ fn what_nobody_names_is_removed_when_asked() {
     }
 }
 
+/// An attempt whose result was lost chose another encoding than the one that counts, and a crash kept it from being cleared away.
+#[test]
+fn p7_what_an_attempt_left_costs_nothing_of_what_a_file_names() {
+    let mut hsm = Hsm::start_with(FsKind::Ext4, 300, |site| site.add_archive_setting("compression = \"zstd\""));
+    let content = [vec![b'x'; 300_000], noise(3, 1000)].concat();
+    let files = ["whole", "described", "another"].map(|name| hsm.file(name, &content));
+    let paths = files.each_ref().map(PathBuf::as_path);
+    hsm.archive(&paths);
+    hsm.release(&paths);
+    hsm.stop_agent();
+    let objects = paths.map(|path| object_of(&hsm, path));
+    let leftovers = [objects[0].with_extension(""), objects[1].with_extension("manifest")];
+    assert!(objects.iter().all(|object| object.extension().is_some_and(|suffix| suffix == "zst")), "{objects:?}");
+    fs::write(&leftovers[0], &content).unwrap();
+    fs::copy(objects[1].with_extension("zst.manifest"), &leftovers[1]).unwrap();
+    for words in [["--repair"].as_slice(), &["--repair", "--force"]] {
+        let report = totals(&hsm, words, 0);
+        assert_eq!(report["removed"], Value::from(0), "{report}");
+        assert!(objects.iter().all(|object| object.exists()), "the only copies");
+    }
+    // When the file goes, both go, each by itself.
+    fs::remove_file(paths[0]).unwrap();
+    let report = totals(&hsm, &["--repair"], 0);
+    assert_eq!(report["removed"], Value::from(2), "{report}");
+    assert!(!leftovers[0].exists() && !objects[0].exists());
+    hsm.agent = Some(hsm.site.start_agent());
+    hsm.wait_for_movers();
+    for path in &paths[1..] {
+        assert!(fs::read(path).unwrap() == content, "{}", path.display());
+    }
+}
+
 #[test]
 fn files_whose_object_is_gone_are_marked() {
     for agent_runs in [true, false] {

@@ -116,6 +116,11 @@ impl Comparison {
         self.count("SELECT count(*) FROM object WHERE object = 1 AND id IN (SELECT uuid FROM named)")
     }
 
+    /// Whether some file names this.
+    pub(super) fn is_named(&self, uuid: &str) -> Result<bool> {
+        self.db.prepare_cached("SELECT 1 FROM named WHERE uuid = ?1")?.exists([uuid])
+    }
+
     /// Objects and manifests that no file names, by id, after `after`.
     pub(super) fn unnamed(&self, after: &str) -> Result<Vec<String>> {
         self.ids("SELECT id FROM object WHERE id > ?1 AND id NOT IN (SELECT uuid FROM named)", after)
@@ -216,6 +221,7 @@ mod tests {
         }
         assert_eq!(c.amounts().unwrap(), (4, 1));
         assert_eq!(c.known().unwrap(), 1);
+        assert_eq!(["missing", "young"].map(|uuid| c.is_named(uuid).unwrap()), [true, false]);
         assert_eq!(c.unnamed("").unwrap(), ["member.pk0123", "orphan-raw", "record.rec", "young.zst"]);
         let claimed = ["member.pk0123", "orphan-raw", "young.zst", "youn"].map(|id| c.is_claimed(id).unwrap());
         assert_eq!(claimed, [true, false, true, false]);

@@ -12,6 +12,7 @@ use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use sys::{Mode, OFlags};
+use transfer::Encoding;
 use transfer::manifest::{Kind, Manifest};
 
 /// What judging needs.
@@ -37,6 +38,12 @@ impl<H: Holdings> Judge<'_, H> {
         let id = ObjectId::parse(text)?;
         if self.comparison.is_claimed(text)? {
             return Ok(Verdict::Claimed);
+        }
+        // What an earlier attempt left beside what a file names goes when that goes: until then it may still be the better copy.
+        for form in forms(text) {
+            if self.comparison.is_named(&form)? {
+                return Ok(Verdict::Missed);
+            }
         }
         for file in self.comparison.stamped(text)? {
             if self.names(&file, text)? {
@@ -80,7 +87,7 @@ impl<H: Holdings> Judge<'_, H> {
         Ok(if alive { Verdict::Missed } else { Verdict::Orphan })
     }
 
-    /// Whether this file, if it is there, names the object.
+    /// Whether this file, if it is there, names the object, or what another attempt made of it.
     fn names(&self, file: &FileHandle, id: &str) -> Result<bool, MaintenanceError> {
         let failed = MaintenanceError::io("open by its handle a file that may name object", id);
         let fd = match open(self.fs, file) {
@@ -91,7 +98,7 @@ impl<H: Holdings> Judge<'_, H> {
         let Some(fd) = fd else { return Ok(false) };
         let named = named_by(&fd, self.options.archive_id);
         // In doubt it does.
-        Ok(named.map_or(true, |named| named.iter().any(|name| name == id)))
+        Ok(named.map_or(true, |named| named.iter().any(|name| name == id || forms(id).any(|form| *name == form))))
     }
 
     fn leads_to(&self, path: &[u8], handle: &FileHandle) -> bool {
@@ -107,6 +114,13 @@ impl<H: Holdings> Judge<'_, H> {
         sys::file::open_beneath(self.fs.root(), OsStr::from_bytes(path), flags, Mode::empty())
             .is_ok_and(|fd| is_kind(fd, &manifest.kind))
     }
+}
+
+/// The ids that attempts with other encodings would have given to the same content.
+fn forms(id: &str) -> impl Iterator<Item = String> {
+    let (base, own) = Encoding::split(id);
+    let others = Encoding::ALL.into_iter().filter(move |encoding| *encoding != own);
+    others.map(move |encoding| format!("{base}{}", encoding.suffix()))
 }
 
 fn is_kind(fd: impl AsFd, kind: &Kind) -> bool {

@@ -56,6 +56,28 @@ impl PosixStore {
         sweep(&self.root)
     }
 
+    /// Removes what lies under exactly this id, and its manifest: unlike [`Store::remove`], nothing that is stored under the same id in
+    /// another encoding. For whoever has listed what there is, and knows of each thing by itself whether it is needed.
+    pub fn remove_exactly(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        self.unlink(std::slice::from_ref(id), done);
+    }
+
+    /// Removes these ids, which share a directory; the first is the one that was asked for.
+    fn unlink(&self, ids: &[ObjectId], done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        let Some(id) = ids.first() else { return done(Ok(())) };
+        if let Some(member) = MemberId::parse(id) {
+            return self.packs.remove(&member, done);
+        }
+        let removed = not_reserved(id).and_then(|()| self.root.check_objects()).and_then(|()| {
+            self.root.unlink_objects(ids.iter()).map_err(TransferError::io("remove", self.root.object_path(id)))
+        });
+        match removed {
+            // Also when there was none: an earlier removal may have been cut short before its sync.
+            Ok(()) => self.group.submit(Item::Settle { id: id.clone(), done }),
+            Err(e) => done(Err(e)),
+        }
+    }
+
     /// Reads every pack through and tells what is damaged, with the pack's path: also what no member has to do with, such as the index.
     pub fn check_packs(&self, told: &mut dyn FnMut(std::path::PathBuf, String)) -> Result<(), TransferError> {
         self.packs.check(told)
@@ -359,21 +381,9 @@ impl Store for PosixStore {
     }
 
     fn remove(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
-        if let Some(member) = MemberId::parse(id) {
-            return self.packs.remove(&member, done);
-        }
-        let mut names = vec![id.clone()];
-        if Encoding::split(id.as_str()).1 == Encoding::Raw {
-            names.extend(other_encodings(id));
-        }
-        let removed = not_reserved(id).and_then(|()| self.root.check_objects()).and_then(|()| {
-            self.root.unlink_objects(names.iter()).map_err(TransferError::io("remove", self.root.object_path(id)))
-        });
-        match removed {
-            // Also when there was none: an earlier removal may have been cut short before its sync.
-            Ok(()) => self.group.submit(Item::Settle { id: id.clone(), done }),
-            Err(e) => done(Err(e)),
-        }
+        let is_raw = Encoding::split(id.as_str()).1 == Encoding::Raw;
+        let others = is_raw.then(|| other_encodings(id)).into_iter().flatten();
+        self.unlink(&std::iter::once(id.clone()).chain(others).collect::<Vec<_>>(), done);
     }
 
     fn attempts(&self, proposed: &ObjectId, since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {

@@ -215,3 +215,26 @@ fn everything_is_listed_once_and_a_listing_can_stop() {
     archive.store.list(&mut stop).unwrap();
     assert_eq!(seen, 3);
 }
+
+/// An agent that never heard what became of an attempt removes by the id that it proposed; whoever has a list removes what it lists.
+#[test]
+fn p7_a_proposed_id_is_removed_in_every_encoding_and_a_listed_one_by_itself() {
+    let archive = Archive::new();
+    let source = archive.file("source", b"the same content");
+    let proposed = id("0e2f9a7c-bbbb");
+    let stored = archive.put(&proposed, &source, described(Encoding::Zstd)).unwrap().id;
+    // What an attempt before this one left.
+    for leftover in [archive.object(&proposed), archive.manifest(&proposed)] {
+        fs::write(leftover, b"a leftover").unwrap();
+    }
+    let exactly = |name| {
+        let (tell, told) = std::sync::mpsc::channel();
+        archive.store.remove_exactly(name, Box::new(move |result| tell.send(result).unwrap()));
+        told.recv().unwrap().unwrap();
+    };
+    exactly(&proposed);
+    assert!(!archive.object(&proposed).exists() && !archive.manifest(&proposed).exists());
+    assert!(archive.object(&stored).exists() && archive.manifest(&stored).exists());
+    archive.remove(&proposed).unwrap();
+    assert!(archive.files().iter().all(|file| file == source.path()), "{:?}", archive.files());
+}
