@@ -325,6 +325,21 @@ fn about(file: &Opened, stat: &FileStamp, hash: Option<Digest>) -> About {
     }
 }
 
+/// What the queue is to know of a file whose attributes say what was archived, when it missed that.
+pub(crate) fn known_of(file: &Opened) -> Vec<Change> {
+    let Identity { uuid, hash, url } = file.state.identity.clone();
+    let object = ObjectRef { archive_id: file.state.archive_id().unwrap_or(0), uuid, url };
+    let described = sys::file::stamp(&*file.fd).ok().map(|stat| about(file, &stat, hash));
+    let handle = || file.handle.clone();
+    let mut changes: Vec<Change> = remember(&*file.fd, object.clone()).into_iter().collect();
+    changes.extend(described.map(|about| Change::Describe { file: handle(), about }));
+    changes.push(copies::remember(&file.handle, &file.copies));
+    // Nobody watched it since: the stamp proves nothing.
+    let stamp = SyncedStamp { stamp: Stamp::default(), object: Some(object) };
+    changes.push(Change::SetStamp { file: handle(), stamp });
+    changes
+}
+
 fn restored(file: &Opened, identity: &Identity, digest: Option<Digest>) -> Result<(), Failure> {
     let (now, _) = look(file)?;
     if now.size != file.before.size {

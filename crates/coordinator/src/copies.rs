@@ -54,6 +54,14 @@ pub(crate) fn names(fd: impl AsFd, uuid: &str) -> Result<bool, StateError> {
     Ok(state.identity.uuid == uuid || read(fd, &state)?.iter().any(|copy| copy.identity.uuid == uuid))
 }
 
+/// Whether the file names an object of attempts to archive it under a proposed id: movers may have added to that.
+pub(crate) fn names_attempt(fd: impl AsFd, proposed: &str) -> Result<bool, StateError> {
+    let fd = fd.as_fd();
+    let state = FileState::read(fd)?;
+    let of_attempt = |identity: &Identity| identity.uuid.starts_with(proposed);
+    Ok(of_attempt(&state.identity) || read(fd, &state)?.iter().any(|copy| of_attempt(&copy.identity)))
+}
+
 /// Writes the list; the flags and the identity of the file stay. Not durable by itself.
 pub(crate) fn write(fd: impl AsFd, beside: &str, list: Vec<Copy>) -> Result<(), StateError> {
     set(fd, xattr::COPIES, &Copies { beside: beside.to_owned(), list }.encode())

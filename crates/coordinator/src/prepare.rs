@@ -55,6 +55,8 @@ pub(crate) enum Prepared {
     Parts,
     /// It is as it was asked for already; the file names this object.
     Done(String),
+    /// An earlier attempt did it, and a crash came before the queue knew.
+    DoneBefore(Opened),
     /// It cannot be done.
     Failed(Failure),
 }
@@ -146,9 +148,9 @@ fn archive(
         let (own, proposed) = (&copy.identity.uuid, &action.identity.uuid);
         copy.archive_id == action.archive_id && !proposed.is_empty() && own.starts_with(proposed)
     };
-    if let Some(copy) = file.copies.iter().find(made) {
+    if file.copies.iter().any(|copy| made(&copy)) {
         // This action did it once, and its result was lost with a crash.
-        return Ok(Prepared::Done(copy.identity.uuid.clone()));
+        return Ok(done_before(fs, file));
     }
     let hsm = &file.state.hsm;
     if hsm.is_released() {
@@ -163,12 +165,12 @@ fn archive(
     if !proposed.is_empty() && named.starts_with(proposed) && crate::shared::is_marked(&*file.fd, named) {
         // This action did it once, and its result was lost with a crash. Others may name that object by now: what the file holds
         // since then must not be written over it.
-        return Ok(Prepared::Done(file.state.identity.uuid));
+        return Ok(done_before(fs, file));
     }
     if hsm.flags.contains(HsmFlags::NOARCHIVE) {
         if !proposed.is_empty() && named.starts_with(proposed) {
             // This action did it once, and the mark came later: a failure now would have the object removed.
-            return Ok(Prepared::Done(file.state.identity.uuid));
+            return Ok(done_before(fs, file));
         }
         return Err(Failure::permanent(
             EPERM,
@@ -176,6 +178,9 @@ fn archive(
         ));
     }
     if is_archived_as_it_is(&file.state, &file.before) && hsm.archive_id == u64::from(action.archive_id) {
+        if !proposed.is_empty() && named.starts_with(proposed) {
+            return Ok(done_before(fs, file));
+        }
         return Ok(Prepared::Done(file.state.identity.uuid));
     }
     if copies::is_ensured(action) && is_archived_as_it_is(&file.state, &file.before) {
@@ -189,6 +194,11 @@ fn archive(
     }
     file.tree_path = fs.tree_path(&*file.fd).unwrap_or_default();
     Ok(Prepared::Run(Some(file), copies::proposed(action)))
+}
+
+fn done_before(fs: &Filesystem, mut file: Opened) -> Prepared {
+    file.tree_path = fs.tree_path(&*file.fd).unwrap_or_default();
+    Prepared::DoneBefore(file)
 }
 
 /// Whether the archive holds this content, as far as size and mtime can tell.
@@ -271,9 +281,14 @@ pub(crate) fn emptied(file: &Opened) -> Result<(), StateError> {
 }
 
 fn remove(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<Prepared, Failure> {
-    let file = open(fs, handle, OFlags::RDONLY)?;
+    let mut file = open(fs, handle, OFlags::RDONLY)?;
     if file.state.hsm.is_released() {
         return Err(Failure::permanent(EPERM, "it is released: its archive copy is the only one. Restore it first"));
+    }
+    if !file.state.belongs_to(handle) {
+        // Attributes copied from another file: the object is that one's.
+        file.state = FileState::default();
+        file.copies = Vec::new();
     }
     if file.state.identity.uuid.is_empty() && file.state.identity.url.is_empty() {
         // Taken off by an attempt before this one, which owes a check that will remove the object.

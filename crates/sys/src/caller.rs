@@ -19,6 +19,8 @@ pub struct Calls {
     /// The flags of the open(2) that one is in; `None` when none is, when two differ, and when one may open a file in a way that
     /// cannot be read: `openat2` (its flags are in the process's memory), `execve`, io_uring.
     pub open_flags: Option<i32>,
+    /// One is in an open(2) with `O_TRUNC`, or in one that cannot be read.
+    pub may_truncate: bool,
 }
 
 /// A process that waits for the answer to an event.
@@ -64,8 +66,9 @@ impl Caller {
                 Call::None => unclear |= !self.computes(&task.path()),
                 Call::Truncate => calls.truncate = true,
                 Call::Other => {}
-                Call::Open(None) => unknown_open = true,
+                Call::Open(None) => (unknown_open, calls.may_truncate) = (true, true),
                 Call::Open(Some(found)) => {
+                    calls.may_truncate |= found & libc::O_TRUNC != 0;
                     unknown_open |= flags.is_some_and(|flags| flags != found);
                     flags = Some(found);
                 }

@@ -11,6 +11,7 @@ mod import;
 mod kill;
 mod lemur;
 mod limits;
+mod lost_results;
 mod movers;
 mod races;
 mod ranges;

@@ -3,13 +3,17 @@
 use super::brain::Brain;
 use super::job::Purpose;
 use super::{FlagChange, Selection, removal_of_attempts};
-use crate::prepare::is_archived_as_it_is;
+use crate::copies;
+use crate::prepare::{ESTALE, is_archived_as_it_is};
 use crate::record::is_record;
 use crate::state::{FileState, write_hsm};
 use model::{ActionId, Command, Failure, FileHandle, HsmFlags, HsmState};
-use queue::Change;
+use queue::{Change, NewAction};
+use std::time::{Duration, Instant};
 
 const EBUSY: i32 = 16;
+/// How often a cancel is said again.
+const CANCEL_AGAIN: Duration = Duration::from_secs(1);
 
 impl Brain {
     pub(super) fn cancel(&mut self, selection: Selection) -> (u64, u64) {
@@ -37,8 +41,12 @@ impl Brain {
                 self.failed(id.0, Failure::cancelled());
             } else {
                 self.shared.outbox.cancel(id.0);
+                self.due(Instant::now() + CANCEL_AGAIN);
             }
             return true;
+        }
+        if self.finished.contains(&id) {
+            return false;
         }
         let Ok(Some(entry)) = self.shared.queue.get(id) else { return false };
         if self.lanes.knows(id) && !self.cancelled.insert(id) {
@@ -46,12 +54,53 @@ impl Brain {
         }
         let finished_ms = self.shared.now_ms();
         let mut changes = vec![Change::Finish { id, result: Err(Failure::cancelled()), bytes: 0, finished_ms }];
-        let doubted = id <= self.shared.doubted;
-        if entry.action.command == Command::Archive && entry.attempts > 0 && !is_record(&entry.action) && !doubted {
-            changes.push(removal_of_attempts(&entry.action, finished_ms));
+        if entry.attempts > 0 || entry.action.created_ms < self.started_ms {
+            changes.extend(self.removal_of_attempts(id, &entry.action));
         }
         self.record(changes, vec![id]);
         true
+    }
+
+    /// The removal of what earlier attempts of an archive, which is given up, may have stored. `None` when there can be nothing, and when the file
+    /// names it: then one did succeed, before a crash.
+    pub(super) fn removal_of_attempts(&self, id: ActionId, action: &NewAction) -> Option<Change> {
+        // A record's id is that of the one before, which may still be good.
+        if action.command != Command::Archive || is_record(action) || id <= self.shared.doubted {
+            return None;
+        }
+        if let Some(file) = &action.file {
+            let named = match self.shared.fs.open(file, sys::OFlags::PATH) {
+                Ok(fd) => copies::names_attempt(&fd, &action.identity.uuid).map_err(|e| e.to_string()),
+                Err(error) if error.raw_os_error() == Some(ESTALE) => Ok(false),
+                Err(error) => Err(error.to_string()),
+            };
+            match named {
+                Ok(false) => {}
+                Ok(true) => return None,
+                Err(why) => {
+                    let path = &action.path;
+                    tracing::warn!(
+                        path,
+                        why,
+                        "cannot tell whether the file names what was stored for it: that is kept"
+                    );
+                    return None;
+                }
+            }
+        }
+        Some(removal_of_attempts(action, self.shared.now_ms()))
+    }
+
+    /// A work on its way to its mover is where no cancel finds it: said again until there is a result.
+    pub(super) fn cancels_tick(&mut self) {
+        let mut waiting = false;
+        for (key, _) in self.jobs.iter().filter(|(_, job)| job.cancelled) {
+            waiting = true;
+            self.shared.outbox.cancel(*key);
+        }
+        if waiting {
+            self.due(Instant::now() + CANCEL_AGAIN);
+        }
     }
 
     pub(super) fn set_flags(&mut self, change: &FlagChange) -> Result<bool, Failure> {

@@ -8,13 +8,12 @@ use super::lanes::Lanes;
 use super::outbox::Dispatch;
 use super::outgoing::Outgoing;
 use super::sources::{Sources, unserved};
-use super::{EngineConfig, Msg, ObjectKey, Running, Shared, may_be_left_since_ms, removal, removal_of_attempts};
-use crate::commit::{Done, Item, Step};
+use super::{EngineConfig, Msg, ObjectKey, Running, Shared, may_be_left_since_ms, removal};
+use crate::commit::{Done, Item, Step, known_of};
 use crate::copies;
 use crate::guard::GuardLink;
 use crate::pool::Pool;
 use crate::prepare::Prepared;
-use crate::record::is_record;
 use crate::release::punch_again;
 use crate::snapshots::{Snapshot, Snapshots};
 use model::{ActionId, Class, Command, ErrorKind, Extent, Failure, FileHandle, Identity, Outcome};
@@ -53,12 +52,14 @@ pub(super) struct Brain {
     pub(super) lanes: Lanes,
     /// Entries in memory that were cancelled before they started.
     pub(super) cancelled: HashSet<ActionId>,
+    /// Entries that have ended, and of which the queue does not know that yet.
+    pub(super) finished: HashSet<ActionId>,
     pub(super) served: BTreeSet<u32>,
     pub(super) tickets: HashMap<u64, Ticket>,
     pub(super) next_ephemeral: u64,
     pub(super) next_ticket: u64,
     /// What was accepted before this was accepted by an agent before this one: a mover may have begun it.
-    started_ms: u64,
+    pub(super) started_ms: u64,
     next_due: Option<Instant>,
     /// Entries that wait for an inode: they take room like others, however many there are for one file.
     pub(super) parked: usize,
@@ -103,6 +104,7 @@ impl Brain {
             inodes: HashMap::new(),
             lanes: Lanes::default(),
             cancelled: HashSet::new(),
+            finished: HashSet::new(),
             served: BTreeSet::new(),
             tickets: HashMap::new(),
             next_ephemeral: super::job::EPHEMERAL,
@@ -157,7 +159,12 @@ impl Brain {
             Msg::Results(results) => results.into_iter().for_each(|(key, outcome)| self.result(key, outcome)),
             Msg::Progress(key, moved) => self.progress(key, moved),
             Msg::Committed(done) => done.into_iter().for_each(|done| self.committed(done)),
-            Msg::Recorded(ids) => ids.into_iter().for_each(|id| self.lanes.forget(id)),
+            Msg::Recorded(ids) => {
+                for id in ids {
+                    self.lanes.forget(id);
+                    self.finished.remove(&id);
+                }
+            }
             Msg::Served(served) => {
                 self.served = served.into_iter().collect();
                 self.lanes.look_again();
@@ -194,6 +201,7 @@ impl Brain {
         self.lanes.look_again();
         self.readers_tick();
         self.truncations_tick();
+        self.cancels_tick();
         self.parts_tick();
     }
 
@@ -322,14 +330,14 @@ impl Brain {
                 let _ = self.commit_others.send(item);
             }
             Prepared::Done(_) if job.detached => self.object_settled(key),
+            Prepared::DoneBefore(file) => self.succeeded(key, 0, known_of(&file)),
             Prepared::Done(named) => {
                 // Another action may have archived the file after an attempt of this one had stored its object.
                 let proposed = &job.action.identity;
-                let orphan = job.action.command == Command::Archive
-                    && job.maybe_begun
-                    && !named.starts_with(&proposed.uuid)
-                    && ActionId(key) > self.shared.doubted;
-                let changes = orphan.then(|| removal_of_attempts(&job.action, self.shared.now_ms()));
+                let orphan =
+                    job.action.command == Command::Archive && job.maybe_begun && !named.starts_with(&proposed.uuid);
+                let action = orphan.then(|| job.action.clone());
+                let changes = action.and_then(|action| self.removal_of_attempts(ActionId(key), &action));
                 self.succeeded(key, 0, changes.into_iter().collect());
             }
             Prepared::Failed(failure) => {
@@ -524,6 +532,18 @@ impl Brain {
         let now = self.shared.now_ms();
         let failure = if job.cancelled { Failure::cancelled() } else { failure };
         let delay = self.config.backoff.delay_ms(job.attempts.saturating_add(1));
+        if job.detached && (failure.kind == ErrorKind::Temporary || failure.is_cancelled()) {
+            // The next attempt would find a file without an object.
+            tracing::info!(action = key, path = job.action.path, %failure, "the file's part is done; its object is removed later");
+            let (archive_id, uuid) = (job.action.archive_id, job.identity.uuid.clone());
+            let name = format!("object of {}", job.action.path);
+            let changes = vec![
+                removal(archive_id, job.identity.clone(), name, now + delay.unwrap_or(0)),
+                Change::SettleOrphanCheck { archive_id, uuid },
+                Change::Finish { id, result: Ok(()), bytes: 0, finished_ms: now },
+            ];
+            return self.record(changes, vec![id]);
+        }
         if failure.kind == ErrorKind::Temporary
             && let Some(delay) = delay
         {
@@ -541,10 +561,8 @@ impl Brain {
             tracing::warn!(action = key, command = %job.action.command, path = job.action.path, %failure, "failed");
         }
         let mut changes = vec![Change::Finish { id, result: Err(failure), bytes: 0, finished_ms: now }];
-        let doubted = id <= self.shared.doubted;
-        // Whatever an attempt may have stored. A record's id is that of the one before, which may still be good.
-        if job.action.command == Command::Archive && job.maybe_begun && !is_record(&job.action) && !doubted {
-            changes.push(removal_of_attempts(&job.action, now));
+        if job.maybe_begun {
+            changes.extend(self.removal_of_attempts(id, &job.action));
         }
         changes.extend(self.foreign_object(job, now));
         self.record(changes, vec![id]);
@@ -576,6 +594,8 @@ impl Brain {
         if changes.is_empty() && ended.is_empty() {
             return;
         }
+        let finished = |change: &Change| if let Change::Finish { id, .. } = change { Some(*id) } else { None };
+        self.finished.extend(changes.iter().filter_map(finished));
         self.record_then(changes, Msg::Recorded(ended));
     }
 

@@ -17,23 +17,21 @@ const LOOK: Duration = Duration::from_millis(5);
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Threads of the opener that are looked at.
 const THREADS: usize = 64;
-const O_TRUNC: i32 = 0o1000;
 
 /// Somebody was allowed to truncate the file, and may not have done so.
 #[derive(Debug)]
 pub(crate) struct Truncation {
-    opener: Caller,
+    openers: Vec<Caller>,
     until: Instant,
 }
 
 impl Truncation {
-    /// Whether it may still come, as far as its opener shows.
+    /// Whether it may still come, as far as its openers show.
     fn may_come(&mut self) -> bool {
-        if self.until <= Instant::now() || !self.opener.exists() {
-            return false;
-        }
         // Unclear means that a thread runs, perhaps the one.
-        self.opener.look(THREADS).is_none_or(|calls| calls.open_flags.is_some_and(|flags| flags & O_TRUNC != 0))
+        let may = |opener: &mut Caller| opener.exists() && opener.look(THREADS).is_none_or(|calls| calls.may_truncate);
+        self.openers.retain_mut(may);
+        !self.openers.is_empty() && self.until > Instant::now()
     }
 }
 
@@ -41,8 +39,10 @@ impl Brain {
     /// An open with `O_TRUNC` is about to be allowed.
     pub(super) fn truncation_begins(&mut self, event: &PendingEvent, file: &FileHandle) {
         let until = Instant::now() + PATIENCE;
-        let truncation = Truncation { opener: Caller::new(event.pid), until };
-        self.inodes.entry(file.clone()).or_default().truncation = Some(truncation);
+        let inode = self.inodes.entry(file.clone()).or_default();
+        let truncation = inode.truncation.get_or_insert_with(|| Truncation { openers: Vec::new(), until });
+        truncation.openers.push(Caller::new(event.pid));
+        truncation.until = until;
         self.due(Instant::now() + LOOK);
     }
 
