@@ -83,6 +83,15 @@ fn p5_a_released_program_runs() {
     }
 }
 
+/// Sets the flag when it is dropped, whatever for.
+struct Raised<'a>(&'a AtomicBool);
+
+impl Drop for Raised<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// What a truncating open throws away stays away, also when a read comes before the kernel has truncated; and no reader sees holes.
 #[test]
 fn p5_truncating_opens_and_reads_at_once() {
@@ -110,7 +119,7 @@ for line in sys.stdin:
         let mut commands = truncater.stdin.take().unwrap();
         let mut answers = BufReader::new(truncater.stdout.take().unwrap());
         let pid = truncater.id().cast_signed();
-        // Or until something failed.
+        // Or until something hangs.
         let (over, until) = (AtomicBool::new(false), Instant::now() + LONG);
         std::thread::scope(|scope| {
             let processors = std::thread::available_parallelism().map_or(2, usize::from);
@@ -120,6 +129,7 @@ for line in sys.stdin:
                 }
             };
             (0..processors).for_each(|_| drop(scope.spawn(busy)));
+            let _over = Raised(&over);
             for path in &paths {
                 writeln!(commands, "{}", path.display()).unwrap();
                 let opens = || Caller::new(pid).look(1).and_then(|calls| calls.open_flags).is_some();
@@ -135,7 +145,6 @@ for line in sys.stdin:
                 assert_eq!(answer, "done\n");
                 assert!(fs::read(path).unwrap() == b"new", "{kind:?}, {}", path.display());
             }
-            over.store(true, Ordering::Relaxed);
         });
         drop(commands);
         assert!(truncater.wait().unwrap().success());
@@ -293,27 +302,41 @@ fn p5_the_archive_s_damage_is_an_error_and_never_content() {
 /// A reader whose restore cannot be had waits, can be killed, and gets an error in the end.
 #[test]
 fn p5_a_reader_waits_for_an_archive_that_is_away() {
-    let hsm = Hsm::start_with(FsKind::Ext4, 128, |site| site.add_agent_setting("restore { timeout_s = 4 }"));
+    const SHORT: &str = "restore { timeout_s = 1 }";
+    const LENGTHY: &str = "restore { timeout_s = 1000 }";
+    let hsm = Hsm::start_with(FsKind::Ext4, 128, |site| site.add_agent_setting(LENGTHY));
     let content = noise(16, SIZE);
     let paths: Vec<_> = (0..3).map(|i| hsm.archived_and_released(&format!("f{i}"), &content)).collect();
+    let blocked = || hsm.status().unwrap()["source"]["blocked_readers"].as_u64().unwrap();
     let root = hsm.site.archive_root().join("objects");
     let away = root.with_extension("away");
     fs::rename(&root, &away).unwrap();
-    let patient = cat(&paths[0]);
+    let mut patient = cat(&paths[0]);
     let mut killed = cat(&paths[1]);
-    let hopeless = cat(&paths[2]);
-    wait_until(LONG, "three wait", || hsm.status().unwrap()["source"]["blocked_readers"] == 3);
+    let mut other = cat(&paths[1]);
+    wait_until(LONG, "three wait", || blocked() == 3);
     kill(killed.id().cast_signed());
     assert!(!killed.wait().unwrap().success());
-    let out = hopeless.wait_with_output().unwrap();
-    assert!(!out.status.success() && out.stdout.is_empty());
-    assert!(!patient.wait_with_output().unwrap().status.success());
+    // Whoever comes now has less time, and those who wait already keep theirs.
+    hsm.reconfigure(LENGTHY, SHORT);
+    for path in [&paths[0], &paths[2]] {
+        let begun = Instant::now();
+        let out = cat(path).wait_with_output().unwrap();
+        assert!(!out.status.success() && out.stdout.is_empty());
+        assert!(begun.elapsed() >= Duration::from_secs(1), "an error after {:?}", begun.elapsed());
+    }
+    assert!([&mut patient, &mut other].into_iter().all(|reader| reader.try_wait().unwrap().is_none()));
+    hsm.reconfigure(SHORT, LENGTHY);
+    // The one that was killed may be among them still.
+    let before = blocked();
+    let late = cat(&paths[2]);
+    wait_until(LONG, "another waits", || blocked() > before);
     // The archive comes back: so does the content.
-    let late = cat(&paths[0]);
-    std::thread::sleep(Duration::from_millis(300));
     fs::rename(&away, &root).unwrap();
-    let out = late.wait_with_output().unwrap();
-    assert!(out.stdout == content, "{}", String::from_utf8_lossy(&out.stderr));
+    for reader in [patient, other, late] {
+        let out = reader.wait_with_output().unwrap();
+        assert!(out.stdout == content, "{}", String::from_utf8_lossy(&out.stderr));
+    }
 }
 
 /// The archive's disk fails: readers wait and get an error in the end, archives are tried again, and nobody dies.

@@ -1,6 +1,6 @@
 //! Who is served first, how fast, and limits that change while everything runs.
 
-use crate::support::{Hsm, LONG, hsm_state, is_released, noise};
+use crate::support::{Hsm, LONG, edit, hsm_state, is_released, noise};
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -18,13 +18,6 @@ fn content_of(reader: Child) -> Vec<u8> {
     let out = reader.wait_with_output().unwrap();
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     out.stdout
-}
-
-/// Replaces text in a configuration file, which keeps its mode.
-fn edit(file: &Path, from: &str, to: &str) {
-    let text = fs::read_to_string(file).unwrap();
-    assert!(text.contains(from), "{from} in {text}");
-    fs::write(file, text.replace(from, to)).unwrap();
 }
 
 fn reload(hsm: &Hsm) -> Value {

@@ -137,27 +137,38 @@ impl Hsm {
         sessions.flatten().map(|s| fs::read_dir(s.path()).map_or(0, Iterator::count)).sum()
     }
 
+    /// Ends the agent in order, also one that the guard has started after a kill.
     pub(crate) fn stop_agent(&mut self) {
-        if let Some(agent) = self.agent.take() {
-            agent.terminate(LONG);
+        match self.agent.take().filter(|agent| agent.status().is_none()) {
+            Some(agent) => drop(agent.terminate(LONG)),
+            None => assert!(self.end_answering_agent(), "the agent ends when it is asked to"),
         }
+    }
+
+    /// Changes the agent's configuration, and has it read.
+    pub(crate) fn reconfigure(&self, from: &str, to: &str) {
+        edit(&self.site.agent_config(), from, to);
+        self.site.sifaka_ok(&["reload"]);
+    }
+
+    /// Whether the agent that answers, if any, is gone.
+    fn end_answering_agent(&self) -> bool {
+        let Some(pid) = self.status().map(|s| number(&s["pid"])) else { return true };
+        let Ok(process) = sys::process::PidFd::open(pid) else { return true };
+        let _ = process.kill(15);
+        let gone = || !Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid);
+        let deadline = Instant::now() + LONG;
+        while !gone() && Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        gone()
     }
 }
 
 impl Drop for Hsm {
     fn drop(&mut self) {
         // A guard may have started the agent anew: that one is no child of ours.
-        if let Some(pid) = self.status().map(|s| number(&s["pid"])) {
-            let process = sys::process::PidFd::open(pid);
-            if let Ok(process) = process {
-                let _ = process.kill(15);
-                let gone = || !Path::new(&format!("/proc/{pid}")).exists() || is_zombie(pid);
-                let deadline = Instant::now() + LONG;
-                while !gone() && Instant::now() < deadline {
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-            }
-        }
+        self.end_answering_agent();
         self.agent = None;
         let _ = self.site.sifaka(&["--config", self.site.agent_config().to_str().unwrap(), "guard", "stop", "--force"]);
     }
@@ -166,6 +177,13 @@ impl Drop for Hsm {
 fn is_zombie(pid: i32) -> bool {
     fs::read_to_string(format!("/proc/{pid}/stat"))
         .is_ok_and(|s| s.rsplit(')').next().is_some_and(|r| r.starts_with(" Z")))
+}
+
+/// Replaces text in a configuration file, which keeps its mode.
+pub(crate) fn edit(file: &Path, from: &str, to: &str) {
+    let text = fs::read_to_string(file).unwrap();
+    assert!(text.contains(from), "{from} in {text}");
+    fs::write(file, text.replace(from, to)).unwrap();
 }
 
 pub(crate) fn number(value: &Value) -> i32 {

@@ -1,12 +1,12 @@
 //! Files that share an object, versions that stay for a while, and what comes back.
 
-use crate::support::{Hsm, LONG, blocks, hsm_state, is_released, kill, noise, uuid_of};
+use crate::support::{Hsm, LONG, blocks, edit, hsm_state, is_released, kill, noise, uuid_of};
 use model::HsmFlags;
 use serde_json::Value;
 use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 use testkit::{FsKind, Site, wait_until};
 
@@ -42,6 +42,19 @@ fn restart(hsm: &mut Hsm, between: impl FnOnce(&Path)) {
     between(&hsm.site.state_dir());
     hsm.agent = Some(hsm.site.start_agent());
     hsm.wait_for_movers();
+}
+
+/// Longer than any test.
+const GRACE: &str = "remove_grace_s = 3600";
+
+/// What waits for its removal waits no longer. Not while an agent runs.
+fn end_grace(state: &Path) {
+    const SQL: &str =
+        "UPDATE live SET not_before_ms = created_ms + 1 WHERE id IN (SELECT id FROM retired); SELECT changes()";
+    let out = Command::new("sqlite3").arg(state.join("queue.db")).arg(SQL).output().unwrap();
+    let said = String::from_utf8(out.stdout).unwrap();
+    assert!(out.status.success(), "{said}{}", String::from_utf8_lossy(&out.stderr));
+    assert!(said.trim().parse::<u32>().unwrap() > 0, "nothing waits for its removal");
 }
 
 /// Every file of the queue's database.
@@ -164,7 +177,7 @@ fn p7_a_shared_object_stays_when_the_database_is_lost() {
 /// The database knows the file, but not that it was cloned since: it is noticed that it is not the newest one.
 #[test]
 fn p2_a_database_from_a_backup_removes_nothing_that_was_shared_since() {
-    let mut hsm = Hsm::start_with(FsKind::Btrfs, 512, |site| site.add_agent_setting("remove_grace_s = 2"));
+    let mut hsm = Hsm::start_with(FsKind::Btrfs, 512, |site| site.add_agent_setting(GRACE));
     let contents = [noise(1, SIZE), noise(2, SIZE)];
     let [a, deleted] = [0, 1].map(|i| hsm.file(&format!("file{i}"), &contents[i]));
     hsm.archive(&[&a, &deleted]);
@@ -178,12 +191,20 @@ fn p2_a_database_from_a_backup_removes_nothing_that_was_shared_since() {
     let clone = hsm.path("clone");
     hsm.ok(&["clone"], &[&a, &clone]);
     hsm.ok(&["undelete"], &[&deleted]);
-    restart(&mut hsm, |state| copy_database(&backup, state));
-    fs::remove_file(&a).unwrap();
+    edit(&hsm.site.agent_config(), GRACE, "remove_grace_s = 0");
+    restart(&mut hsm, |state| {
+        copy_database(&backup, state);
+        end_grace(state);
+    });
     // The removal in the backup is of the file that was brought back since. It is due, and refused.
     wait_until(LONG, "the removal that the backup holds is refused", || {
         hsm.site.sifaka_ok(&["actions", "--failed", "--json"]).contains("sifaka fsck")
     });
+    let later = hsm.file("later", &noise(3, SIZE));
+    hsm.archive(&[&later]);
+    fs::remove_file(&a).unwrap();
+    // Noticed after the other.
+    delete(&hsm, &later);
     hsm.settle();
     assert_eq!(fs::read(&clone).unwrap(), contents[0]);
     assert_eq!(fs::read(&deleted).unwrap(), contents[1]);
@@ -246,7 +267,7 @@ fn snapshots_keep_each_archived_version_readable() {
 
 #[test]
 fn p7_what_is_undeleted_stays_and_what_is_not_goes() {
-    let hsm = Hsm::start_with(FsKind::Xfs, 512, |site| site.add_agent_setting("remove_grace_s = 4"));
+    let mut hsm = Hsm::start_with(FsKind::Xfs, 512, |site| site.add_agent_setting(GRACE));
     let directory = hsm.path("dir/sub");
     fs::create_dir_all(&directory).unwrap();
     let content = |i: u64| noise(i, SIZE);
@@ -261,13 +282,13 @@ fn p7_what_is_undeleted_stays_and_what_is_not_goes() {
     let before = fs::metadata(&paths[0]).unwrap();
     fs::remove_dir_all(&directory).unwrap();
     let root = hsm.path("dir");
-    let listed = || json(&hsm, &["undelete", "--list", "--json"], &[&root]);
-    wait_until(LONG, "the deletions are noticed", || listed().len() == 6);
+    let listed = |hsm: &Hsm| json(hsm, &["undelete", "--list", "--json"], &[&root]);
+    wait_until(LONG, "the deletions are noticed", || listed(&hsm).len() == 6);
     assert!(refused(&hsm, &["undelete"], &[&paths[0]]).contains("directory"));
     assert!(hsm.ok(&["undelete", "-r", "--dry-run"], &[&root]).contains("sub/f\u{fc}5"));
     fs::create_dir(&directory).unwrap();
     hsm.ok(&["undelete"], &[&paths[0], &paths[1]]);
-    assert_eq!(listed().len(), 4);
+    assert_eq!(listed(&hsm).len(), 4);
     let after = fs::metadata(&paths[0]).unwrap();
     let shown = |m: &fs::Metadata| (m.len(), m.mode(), m.uid(), m.gid(), m.mtime(), m.mtime_nsec());
     assert_eq!(shown(&before), shown(&after));
@@ -278,12 +299,14 @@ fn p7_what_is_undeleted_stays_and_what_is_not_goes() {
     assert!(refused(&hsm, &["undelete"], &[&paths[2]]).contains("already"));
     assert_eq!(fs::read(&paths[2]).unwrap(), b"new");
     // Another place, by its number.
-    let third = listed().into_iter().find(|o| o["path"].as_str().unwrap().ends_with("f\u{fc}2")).unwrap();
+    let third = listed(&hsm).into_iter().find(|o| o["path"].as_str().unwrap().ends_with("f\u{fc}2")).unwrap();
     let elsewhere = hsm.path("elsewhere");
     hsm.ok(&["undelete", "--version", &third["id"].to_string()], &[&elsewhere]);
+    assert_eq!(hsm.objects(), 6, "the grace period is not over");
+    restart(&mut hsm, end_grace);
     wait_until(LONG, "the others' objects are gone", || hsm.objects() == 3);
     hsm.settle();
-    assert_eq!(listed().len(), 0);
+    assert_eq!(listed(&hsm).len(), 0);
     assert!(refused(&hsm, &["undelete"], &[&paths[3]]).contains("grace"));
     assert_eq!(fs::read(&paths[1]).unwrap(), content(1));
     assert_eq!(fs::read(&elsewhere).unwrap(), content(2));
@@ -295,6 +318,10 @@ fn p7_what_is_undeleted_stays_and_what_is_not_goes() {
     });
     hsm.ok(&["undelete"], &[&elsewhere]);
     assert_eq!(fs::read(&elsewhere).unwrap(), content(2));
+    // And a grace period ends by itself.
+    hsm.reconfigure(GRACE, "remove_grace_s = 1");
+    fs::remove_file(&paths[0]).unwrap();
+    wait_until(LONG, "the object is gone when its time has come", || hsm.objects() == 2);
 }
 
 #[test]
@@ -326,7 +353,7 @@ fn a_copy_with_its_attributes_is_no_clone() {
     let path = hsm.file("f", &noise(0, SIZE));
     hsm.archive(&[&path]);
     let copy = hsm.path("copy");
-    let out = std::process::Command::new("cp").arg("-a").args([&path, &copy]).output().unwrap();
+    let out = Command::new("cp").arg("-a").args([&path, &copy]).output().unwrap();
     assert!(out.status.success());
     assert_eq!(uuid_of(&copy), uuid_of(&path));
     assert!(refused(&hsm, &["clone"], &[&copy, &hsm.path("clone")]).contains("archive it first"));
@@ -384,7 +411,7 @@ fn p7_clones_survive_kills_of_the_agent() {
 /// Killed at whatever step: what came back is whole and stays when its removal is due, and the rest goes.
 #[test]
 fn p7_undeleting_survives_kills_of_the_agent() {
-    let hsm = Hsm::start_with(FsKind::Xfs, 1024, |site| site.add_agent_setting("remove_grace_s = 6"));
+    let mut hsm = Hsm::start_with(FsKind::Xfs, 1024, |site| site.add_agent_setting(GRACE));
     let tree = hsm.path("tree");
     let sub = tree.join("sub");
     fs::create_dir_all(&sub).unwrap();
@@ -411,8 +438,8 @@ fn p7_undeleting_survives_kills_of_the_agent() {
             hsm.status().is_some_and(|s| s["pid"].as_i64() != Some(pid.into()))
         });
     }
-    hsm.wait_for_movers();
     // The end of the grace period: removals find the files that came back.
+    restart(&mut hsm, end_grace);
     wait_until(LONG, "nothing waits for its removal", || {
         json(&hsm, &["undelete", "--list", "--json"], &[&tree]).is_empty()
     });
