@@ -25,34 +25,51 @@ pub(crate) enum Step {
 }
 
 /// Calls `work` for each of the chunks, until one fails or the monitor cancels. The monitor is told of a chunk after its
-/// work; once it cancelled it is told of nothing more (P4).
+/// work; once it cancelled it is told of nothing more (P4). Gives back how much room was taken by the chunks' turns.
 pub(crate) fn each_chunk<S>(
     shape: Shape,
     chunks: Range<u64>,
     monitor: &dyn Monitor,
     state: impl Fn() -> S + Sync,
-    work: impl Fn(&mut S, u64, Extent) -> Result<Step, TransferError> + Sync,
-) -> Result<(), TransferError> {
-    let run = Run { next: AtomicU64::new(chunks.start), stop: AtomicBool::new(false), failed: Mutex::new(None) };
+    work: impl Fn(&mut S, Turn<'_>, Extent) -> Result<Step, TransferError> + Sync,
+) -> Result<u64, TransferError> {
+    let threads = threads(chunks.end.saturating_sub(chunks.start), shape);
+    each_chunk_by(threads, shape, chunks, monitor, state, work)
+}
+
+/// By so many threads, or by fewer when the system has no more to give.
+fn each_chunk_by<S>(
+    threads: usize,
+    shape: Shape,
+    chunks: Range<u64>,
+    monitor: &dyn Monitor,
+    state: impl Fn() -> S + Sync,
+    work: impl Fn(&mut S, Turn<'_>, Extent) -> Result<Step, TransferError> + Sync,
+) -> Result<u64, TransferError> {
+    let run = Run::over(&chunks);
     let worker = || {
         let mut state = state();
-        while let Some(index) = run.take(chunks.end) {
-            let extent = shape.chunk(index);
-            if let Err(error) = run.step(monitor, extent, || work(&mut state, index, extent)) {
+        while let Some(turn) = run.take(chunks.end) {
+            let extent = shape.chunk(turn.index());
+            // Whatever ends this step, a cancel too, ends the turn: nobody waits for a place that never will be taken.
+            if let Err(error) = run.step(monitor, extent, || work(&mut state, turn, extent)) {
                 run.fail(error);
             }
         }
     };
-    let threads = threads(chunks.end.saturating_sub(chunks.start), shape);
-    if threads == 1 {
+    std::thread::scope(|scope| {
+        for _ in 1..threads {
+            if let Err(error) = std::thread::Builder::new().spawn_scoped(scope, worker) {
+                tracing::debug!(%error, "no further thread for a file: it takes longer");
+                break;
+            }
+        }
         worker();
-    } else {
-        std::thread::scope(|scope| {
-            (1..threads).for_each(|_| drop(scope.spawn(worker)));
-            worker();
-        });
+    });
+    match run.failed.into_inner() {
+        Some(error) => Err(error),
+        None => Ok(run.places.end()),
     }
-    run.failed.into_inner().map_or(Ok(()), Err)
 }
 
 fn threads(chunks: u64, shape: Shape) -> usize {
@@ -64,17 +81,29 @@ fn threads(chunks: u64, shape: Shape) -> usize {
 
 struct Run {
     next: AtomicU64,
+    places: Places,
     stop: AtomicBool,
     /// The first error. Held while the monitor is told, so that it hears of one chunk at a time.
     failed: Mutex<Option<TransferError>>,
 }
 
 impl Run {
-    fn take(&self, end: u64) -> Option<u64> {
+    fn over(chunks: &Range<u64>) -> Self {
+        Self {
+            next: AtomicU64::new(chunks.start),
+            places: Places::from(chunks.start),
+            stop: AtomicBool::new(false),
+            failed: Mutex::new(None),
+        }
+    }
+
+    fn take(&self, end: u64) -> Option<Turn<'_>> {
         if self.stop.load(Ordering::Relaxed) {
             return None;
         }
-        Some(self.next.fetch_add(1, Ordering::Relaxed)).filter(|index| *index < end)
+        let index = self.next.fetch_add(1, Ordering::Relaxed);
+        // Not `then_some`: past the end there is no turn, and none is dropped.
+        (index < end).then(|| Turn { places: &self.places, index })
     }
 
     fn step(
@@ -107,7 +136,7 @@ impl Run {
 }
 
 /// Gives out places one behind the other, in the order of the chunks, to threads that know only late how much room they need.
-pub(crate) struct Places {
+struct Places {
     state: Mutex<PlacesState>,
     changed: Condvar,
 }
@@ -119,28 +148,30 @@ struct PlacesState {
 }
 
 impl Places {
-    pub(crate) fn new() -> Self {
-        let state = PlacesState { next: 0, offset: 0, abandoned: false };
+    fn from(first: u64) -> Self {
+        let state = PlacesState { next: first, offset: 0, abandoned: false };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
-    /// The turn of a chunk. If it is dropped unused, nobody behind it waits in vain.
-    pub(crate) fn turn(&self, index: u64) -> Turn<'_> {
-        Turn { places: self, index }
-    }
-
     /// Where everything ends.
-    pub(crate) fn end(&self) -> u64 {
+    fn end(&self) -> u64 {
         self.state.lock().offset
     }
 }
 
+/// The turn of a chunk: a thread has it from the moment that it takes the chunk on. If it is dropped unused, nobody behind it waits
+/// in vain.
 pub(crate) struct Turn<'a> {
     places: &'a Places,
     index: u64,
 }
 
 impl Turn<'_> {
+    /// Which chunk it is.
+    pub(crate) fn index(&self) -> u64 {
+        self.index
+    }
+
     /// Waits until every chunk before this one has its place, and takes one of `length` bytes. `None` when one of those never will have.
     pub(crate) fn take(self, length: u64) -> Option<u64> {
         let mut state = self.places.state.lock();
@@ -166,5 +197,106 @@ impl Drop for Turn<'_> {
             state.abandoned = true;
             self.places.changed.notify_all();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicUsize;
+    use std::sync::mpsc::{Receiver, Sender, channel};
+    use std::time::Duration;
+
+    const CHUNKS: u64 = 16;
+
+    fn shape() -> Shape {
+        Shape::of(CHUNKS << 20)
+    }
+
+    /// Cancels in the moment in which one thread has taken chunk 2 on, and another one waits behind it with chunk 3.
+    struct CancelBetween {
+        asked: AtomicUsize,
+        first_may_go_on: Sender<()>,
+        next_waits: Mutex<Receiver<()>>,
+    }
+
+    impl Monitor for CancelBetween {
+        fn cancelled(&self) -> bool {
+            // Before 0 and before 1; after 1, because 0 is held; before 2.
+            if self.asked.fetch_add(1, Ordering::SeqCst) != 3 {
+                return false;
+            }
+            self.first_may_go_on.send(()).unwrap();
+            self.next_waits.lock().recv().unwrap();
+            true
+        }
+
+        fn advanced(&self, _: Extent) {}
+    }
+
+    #[test]
+    fn p4_a_cancel_before_a_chunk_ends_whoever_waits_for_its_place() {
+        let (first_may_go_on, held) = channel();
+        let (waits, next_waits) = channel();
+        let monitor = CancelBetween { asked: AtomicUsize::new(0), first_may_go_on, next_waits: Mutex::new(next_waits) };
+        let (held, waits) = (Mutex::new(held), Mutex::new(waits));
+        let (ended, end) = channel();
+        std::thread::spawn(move || {
+            let result = each_chunk_by(
+                2,
+                shape(),
+                0..CHUNKS,
+                &monitor,
+                || (),
+                |(), turn, _| {
+                    let index = turn.index();
+                    if index == 3 {
+                        waits.lock().send(()).unwrap();
+                    }
+                    let place = turn.take(1);
+                    if index == 0 {
+                        held.lock().recv().unwrap();
+                    }
+                    assert_eq!(place.is_some(), index < 3);
+                    Ok(Step::Moved)
+                },
+            );
+            ended.send(result).unwrap();
+        });
+        let result = end.recv_timeout(Duration::from_secs(10)).expect("somebody waits for ever");
+        assert!(matches!(result, Err(TransferError::Cancelled)), "{result:?}");
+    }
+
+    /// Tells when its thread has no more to do.
+    struct Tells(Sender<()>);
+
+    impl Drop for Tells {
+        fn drop(&mut self) {
+            // The last one to end tells nobody.
+            let _ = self.0.send(());
+        }
+    }
+
+    #[test]
+    fn places_are_given_in_the_order_of_the_chunks_also_after_others_have_ended() {
+        let places = Mutex::new(Vec::new());
+        let (ends, ended) = channel();
+        let (ends, ended) = (Mutex::new(ends), Mutex::new(ended));
+        let state = || Tells(ends.lock().clone());
+        let end = each_chunk_by(2, shape(), 5..CHUNKS, &crate::Unwatched, state, |_, turn, _| {
+            let index = turn.index();
+            if index == CHUNKS - 1 {
+                ended.lock().recv().unwrap();
+            }
+            places.lock().push((index, turn.take(index)));
+            Ok(Step::Moved)
+        });
+        let places = places.into_inner();
+        let mut offset = 0;
+        for index in 5..CHUNKS {
+            assert!(places.contains(&(index, Some(offset))), "{places:?}");
+            offset += index;
+        }
+        assert_eq!(end.unwrap(), offset);
     }
 }

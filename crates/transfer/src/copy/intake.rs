@@ -1,6 +1,6 @@
 //! From a file into the archive by chunks: each is read, hashed, and stored where it belongs.
 
-use super::each::{Places, Step, each_chunk};
+use super::each::{Step, each_chunk};
 use crate::compress::FrameEncoder;
 use crate::manifest::{Block, Frame, HoleMap, ReadAt as _, Shape, TableBuilder, Value};
 use crate::{Encoding, Monitor, OpenFile, TransferError};
@@ -86,11 +86,10 @@ pub(crate) fn take_in(
         // Advice: that it is not taken is no reason to fail.
         let _ = sys::file::advise_sequential(intake.file.file());
     }
-    let places = Places::new();
     let room = usize::try_from(shape.chunk(0).length).unwrap_or(CHUNK_SIZE_BYTES);
     let buffers = || Buffers { chunk: vec![0; room], encoder: None };
-    each_chunk(shape, 0..shape.chunks(), monitor, buffers, |buffers, index, extent| {
-        let turn = places.turn(index);
+    let stored = each_chunk(shape, 0..shape.chunks(), monitor, buffers, |buffers, turn, extent| {
+        let index = turn.index();
         let bytes = intake.read(&mut buffers.chunk, extent)?;
         let mut frame = Frame::default();
         match outlet {
@@ -122,7 +121,7 @@ pub(crate) fn take_in(
     match outlet {
         Outlet::Nothing => intake.still_as_long().map(|()| 0),
         Outlet::Raw(file) => intake.finish(file).map(|()| intake.size),
-        Outlet::Frames(..) => intake.still_as_long().map(|()| places.end()),
+        Outlet::Frames(..) => intake.still_as_long().map(|()| stored),
     }
 }
 

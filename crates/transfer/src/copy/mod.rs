@@ -87,3 +87,42 @@ fn by_chunks(
     let digest = hashes.and_then(Hashes::finish).map(|(hash, _)| Digest::Blake3(hash));
     Ok(Copied { bytes: stamp.size, digest })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Unwatched;
+    use std::process::Command;
+
+    const IN_CHILD: &str = "SIFAKA_TEST_WITHOUT_THREADS";
+
+    /// The child's threads would have larger stacks than there are addresses: it cannot start any.
+    #[test]
+    fn a_large_file_is_copied_when_the_system_has_no_more_threads() {
+        if std::env::var_os(IN_CHILD).is_none() {
+            let name = "copy::tests::a_large_file_is_copied_when_the_system_has_no_more_threads";
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            child
+                .args(["--exact", name, "--test-threads=1"])
+                .env(IN_CHILD, "1")
+                .env("RUST_MIN_STACK", (1u64 << 60).to_string());
+            let output = child.output().unwrap();
+            let said = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let refused = std::thread::Builder::new().spawn(|| ()).expect_err("this process can have threads");
+        assert_eq!(crate::TransferError::io("start", "a thread")(refused).kind(), model::ErrorKind::Temporary);
+        let scratch = testkit::Scratch::new("threadless");
+        let content: Vec<u8> = (0..4u32 << 20).flat_map(u32::to_le_bytes).collect();
+        std::fs::write(scratch.join("source"), &content).unwrap();
+        let source = OpenFile::for_reading(scratch.join("source")).unwrap();
+        for kind in [DigestKind::Blake3, DigestKind::Sha1] {
+            let path = scratch.join("target");
+            std::fs::write(&path, b"").unwrap();
+            let copied = copy_file(&source, &OpenFile::for_writing(&path).unwrap(), Some(kind), &Unwatched).unwrap();
+            assert_eq!(copied.bytes, content.len() as u64);
+            assert!(std::fs::read(&path).unwrap() == content, "{kind:?}");
+        }
+    }
+}

@@ -1,7 +1,7 @@
 //! From the archive into a file by chunks: each is verified before a byte of it is written.
 
 use super::chunk_reader::{ChunkBuffer, ChunkReader, Verified};
-use super::each::{Step, each_chunk};
+use super::each::{Step, Turn, each_chunk};
 use super::sink::Clearing;
 use crate::manifest::ReadAt;
 use crate::{Monitor, OpenFile, TransferError};
@@ -44,8 +44,8 @@ pub(crate) fn bring_back<O: ReadAt, M: ReadAt>(
     monitor: &dyn Monitor,
 ) -> Result<(), TransferError> {
     let shape = reader.shape();
-    let work = |buffer: &mut ChunkBuffer, index, extent: Extent| {
-        let verified = reader.read(index, buffer)?;
+    let work = |buffer: &mut ChunkBuffer, turn: Turn<'_>, extent: Extent| {
+        let verified = reader.read(turn.index(), buffer)?;
         let step = if verified == Verified::Zeros { Step::Skipped } else { Step::Moved };
         let Some(target) = target else { return Ok(step) };
         let end = extent.offset + extent.length;
@@ -72,5 +72,5 @@ pub(crate) fn bring_back<O: ReadAt, M: ReadAt>(
         target.put(part(at, end), at)?;
         Ok(step)
     };
-    each_chunk(shape, chunks, monitor, ChunkBuffer::default, work)
+    each_chunk(shape, chunks, monitor, ChunkBuffer::default, work).map(drop)
 }

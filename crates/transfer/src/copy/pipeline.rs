@@ -17,12 +17,13 @@ pub(crate) fn run(
     digest: Option<DigestKind>,
     monitor: &dyn Monitor,
 ) -> Result<Copied, TransferError> {
-    let intake = Intake { source, digester: digest.map(Digester::new), monitor, position: 0 };
+    let mut intake = Intake { source, digester: digest.map(Digester::new), monitor, position: 0 };
     if sink.discards() || intake.source.data_hint() < TWO_THREADS_FROM_BYTES {
-        alone(intake, sink)
+        alone(&mut intake, sink)?;
     } else {
-        overlapped(intake, sink)
+        overlapped(&mut intake, sink)?;
     }
+    Ok(intake.done())
 }
 
 /// The reading half: source, digest, cancellation, progress.
@@ -66,14 +67,14 @@ impl Intake<'_> {
     }
 }
 
-fn alone(mut intake: Intake<'_>, sink: &mut dyn Sink) -> Result<Copied, TransferError> {
+fn alone(intake: &mut Intake<'_>, sink: &mut dyn Sink) -> Result<(), TransferError> {
     let size = usize::try_from(intake.source.data_hint()).unwrap_or(usize::MAX);
     let mut buffer = vec![0; size.clamp(4096, CHUNK_SIZE_BYTES)];
     loop {
         match intake.next(&mut buffer)? {
             Step::Data(count) => sink.data(buffer.get(..count).unwrap_or_default())?,
             Step::Hole(length) => sink.hole(length)?,
-            Step::End => return Ok(intake.done()),
+            Step::End => return Ok(()),
         }
     }
 }
@@ -83,7 +84,8 @@ enum Filled {
     Hole(u64),
 }
 
-fn overlapped(mut intake: Intake<'_>, sink: &mut dyn Sink) -> Result<Copied, TransferError> {
+/// With a thread that writes; without one where the system has none to give.
+fn overlapped(intake: &mut Intake<'_>, sink: &mut dyn Sink) -> Result<(), TransferError> {
     let (filled, to_write) = sync_channel::<Filled>(RING);
     let (spent, empty) = sync_channel::<Vec<u8>>(RING);
     for _ in 0..RING {
@@ -91,16 +93,19 @@ fn overlapped(mut intake: Intake<'_>, sink: &mut dyn Sink) -> Result<Copied, Tra
         let _ = spent.send(vec![0; CHUNK_SIZE_BYTES]);
     }
     let stop = AtomicBool::new(false);
-    std::thread::scope(|scope| {
-        let stop = &stop;
-        let writer = scope.spawn(move || write(sink, &to_write, &spent, stop));
-        let read = fill(&mut intake, &filled, &empty);
+    let moved = std::thread::scope(|scope| {
+        let (stop, sink) = (&stop, &mut *sink);
+        let writer =
+            std::thread::Builder::new().spawn_scoped(scope, move || write(sink, &to_write, &spent, stop)).ok()?;
+        let read = fill(intake, &filled, &empty);
         stop.store(read.is_err(), Ordering::Relaxed);
         drop(filled);
         let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
-        read?;
-        written?;
-        Ok(intake.done())
+        Some(read.and(written))
+    });
+    moved.unwrap_or_else(|| {
+        tracing::debug!("no second thread for a file: it takes longer");
+        alone(intake, sink)
     })
 }
 
