@@ -14,8 +14,10 @@ use sys::handle::RawHandle;
 #[derive(Debug)]
 pub struct Filesystem {
     root: OwnedFd,
-    /// As `statfs` gives it; files of other filesystems are refused by it.
+    /// See [`sys::mounts::FsInfo::fsid`]; files of other filesystems are refused by it, and records named.
     pub fsid: [u8; 8],
+    /// See [`sys::mounts::FsInfo::kernel_fsid`]; what lasts as long as a mount, a guard, is found by it.
+    pub kernel_fsid: [u8; 8],
     /// Device number.
     pub device: u64,
     /// ext4, xfs, btrfs.
@@ -31,7 +33,8 @@ impl Filesystem {
         // Handles are opened relative to a directory that is really open, not only named.
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(detached, ".", flags, sys::Mode::empty())?;
-        Ok(Self { root, fsid: info.fsid, device: info.dev, kind: info.kind })
+        let sys::mounts::FsInfo { fsid, kernel_fsid, dev: device, kind, .. } = info;
+        Ok(Self { root, fsid, kernel_fsid, device, kind })
     }
 
     /// The root directory.

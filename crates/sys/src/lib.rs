@@ -10,6 +10,7 @@
 pub mod caller;
 pub mod fanotify;
 pub mod file;
+mod fsid;
 pub mod handle;
 pub mod lease;
 pub mod mapping;

@@ -24,8 +24,11 @@ pub struct FsInfo {
     pub mount_point: PathBuf,
     /// Device number as `stat(2)` gives it for the path.
     pub dev: u64,
-    /// As `statfs(2)` gives it, and fanotify.
+    /// Which filesystem it is: the same after each mount, on whatever device, and another one after `mkfs`. As `statfs(2)` gives it,
+    /// except on XFS, whose UUID it comes from.
     pub fsid: [u8; 8],
+    /// As `statfs(2)` gives it, and the kernel's events. Sure to be the same only as long as the filesystem is mounted.
+    pub kernel_fsid: [u8; 8],
     /// The device as mountinfo names it (`major:minor`): the same for all mounts of the filesystem, while `dev` differs
     /// between btrfs subvolumes.
     pub device: String,
@@ -107,23 +110,22 @@ pub fn mounts_under(path: impl AsRef<Path>) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// What filesystem `path` is on. A symbolic link is followed.
+/// What filesystem `path` is on. A symbolic link is followed. Opens nothing but names and directories.
+///
+/// On XFS some directory of it has to be readable for the caller: the one at `path`, the one that holds it, or the mount's root.
 pub fn filesystem_of(path: impl AsRef<Path>) -> io::Result<FsInfo> {
     let fd = rustix::fs::open(path.as_ref(), OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
     let (mount_id, _) = mount_of(fd.as_fd())?;
     let mount = find(mount_id)?;
-    // rustix joins the two words of f_fsid, low first.
-    let fsid = rustix::fs::fstatvfs(&fd)?.f_fsid;
-    let mut bytes = [0; 8];
-    let (low, high) = bytes.split_at_mut(4);
-    low.copy_from_slice(&(fsid as u32).to_ne_bytes());
-    high.copy_from_slice(&((fsid >> 32) as u32).to_ne_bytes());
+    let kernel_fsid = crate::fsid::of_kernel(&fd)?;
+    let own = if mount.kind == "xfs" { crate::fsid::of_xfs(fd.as_fd(), &mount.mount_point)? } else { None };
     Ok(FsInfo {
         kind: mount.kind,
         source: mount.source,
         mount_point: mount.mount_point,
         dev: crate::file::stamp(&fd)?.dev,
-        fsid: bytes,
+        fsid: own.unwrap_or(kernel_fsid),
+        kernel_fsid,
         device: mount.device,
     })
 }

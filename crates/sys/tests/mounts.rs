@@ -56,6 +56,70 @@ fn a_filesystem_is_known_from_any_path_on_it(fs: &LoopFs) {
     assert_eq!(no_directory.raw_os_error(), Some(libc::ENOTDIR));
 }
 
+/// An image on a loop device of its own, detached when dropped.
+struct Device(String);
+
+impl Device {
+    fn of(image: &Path) -> Self {
+        let output = Command::new("losetup").args(["--find", "--show"]).arg(image).output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        Self(String::from_utf8(output.stdout).unwrap().trim().to_owned())
+    }
+
+    fn make(&self, kind: &str) {
+        let options = if kind == "ext4" { "-qF" } else { "-qf" };
+        assert!(Command::new(format!("mkfs.{kind}")).arg(options).arg(&self.0).status().unwrap().success());
+    }
+
+    /// What is known of the filesystem by its root, by a file and by a name that leads nowhere; all the same.
+    fn look(&self, kind: &str, at: &Path) -> mounts::FsInfo {
+        assert!(Command::new("mount").args(["-t", kind, &self.0]).arg(at).status().unwrap().success());
+        let directory = at.join("directory");
+        let _ = std::fs::create_dir(&directory);
+        let _ = std::os::unix::fs::symlink("nowhere", directory.join("link"));
+        std::fs::write(directory.join("file"), "").unwrap();
+        let info = mounts::filesystem_of(at).unwrap();
+        assert_eq!(info, mounts::filesystem_of(directory.join("file")).unwrap());
+        let flags = rustix::fs::OFlags::PATH | rustix::fs::OFlags::NOFOLLOW;
+        let link = rustix::fs::open(directory.join("link"), flags, rustix::fs::Mode::empty()).unwrap();
+        let name = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&link));
+        assert_eq!(info, mounts::filesystem_of(name).unwrap());
+        drop(link);
+        mounts::unmount(at, false).unwrap();
+        info
+    }
+}
+
+impl Drop for Device {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").args(["--detach", &self.0]).status();
+    }
+}
+
+/// The kernel's own number of an XFS is its device's, which the next boot may give to another disk.
+#[test]
+fn p7_a_filesystem_is_known_by_what_it_is_and_not_by_its_device() {
+    for (kind, size) in [("ext4", 64 << 20), ("xfs", 320 << 20), ("btrfs", 128 << 20)] {
+        let scratch = tempfile::tempdir().unwrap();
+        let (image, at) = (scratch.path().join("image"), scratch.path().join("mount point"));
+        std::fs::create_dir(&at).unwrap();
+        std::fs::File::create(&image).unwrap().set_len(size).unwrap();
+        let device = Device::of(&image);
+        device.make(kind);
+        let first = device.look(kind, &at);
+        let elsewhere = Device::of(&image);
+        let moved = elsewhere.look(kind, &at);
+        assert_ne!((first.dev, &first.source), (moved.dev, &moved.source), "{kind}");
+        assert_eq!(first.fsid, moved.fsid, "{kind}");
+        elsewhere.make(kind);
+        let anew = elsewhere.look(kind, &at);
+        assert_eq!(anew.source, moved.source);
+        assert_ne!(anew.fsid, moved.fsid, "{kind}");
+        // On these it must stay what it was: archives have it in their manifests.
+        assert_eq!(anew.fsid == anew.kernel_fsid, kind != "xfs", "{kind}");
+    }
+}
+
 #[test]
 fn a_private_copy_stays_private_between_shared_mounts() {
     let source = LoopFs::new("tmpfs");

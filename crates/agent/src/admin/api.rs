@@ -50,7 +50,7 @@ pub struct RecordRef {
     pub name: Vec<u8>,
 }
 
-/// `f_fsid` of statfs(2), as the API writes it: 16 hexadecimal digits.
+/// [`sys::mounts::FsInfo::fsid`], as the API writes it: 16 hexadecimal digits.
 #[must_use]
 pub fn fsid_text(fsid: [u8; 8]) -> String {
     fsid.iter().map(|byte| format!("{byte:02x}")).collect()

@@ -88,7 +88,7 @@ fn stop(config_file: &Path, args: &StopArgs) -> Outcome {
             ),
         ));
     }
-    coordinator::guard::stop_guard(&config.transport.socket_dir, fs.fsid)
+    coordinator::guard::stop_guard(&config.transport.socket_dir, fs.kernel_fsid)
         .map_err(|error| CliError::new(Exit::Unreachable, error.to_string()))?;
     Ok(Exit::Ok)
 }

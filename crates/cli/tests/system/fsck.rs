@@ -196,6 +196,40 @@ fn the_wrong_filesystem_costs_nothing() {
     assert_eq!(report["orphans"], Value::from(0), "{report}");
 }
 
+/// The kernel's own number of an XFS is the device's, which is the same after `mkfs`.
+#[test]
+fn p7_a_filesystem_made_anew_on_the_same_device_does_not_take_the_old_one_s_objects_for_its_own() {
+    let mut hsm = Hsm::start(FsKind::Xfs);
+    let old = hsm.file("old", &noise(1, 100_000));
+    hsm.archive(&[&old]);
+    let object = object_of(&hsm, &old);
+    hsm.stop_agent();
+    let config = hsm.site.agent_config();
+    hsm.ok(&["--config", config.to_str().unwrap(), "guard", "stop", "--force"], &[]);
+    let device = hsm.fs.device();
+    let run = |command: &mut std::process::Command| assert!(command.status().unwrap().success(), "{command:?}");
+    run(std::process::Command::new("umount").arg(hsm.fs.path()));
+    let backing = Path::new("/sys/block").join(device.file_name().unwrap()).join("loop/backing_file");
+    let still = || fs::read_to_string(&backing).is_ok_and(|file| Path::new(file.trim()) == hsm.fs.image());
+    testkit::wait_until(LONG, "nobody to use the old filesystem", || !still());
+    run(std::process::Command::new("mkfs.xfs").arg("-qf").arg(hsm.fs.image()));
+    let mount = |options: &str| {
+        let mut command = std::process::Command::new("mount");
+        command.args(["-o", options]).arg(hsm.fs.image()).arg(hsm.fs.path()).status().unwrap().success()
+    };
+    // Another test may have taken the device by now.
+    assert!(mount(&format!("loop={}", device.display())) || mount("loop"));
+    hsm.agent = Some(hsm.site.start_agent());
+    hsm.wait_for_movers();
+    let new = ["one", "two"].map(|name| hsm.file(name, &noise(2, 100_000)));
+    hsm.archive(&new.each_ref().map(PathBuf::as_path));
+    let report = totals(&hsm, &["--repair"], 0);
+    assert_eq!((report["foreign"].as_u64(), report["removed"].as_u64()), (Some(1), Some(0)), "{report}");
+    assert!(object.exists());
+    let report = totals(&hsm, &["--repair", "--foreign"], 0);
+    assert_eq!((report["named"].as_u64(), report["removed"].as_u64()), (Some(2), Some(1)), "{report}");
+}
+
 /// Files are archived, changed, moved about, and removed all the time; whatever fsck removes meanwhile, nothing of it is needed.
 #[test]
 fn p7_repairs_beside_a_working_agent_take_nothing_that_is_named() {

@@ -295,7 +295,7 @@ impl Engine {
         let fs = Arc::new(fs);
         let journal = Arc::new(Journal::start(Arc::clone(&queue), fatal).map_err(EngineError::Thread)?);
         let (messages, incoming) = channel();
-        let guard = guard.map(|setup| connect(setup, fs.fsid, messages.clone())).transpose()?;
+        let guard = guard.map(|setup| connect(setup, fs.kernel_fsid, messages.clone())).transpose()?;
         let group =
             guard.as_ref().map(|g| g.group()).transpose().map_err(EngineError::Thread)?.map(PreContentGroup::from_fd);
         let doubted = crate::shared::reconcile(&fs, queue.as_ref())?;
@@ -550,8 +550,8 @@ fn probe(fs: &Filesystem) -> bool {
     }
 }
 
-fn connect(setup: GuardSetup, fsid: [u8; 8], messages: Sender<Msg>) -> Result<Arc<GuardLink>, LinkError> {
-    GuardLink::connect(setup, fsid, move |event| match crate::filesystem::handle_of(&event.file) {
+fn connect(setup: GuardSetup, kernel_fsid: [u8; 8], messages: Sender<Msg>) -> Result<Arc<GuardLink>, LinkError> {
+    GuardLink::connect(setup, kernel_fsid, move |event| match crate::filesystem::handle_of(&event.file) {
         Ok(handle) => drop(messages.send(Msg::Event(event, handle))),
         Err(error) => {
             tracing::error!(%error, "cannot name the file that somebody wants to read");

@@ -27,7 +27,7 @@ pub(crate) const REGION: u32 = 16_384;
 /// Events a guard takes from the kernel and holds unanswered; more of them stay queued in the kernel.
 pub(crate) const MAX_PENDING: usize = REGION as usize - 512;
 
-/// The guard's socket for a filesystem.
+/// The guard's socket for a filesystem, by its [`sys::mounts::FsInfo::kernel_fsid`]: a guard lasts no longer than the mount does.
 #[must_use]
 pub fn socket_path(socket_dir: &Path, fsid: [u8; 8]) -> PathBuf {
     let hex: String = fsid.iter().map(|b| format!("{b:02x}")).collect();

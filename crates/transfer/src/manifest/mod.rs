@@ -121,7 +121,7 @@ pub struct Inode {
     pub ctime: Timestamp,
     /// Birth, where the filesystem knows it.
     pub btime: Option<Timestamp>,
-    /// The filesystem, as `statfs(2)` names it; zeros when that was not known.
+    /// The filesystem, as `sys::mounts::FsInfo::fsid` names it; zeros when that was not known.
     pub fsid: [u8; 8],
     /// Which inode of that filesystem; two manifests with the same handle are two names of one inode.
     pub handle: Option<FileHandle>,

@@ -128,7 +128,7 @@ pub struct PutOptions<'a> {
 pub struct Origin<'a> {
     /// Relative to its filesystem's root; may be empty.
     pub path: &'a [u8],
-    /// The filesystem, as `statfs(2)` names it; zeros when not known.
+    /// The filesystem, as [`sys::mounts::FsInfo::fsid`] names it; zeros when not known.
     pub fsid: [u8; 8],
 }
 
