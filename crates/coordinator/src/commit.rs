@@ -366,7 +366,8 @@ fn restored(file: &Opened, identity: &Identity, digest: Option<Digest>) -> Resul
     hsm.flags = hsm.flags.without(HsmFlags::RELEASED).without(HsmFlags::LOST);
     write_hsm(&*file.fd, &hsm).map_err(|e| attribute(&e))?;
     // Last: while it says that it is released, whoever has parts of it mapped is protected by the mark.
-    residency::forget(&*file.fd).map_err(|e| attribute(&e))
+    residency::forget_if_marked(&*file.fd);
+    Ok(())
 }
 
 /// Equal content is a clean copy, whatever its times say now; different content is dirty, whatever they say.

@@ -277,7 +277,8 @@ pub(crate) fn emptied(file: &Opened) -> Result<(), StateError> {
     let mut hsm = file.state.hsm;
     hsm.flags = hsm.flags.without(HsmFlags::RELEASED).with(HsmFlags::DIRTY);
     write_hsm(&*file.fd, &hsm)?;
-    crate::ranges::residency::forget(&*file.fd)
+    crate::ranges::residency::forget_if_marked(&*file.fd);
+    Ok(())
 }
 
 fn remove(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<Prepared, Failure> {

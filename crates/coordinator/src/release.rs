@@ -15,7 +15,7 @@ use crate::filesystem::{Filesystem, handle_of, stamp_of};
 use crate::guard::GuardLink;
 use crate::prepare::{EPERM, attribute, is_archived_as_it_is, system};
 use crate::ranges::residency;
-use crate::state::{FileState, write_hsm};
+use crate::state::{FileState, read_hsm, write_hsm};
 use model::{Failure, FileHandle, HsmFlags, HsmState, Timestamp};
 use queue::{Queue, SyncedStamp};
 use std::os::fd::{AsFd, OwnedFd};
@@ -197,11 +197,51 @@ fn punch(candidate: &Candidate) -> Result<u64, Failure> {
     Ok(before.blocks.saturating_sub(after.blocks) * 512)
 }
 
-/// After a restore that failed: what was written is not the file's content, and takes space.
+/// After a restore that failed: what was written is not the file's content, and takes space. Does nothing unless the file says that it is
+/// released: a commit may fail after the file has become an ordinary one, and what is in that is all that its users have.
 pub(crate) fn punch_again(fd: &OwnedFd, size: u64, mtime: Timestamp) {
+    match read_hsm(fd) {
+        Ok(hsm) if hsm.is_released() => {}
+        Ok(_) => return,
+        Err(error) => {
+            return tracing::warn!(%error, "cannot tell whether the file of a restore that failed is released: its blocks stay");
+        }
+    }
     let punched = sys::file::punch_all(fd, size);
     let punched = punched.and_then(|()| sys::file::set_times(fd, None, (mtime.seconds, mtime.nanos)));
     if let Err(error) = punched {
         tracing::warn!(%error, "cannot free the blocks of a restore that failed");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+    use testkit::{FsKind, LoopFs};
+
+    #[test]
+    fn p5_only_what_says_that_it_is_released_is_punched() {
+        for kind in FsKind::ALL {
+            let fs = LoopFs::new(kind, 0);
+            let path = fs.path().join("f");
+            let content = [7; 8192];
+            fs::write(&path, content).unwrap();
+            let fd = OwnedFd::from(fs::OpenOptions::new().read(true).write(true).open(&path).unwrap());
+            let mtime = Timestamp { seconds: 1, nanos: 2 };
+            let archived = HsmState { flags: HsmFlags::EXISTS.with(HsmFlags::ARCHIVED), ..HsmState::default() };
+
+            punch_again(&fd, 8192, mtime);
+            write_hsm(&fd, &archived).unwrap();
+            punch_again(&fd, 8192, mtime);
+            sys::xattr::set(&fd, model::xattr::HSM, b"nonsense").unwrap();
+            punch_again(&fd, 8192, mtime);
+            assert_eq!(fs::read(&path).unwrap(), content, "{kind:?}");
+
+            write_hsm(&fd, &HsmState { flags: archived.flags.with(HsmFlags::RELEASED), ..archived }).unwrap();
+            punch_again(&fd, 8192, mtime);
+            assert_eq!(fs::read(&path).unwrap(), [0; 8192], "{kind:?}");
+            assert_eq!(stamp_of(&sys::file::stamp(&fd).unwrap()).mtime, mtime, "{kind:?}");
+        }
     }
 }

@@ -121,6 +121,17 @@ pub(crate) fn forget(fd: impl AsFd) -> Result<(), StateError> {
     clear(fd, NAME)
 }
 
+/// Takes it off a file that has just become an ordinary one. There it means nothing, so it is no failure when it stays (a full disk
+/// may refuse); a release takes it off before it begins. Where it is not, nothing is touched: on btrfs even that would want space.
+pub(crate) fn forget_if_marked(fd: impl AsFd) {
+    let fd = fd.as_fd();
+    if !matches!(is_marked(fd), Ok(false))
+        && let Err(error) = forget(fd)
+    {
+        tracing::warn!(%error, "a file that is not there in parts any more keeps the mark, which means nothing now");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
