@@ -12,23 +12,51 @@ use model::{Copies, Copy, Digest, FileHandle, Identity, xattr};
 use queue::{Change, NewAction, ObjectRef, OrphanCheck};
 use std::os::fd::AsFd;
 
-/// What stands for the URL, which the archive has not given yet, in the proposed identity of an action that ensures a copy.
-const ENSURE: &str = "sifaka:copy";
+/// What stands for the URL, which the archive has not given yet, in the proposed identity of an action that wants something special: after
+/// this, [`ENSURE`] or [`ANEW`] with a number, or both with a comma between.
+const WISHES: &str = "sifaka:";
+const ENSURE: &str = "copy";
+const ANEW: &str = "anew=";
 
-/// Has the action ensure a copy in its archive, and not move the file's copy there.
-pub(crate) fn ensure(proposed: &mut Identity) {
-    ENSURE.clone_into(&mut proposed.url);
+/// What an archive action wants beside its archive's having the file's content.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wishes {
+    /// A copy is ensured in its archive; the file's copy is not moved there.
+    pub(crate) ensure: bool,
+    /// The file is archived although it is archived as it is, if it is still this version that is (`archive_version` in
+    /// `trusted.hsm`): a later one came after this was asked for, by this action or another.
+    pub(crate) anew: Option<u64>,
+}
+
+impl Wishes {
+    /// Of the action that this identity is proposed to.
+    pub(crate) fn write(self, proposed: &mut Identity) {
+        let words = self.ensure.then(|| ENSURE.to_owned()).into_iter();
+        let words: Vec<String> = words.chain(self.anew.map(|version| format!("{ANEW}{version}"))).collect();
+        if !words.is_empty() {
+            proposed.url = format!("{WISHES}{}", words.join(","));
+        }
+    }
+
+    pub(crate) fn of(action: &NewAction) -> Self {
+        let url = action.identity.url.strip_prefix(WISHES).filter(|_| action.command == model::Command::Archive);
+        let words = || url.into_iter().flat_map(|words| words.split(','));
+        Self {
+            ensure: words().any(|word| word == ENSURE),
+            anew: words().find_map(|word| word.strip_prefix(ANEW)?.parse().ok()),
+        }
+    }
 }
 
 /// Whether an action ensures a copy.
 pub(crate) fn is_ensured(action: &NewAction) -> bool {
-    action.command == model::Command::Archive && action.identity.url == ENSURE
+    Wishes::of(action).ensure
 }
 
 /// The proposed identity as movers may see it.
 pub(crate) fn proposed(action: &NewAction) -> Identity {
     let Identity { uuid, hash, url } = action.identity.clone();
-    Identity { uuid, hash, url: if is_ensured(action) { String::new() } else { url } }
+    Identity { uuid, hash, url: if Wishes::of(action) == Wishes::default() { url } else { String::new() } }
 }
 
 /// The further copies of the content that `state` names, as the file lists them.
@@ -158,12 +186,20 @@ mod tests {
     }
 
     #[test]
-    fn movers_do_not_see_the_mark() {
+    fn movers_do_not_see_what_is_wished() {
         let mut action = crate::engine::removal_action(1, identity("x", 1), String::new(), 0);
         action.command = model::Command::Archive;
-        assert!(!is_ensured(&action));
-        ensure(&mut action.identity);
-        assert!(is_ensured(&action));
-        assert_eq!(proposed(&action), identity("x", 1));
+        for ensure in [false, true] {
+            for anew in [None, Some(0), Some(u64::MAX)] {
+                let wishes = Wishes { ensure, anew };
+                action.identity = identity("x", 1);
+                wishes.write(&mut action.identity);
+                assert_eq!(Wishes::of(&action), wishes);
+                assert_eq!(is_ensured(&action), ensure);
+                assert_eq!(proposed(&action), identity("x", 1));
+            }
+        }
+        action.identity.url = "s3://sifaka:copy".into();
+        assert_eq!((Wishes::of(&action), proposed(&action)), (Wishes::default(), action.identity.clone()));
     }
 }

@@ -2,10 +2,10 @@
 //!
 //! Blocking; runs on the engine's pool, with the inode locked by the engine.
 
-use crate::copies;
+use crate::copies::{self, Wishes};
 use crate::filesystem::{Filesystem, stamp_of};
 use crate::state::{FileState, StateError, read_hsm, write_hsm};
-use model::{Command, Failure, FileHandle, HsmFlags, Identity, Stamp, Timestamp};
+use model::{Command, Failure, FileHandle, HsmFlags, HsmState, Identity, Stamp, Timestamp};
 use queue::NewAction;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -138,6 +138,9 @@ fn archive(
     action: &NewAction,
 ) -> Result<Prepared, Failure> {
     silence(fs, group, handle)?;
+    if let Some(version) = Wishes::of(action).anew {
+        archived_no_more(fs, handle, version)?;
+    }
     let mut file = open(fs, handle, OFlags::RDONLY | OFlags::NOATIME)?;
     if !file.state.belongs_to(handle) {
         // Attributes copied from another file: that file's object is not ours to replace.
@@ -199,6 +202,20 @@ fn archive(
 fn done_before(fs: &Filesystem, mut file: Opened) -> Prepared {
     file.tree_path = fs.tree_path(&*file.fd).unwrap_or_default();
     Prepared::DoneBefore(file)
+}
+
+/// Makes a file dirty that is to be archived anew, if it is still this version that the archive has. Said on the file: it counts for further
+/// copies, too, and after a crash. Before the file is looked at, since it moves ctime.
+fn archived_no_more(fs: &Filesystem, handle: &FileHandle, version: u64) -> Result<(), Failure> {
+    let name = fs.open(handle, OFlags::PATH).map_err(|e| system("opening it by its handle", &e))?;
+    let state = FileState::read(&name).map_err(|e| attribute(&e))?;
+    let hsm = state.hsm;
+    let other = hsm.is_released() || hsm.flags.contains(HsmFlags::NOARCHIVE) || !state.belongs_to(handle);
+    if other || !hsm.is_clean_copy() || hsm.archive_version != version {
+        return Ok(());
+    }
+    let dirty = HsmState { flags: hsm.flags.with(HsmFlags::DIRTY), ..hsm };
+    write_hsm(&name, &dirty).map_err(|e| attribute(&e))
 }
 
 /// Whether the archive holds this content, as far as size and mtime can tell.
@@ -299,4 +316,95 @@ fn remove(fs: &Filesystem, handle: &FileHandle, action: &NewAction) -> Result<Pr
         return Ok(Prepared::Run(None, action.identity.clone()));
     }
     Ok(Prepared::Detach(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::filesystem::handle_of;
+    use model::{ArchiveRecord, Digest};
+    use std::fs;
+    use testkit::{FsKind, LoopFs};
+
+    fn clean() -> HsmFlags {
+        HsmFlags::EXISTS.with(HsmFlags::ARCHIVED)
+    }
+
+    struct Archived {
+        path: std::path::PathBuf,
+        fs: Filesystem,
+        handle: FileHandle,
+        _loop_fs: LoopFs,
+    }
+
+    impl Archived {
+        fn new() -> Self {
+            let loop_fs = LoopFs::new(FsKind::Ext4, 0);
+            let path = loop_fs.path().join("f");
+            fs::write(&path, "content").unwrap();
+            let handle = handle_of(fs::File::open(&path).unwrap()).unwrap();
+            Self { path, fs: Filesystem::at(&loop_fs.path()).unwrap(), handle, _loop_fs: loop_fs }
+        }
+
+        /// As it is now, this version of it is archived under this id.
+        fn says(&self, flags: HsmFlags, archive_version: u64, uuid: &str) {
+            let file = fs::File::open(&self.path).unwrap();
+            let now = stamp_of(&sys::file::stamp(&file).unwrap());
+            let hash = Some(Digest::Blake3([1; 32]));
+            let state = FileState {
+                hsm: HsmState { compat: 0, flags, archive_id: 1, archive_version },
+                identity: Identity { uuid: uuid.into(), hash, url: String::new() },
+                record: Some(ArchiveRecord { size: now.size, mtime: now.mtime, inode: self.handle.clone() }),
+            };
+            state.write(&file).unwrap();
+        }
+
+        fn flags(&self) -> HsmFlags {
+            read_hsm(fs::File::open(&self.path).unwrap()).unwrap().flags
+        }
+
+        fn prepared(&self, wishes: Wishes, proposed: &str) -> Prepared {
+            let mut identity = Identity { uuid: proposed.into(), ..Identity::default() };
+            wishes.write(&mut identity);
+            let action = crate::engine::removal_action(1, identity, String::new(), 0);
+            let action = NewAction { command: Command::Archive, file: Some(self.handle.clone()), ..action };
+            prepare(&self.fs, None, &action)
+        }
+    }
+
+    #[test]
+    fn what_is_archived_by_force_is_archived_once() {
+        let file = Archived::new();
+        for ensure in [false, true] {
+            let forced = Wishes { ensure, anew: Some(4) };
+            file.says(clean(), 4, "old");
+            assert!(matches!(file.prepared(Wishes { anew: None, ..forced }, "new"), Prepared::Done(_)));
+            assert_eq!(file.flags(), clean());
+            // Also when a life of the agent ends in between.
+            for _ in 0..2 {
+                let Prepared::Run(Some(opened), identity) = file.prepared(forced, "new") else {
+                    panic!("it is not archived")
+                };
+                assert_eq!((identity.uuid.as_str(), identity.url.as_str()), ("new", ""));
+                assert!(opened.state.hsm.flags.contains(HsmFlags::DIRTY));
+            }
+            // By this action, or another that came after it was asked for.
+            for uuid in ["new", "other"] {
+                file.says(clean(), 5, uuid);
+                assert!(!matches!(file.prepared(forced, "new"), Prepared::Run(..)), "{uuid}");
+                assert_eq!(file.flags(), clean(), "{uuid}");
+            }
+        }
+    }
+
+    #[test]
+    fn p2_force_keeps_its_hands_off_files_that_were_released_meanwhile() {
+        let file = Archived::new();
+        let forced = Wishes { ensure: false, anew: Some(4) };
+        for flags in [clean().with(HsmFlags::RELEASED), clean().with(HsmFlags::NOARCHIVE)] {
+            file.says(flags, 4, "old");
+            assert!(!matches!(file.prepared(forced, "new"), Prepared::Run(..)));
+            assert_eq!(file.flags(), flags);
+        }
+    }
 }

@@ -1,12 +1,12 @@
 //! Requests of users and policies: which of the files they name need an action, and which cannot have it.
 
-use crate::copies;
+use crate::copies::{self, Wishes};
 use crate::engine::{Archives, Engine, Refusal, Target};
 use crate::filesystem::{handle_of, stamp_of};
 use crate::prepare::{ENOENT, EPERM, attribute, is_archived_as_it_is, system};
 use crate::record::{self, Entry};
-use crate::state::{FileState, write_hsm};
-use model::{ActionData, ActionId, Class, Command, Failure, HsmFlags, HsmState, Identity, Stamp};
+use crate::state::FileState;
+use model::{ActionData, ActionId, Class, Command, Failure, HsmFlags, Identity, Stamp};
 use queue::{NewAction, RequestId};
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -228,16 +228,12 @@ impl Engine {
                 "it is marked noarchive; clear the mark with `sifaka set --clear noarchive`",
             ));
         }
-        if clean && request.force && missing.iter().any(|id| has(*id)) {
-            // Said on the file, so that the action is not taken for done after a crash either.
-            let dirty = HsmState { flags: hsm.flags.with(HsmFlags::DIRTY), ..hsm };
-            write_hsm(fd, &dirty).map_err(|e| attribute(&e))?;
-        }
+        // Nothing is written here: the file's inode is not locked, and a release may be about to set its flags.
+        let anew = clean && request.force && missing.iter().any(|id| has(*id));
+        let wishes = Wishes { ensure: wanted.ensure, anew: anew.then_some(hsm.archive_version) };
         let propose = |archive_id| {
             let mut identity = Identity { uuid: uuid::Uuid::new_v4().to_string(), ..Identity::default() };
-            if wanted.ensure {
-                copies::ensure(&mut identity);
-            }
+            wishes.write(&mut identity);
             (archive_id, identity)
         };
         Ok(missing.into_iter().map(propose).collect())
