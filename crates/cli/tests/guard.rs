@@ -232,3 +232,33 @@ fn p5_no_reader_gets_through_when_the_guard_is_killed() {
         assert_eq!(g.link.info().waiting, 0);
     }
 }
+
+#[test]
+fn p5_an_event_that_outlived_two_guards_lets_nobody_else_through() {
+    let g = guarded(FsKind::Ext4);
+    let paths: Vec<_> = (0..8).map(|i| g.file(&format!("released{i}"), b"00000000")).collect();
+    paths.iter().for_each(|path| g.release(path));
+    let ask = || {
+        let readers: Vec<_> = paths.iter().map(|path| cat(path)).collect();
+        let events: Vec<_> = paths.iter().map(|_| g.next()).collect();
+        (readers, events)
+    };
+    let (old_readers, old) = ask();
+    for _ in 0..2 {
+        let before = g.link.info();
+        sys::process::PidFd::open(before.pid.cast_signed()).unwrap().kill(9).unwrap();
+        wait_until(Duration::from_secs(10), "another guard", || g.link.info().guard_restarts > before.guard_restarts);
+    }
+    for out in old_readers.into_iter().map(output) {
+        assert!(refused(&out), "{out:?}");
+    }
+    // The third guard's numbers are those of the first.
+    let (new_readers, new) = ask();
+    old.into_iter().for_each(PendingEvent::allow);
+    g.asks_nothing();
+    assert_eq!(g.link.info().waiting, 8, "the old ones have their answer");
+    new.into_iter().for_each(|event| event.deny(5));
+    for out in new_readers.into_iter().map(output) {
+        assert!(refused(&out), "{out:?}");
+    }
+}

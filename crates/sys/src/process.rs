@@ -7,6 +7,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, Resource, Rlimit, Signal};
 
@@ -21,7 +22,8 @@ pub struct PidFd {
 impl PidFd {
     /// `ESRCH` when there is no such process; `EINVAL` for numbers that are none.
     pub fn open(pid: i32) -> io::Result<Self> {
-        let pid = Pid::from_raw(pid).ok_or(Errno::INVAL)?;
+        // `from_raw` panics at negative numbers.
+        let pid = Some(pid).filter(|pid| *pid > 0).and_then(Pid::from_raw).ok_or(Errno::INVAL)?;
         Ok(Self { fd: rustix::process::pidfd_open(pid, PidfdFlags::empty())? })
     }
 
@@ -41,6 +43,19 @@ impl PidFd {
 impl AsFd for PidFd {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+}
+
+/// Whether the process has ended, reaped or not. In doubt it has not: of number 0, by which processes outside our namespace go, and when no
+/// descriptor is to be had.
+#[must_use]
+pub fn has_ended(pid: i32) -> bool {
+    match PidFd::open(pid) {
+        Ok(process) => {
+            let mut poll = [PollFd::new(&process, PollFlags::IN)];
+            rustix::event::poll(&mut poll, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+        }
+        Err(error) => error.raw_os_error() == Some(libc::ESRCH),
     }
 }
 
@@ -198,6 +213,20 @@ mod tests {
         child.kill().unwrap();
         child.wait().unwrap();
         assert_eq!((real_uid(child.id() as i32), real_uid(0), real_uid(-1)), (None, None, None));
+    }
+
+    #[test]
+    fn one_that_was_killed_has_ended_whether_reaped_or_not() {
+        let mut child = Command::new("sleep").arg("1000").spawn().unwrap();
+        let pid = child.id() as i32;
+        assert!(!has_ended(pid));
+        child.kill().unwrap();
+        while !has_ended(pid) {
+            std::thread::yield_now();
+        }
+        child.wait().unwrap();
+        assert!(has_ended(pid));
+        assert!(!has_ended(0) && !has_ended(-1) && !has_ended(std::process::id() as i32));
     }
 
     #[test]

@@ -391,23 +391,40 @@ impl GuardLink {
 
     fn answer(&self, seq: u64, generation: u64, number: i32, errno: i32) {
         let current = {
-            let mut state = self.state.lock();
-            state.outstanding.remove(&seq);
+            let state = self.state.lock();
+            if !state.outstanding.contains_key(&seq) {
+                // Answered when the guard died that came after its own: its number may be another event's by now.
+                return;
+            }
             state.generation
         };
-        if generation == current && self.tell(&ToGuard::Answer { seq, errno }, &[], Some(generation)).is_ok() {
+        let told = generation == current && self.tell(&ToGuard::Answer { seq, errno }, &[], Some(generation)).is_ok();
+        // With the lock, so that no other guard takes the number meanwhile.
+        let mut state = self.state.lock();
+        if state.outstanding.remove(&seq).is_none() || told && state.generation == generation {
             return;
         }
-        // The guard that took the event is gone: nobody but us knows it.
-        let group = Arc::clone(&self.state.lock().group);
-        let verdict = if errno == 0 { Verdict::Allow } else { Verdict::Deny(errno) };
-        let _ = group.answer(number, verdict);
+        let verdict = match errno {
+            // The guard died, and whether it had heard the answer, nobody knows. If it took another event under the number then, that one
+            // must not be let through.
+            _ if told => Verdict::Deny(EIO),
+            // The guard that took the event is gone: nobody but us knows it.
+            0 => Verdict::Allow,
+            errno => Verdict::Deny(errno),
+        };
+        if !state.outstanding.values().any(|other| *other == number) {
+            let _ = state.group.answer(number, verdict);
+        }
     }
 
     fn take(self: &Arc<Self>, bytes: &[u8], mut fds: Vec<OwnedFd>, on_event: &impl Fn(PendingEvent)) {
         match ToAgent::decode(bytes) {
             Some(ToAgent::Event { seq, number, pid, mask, range }) => {
-                let Some(file) = fds.pop() else { return };
+                let Some(file) = fds.pop() else {
+                    tracing::error!(pid, "no descriptor is left for the file of an access: its reader gets an error");
+                    let _ = self.tell(&ToGuard::Answer { seq, errno: EIO }, &[], None);
+                    return;
+                };
                 if self.is_trusted(pid) {
                     // Taken by a guard before it knew the process; hearing of it, the guard lets it through.
                     return;
@@ -453,6 +470,10 @@ impl GuardLink {
                 let _ = child.kill();
                 let _ = child.wait();
             }
+            // Events of two guards ago: their numbers are those that the next guard uses, and must not mean two events.
+            let again = if state.floor == 0 { REGION } else { 0 };
+            let again = again.cast_signed()..(again + REGION).cast_signed();
+            state.outstanding.retain(|_, number| !again.contains(number));
             let known: HashSet<i32> = state.outstanding.values().copied().collect();
             (Arc::clone(&state.group), state.floor, known, state.guard_pid)
         };
@@ -462,9 +483,6 @@ impl GuardLink {
         for number in 0..2 * REGION {
             let number = number.cast_signed();
             if !known.contains(&number) {
-                let _ = group.answer(number, Verdict::Deny(EIO));
-            } else if (floor.cast_signed()..(floor + REGION).cast_signed()).contains(&number) {
-                // Still unanswered from two guards ago, and its number may come again: it must not mean two events.
                 let _ = group.answer(number, Verdict::Deny(EIO));
             }
         }

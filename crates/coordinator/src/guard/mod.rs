@@ -24,7 +24,8 @@ use std::path::{Path, PathBuf};
 /// other one. So a number never means two events.
 pub(crate) const REGION: u32 = 16_384;
 
-/// Events a guard takes from the kernel and holds unanswered; more of them stay queued in the kernel.
+/// Events a guard holds unanswered. When there are so many, further accesses to released files fail at once with EBUSY: left with
+/// the kernel they would keep those behind them waiting that need nothing, and the agent's own.
 pub(crate) const MAX_PENDING: usize = REGION as usize - 512;
 
 /// The guard's socket for a filesystem, by its [`sys::mounts::FsInfo::kernel_fsid`]: a guard lasts no longer than the mount does.

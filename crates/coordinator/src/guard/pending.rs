@@ -41,8 +41,19 @@ impl Pending {
 
     /// Removes all that this process waits for.
     pub(super) fn take_of(&mut self, pid: i32) -> Vec<Waiting> {
-        let seqs: Vec<u64> = self.waiting.iter().filter(|(_, w)| w.pid == pid).map(|(seq, _)| *seq).collect();
+        self.take(|waiting| waiting.pid == pid)
+    }
+
+    fn take(&mut self, which: impl Fn(&Waiting) -> bool) -> Vec<Waiting> {
+        let seqs: Vec<u64> = self.waiting.iter().filter(|(_, w)| which(w)).map(|(seq, _)| *seq).collect();
         seqs.into_iter().filter_map(|seq| self.remove(seq)).collect()
+    }
+
+    /// Removes all that processes wait for of which `ended` says that they do not any more. Each is asked about once.
+    pub(super) fn take_ended(&mut self, ended: impl Fn(i32) -> bool) -> Vec<Waiting> {
+        let pids: BTreeSet<i32> = self.waiting.values().map(|waiting| waiting.pid).collect();
+        let pids: BTreeSet<i32> = pids.into_iter().filter(|pid| ended(*pid)).collect();
+        self.take(|waiting| pids.contains(&waiting.pid))
     }
 
     /// A new agent has been told nothing.
@@ -61,5 +72,10 @@ impl Pending {
 
     pub(super) fn len(&self) -> usize {
         self.waiting.len()
+    }
+
+    #[cfg(test)]
+    pub(super) fn waiting_pids(&self) -> BTreeSet<i32> {
+        self.waiting.values().map(|waiting| waiting.pid).collect()
     }
 }

@@ -15,14 +15,23 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 use sys::fanotify::{EventBuffer, OPEN_PERM, PermissionEvent, PreContentGroup, Verdict};
 use sys::signals::Signals;
 
 const EIO: i32 = 5;
+const EBUSY: i32 = 16;
 const SIGHUP: i32 = 1;
 const SIGTERM: i32 = 15;
 const SIGINT: i32 = 2;
+
+/// What one read of events fills at most; an event takes 24 bytes or more, and a descriptor.
+const EVENT_BYTES: usize = 8 << 10;
+/// Descriptors of the guard's own, with those of the processes that it trusts.
+const OWN_DESCRIPTORS: usize = 128;
+const _: () = assert!(MAX_PENDING + EVENT_BYTES / 24 + OWN_DESCRIPTORS <= REGION as usize);
+/// How often a guard that holds all the events that it can looks for readers that are gone.
+const LOOK_FOR_GONE: Duration = Duration::from_secs(1);
 
 /// How a guard is started.
 #[derive(Debug)]
@@ -69,7 +78,9 @@ pub fn run(options: GuardOptions) -> io::Result<()> {
         agent: None,
         holds: HashMap::new(),
         resident: Resident::default(),
-        buffer: EventBuffer::with_capacity(64 << 10),
+        buffer: EventBuffer::with_capacity(EVENT_BYTES),
+        most_waiting: MAX_PENDING,
+        looked_for_gone: None,
         done: false,
     };
     guard.serve(&signals, &listener, &mounts)?;
@@ -124,6 +135,9 @@ struct Guard {
     /// Parts of released files that are there.
     resident: Resident,
     buffer: EventBuffer,
+    /// See [`MAX_PENDING`].
+    most_waiting: usize,
+    looked_for_gone: Option<Instant>,
     done: bool,
 }
 
@@ -164,11 +178,10 @@ impl Guard {
     fn wait(&self, signals: BorrowedFd<'_>, listener: BorrowedFd<'_>, mounts: BorrowedFd<'_>) -> io::Result<Ready> {
         let none = PollFlags::empty();
         let dying = self.trusted.dying();
-        let group = if self.pending.len() < MAX_PENDING { PollFlags::IN } else { none };
         let accepting = if dying.is_empty() { PollFlags::IN } else { none };
         let mut fds = vec![
             PollFd::from_borrowed_fd(signals, PollFlags::IN),
-            PollFd::from_borrowed_fd(self.group.as_fd(), group),
+            PollFd::from_borrowed_fd(self.group.as_fd(), PollFlags::IN),
             PollFd::from_borrowed_fd(listener, accepting),
             PollFd::from_borrowed_fd(mounts, PollFlags::PRI),
         ];
@@ -232,7 +245,29 @@ impl Guard {
             self.answer(waiting.number, Verdict::Allow);
             return;
         }
+        if self.pending.len() >= self.most_waiting {
+            self.forget_who_is_gone();
+        }
+        if self.pending.len() >= self.most_waiting {
+            self.answer(waiting.number, Verdict::Deny(EBUSY));
+            return;
+        }
         self.pending.add(waiting);
+    }
+
+    /// The kernel does not say that a process was killed while it waited.
+    fn forget_who_is_gone(&mut self) {
+        if self.looked_for_gone.is_some_and(|at| at.elapsed() < LOOK_FOR_GONE) {
+            return;
+        }
+        let gone = self.pending.take_ended(sys::process::has_ended);
+        for waiting in &gone {
+            // It frees what the kernel keeps of the event.
+            self.answer(waiting.number, Verdict::Deny(EIO));
+        }
+        let (gone, left) = (gone.len(), self.pending.len());
+        log(&format!("{left} accesses wait, and no more can; those of {gone} processes that are gone were forgotten"));
+        self.looked_for_gone = Some(Instant::now());
     }
 
     /// Whether somebody reads only parts of a released file that the agent said are there.
@@ -482,3 +517,6 @@ fn log(text: &str) {
         let _ = stderr.lock().write_all(format!("guard[{}]: {text}\n", std::process::id()).as_bytes());
     }
 }
+
+#[cfg(test)]
+mod tests;
