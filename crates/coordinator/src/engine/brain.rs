@@ -61,6 +61,8 @@ pub(super) struct Brain {
     /// What was accepted before this was accepted by an agent before this one: a mover may have begun it.
     pub(super) started_ms: u64,
     next_due: Option<Instant>,
+    /// See [`Self::gone_tick`].
+    pub(super) looked_for_gone: Instant,
     /// Entries that wait for an inode: they take room like others, however many there are for one file.
     pub(super) parked: usize,
     /// The queue was asked when its next entry is due, and nothing has come since.
@@ -110,6 +112,7 @@ impl Brain {
             next_ephemeral: super::job::EPHEMERAL,
             next_ticket: 1,
             next_due: None,
+            looked_for_gone: Instant::now(),
             parked: 0,
             looked_ahead: false,
             stopping: None,
@@ -203,6 +206,7 @@ impl Brain {
         self.truncations_tick();
         self.cancels_tick();
         self.parts_tick();
+        self.gone_tick();
     }
 
     /// Something is to be done then.
@@ -689,6 +693,10 @@ impl Brain {
 
     pub(super) fn count_blocked(&self, change: i64) {
         self.shared.blocked_readers.fetch_add(change.cast_unsigned(), Ordering::Relaxed);
+    }
+
+    pub(super) fn blocked_readers(&self) -> u64 {
+        self.shared.blocked_readers.load(Ordering::Relaxed)
     }
 
     pub(super) fn block(&mut self, file: &FileHandle, event: crate::guard::PendingEvent) {

@@ -7,6 +7,7 @@
 mod administration;
 mod brain;
 mod callers;
+mod gone;
 mod job;
 mod lanes;
 mod objects;
