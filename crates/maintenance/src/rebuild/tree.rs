@@ -19,6 +19,8 @@ use sys::{Mode, OFlags};
 
 /// Only root may enter, and the sticky bit, which makes no sense for such a directory, marks it.
 const UNFINISHED: u32 = 0o1700;
+/// What the kernel adds below a directory that has it.
+const SETGID: u32 = 0o2000;
 
 /// Where everything goes.
 pub(crate) struct Tree {
@@ -88,23 +90,31 @@ impl Tree {
         let mut at = Arc::clone(&self.root);
         for name in path.split(|byte| *byte == b'/') {
             let name = OsStr::from_bytes(name);
-            match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(UNFINISHED)) {
-                Ok(()) | Err(Errno::EXIST) => {}
+            let made = match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(UNFINISHED)) {
+                Ok(()) => true,
+                Err(Errno::EXIST) => false,
                 Err(error) => return Err(error.into()),
-            }
+            };
             at = Arc::new(sys::file::open_beneath(&at, name, flags, Mode::empty())?);
+            if made {
+                mark_unfinished(&at)?;
+            }
         }
         Ok(Directory::Open(at))
     }
 }
 
-/// Whether a directory was made by a rebuild and is not finished.
+/// Whether a directory was made by a rebuild and is not finished. Below a setgid directory, or on a mount with `grpid`, one that was just
+/// made has the group of the directory that it is in, and the setgid bit; a crash may have left it so.
 pub(crate) fn is_unfinished(stamp: &FileStamp) -> bool {
-    stamp.mode & 0o7777 == UNFINISHED && (stamp.uid, stamp.gid) == (0, 0)
+    stamp.mode & (0o7777 & !SETGID) == UNFINISHED && stamp.uid == 0
 }
 
-/// Marks a directory as to be finished.
+/// Marks a directory as to be finished: it is root's alone until then.
 pub(crate) fn mark_unfinished(fd: impl AsFd) -> io::Result<()> {
+    // The owner first: a mode that root's directories only may have must not be left on somebody else's.
+    rustix::fs::fchown(&fd, Some(rustix::fs::Uid::ROOT), Some(rustix::fs::Gid::ROOT))?;
+    // Also where a default ACL has taken something away from the mode.
     Ok(rustix::fs::fchmod(fd, Mode::from_raw_mode(UNFINISHED))?)
 }
 

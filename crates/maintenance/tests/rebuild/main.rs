@@ -142,6 +142,49 @@ fn a_planted_link_leads_nowhere() {
     assert!(!outside.join("file").exists());
 }
 
+/// Directories made there have its group and its setgid bit from the start.
+#[test]
+fn p8_a_tree_is_finished_below_a_directory_that_hands_its_group_down() {
+    for kind in FsKind::ALL {
+        let original = LoopFs::new(kind, 64);
+        let part = original.path().join("part");
+        fs::create_dir_all(part.join("a/b/c")).unwrap();
+        fs::write(part.join("a/b/c/file"), "content").unwrap();
+        for (path, mode, owner) in [("a/b/c", 0o2750, 7), ("a/b", 0o711, 8), ("a", 0o1777, 0), ("", 0o755, 9)] {
+            std::os::unix::fs::chown(part.join(path), Some(owner), Some(owner)).unwrap();
+            fs::set_permissions(part.join(path), fs::Permissions::from_mode(mode)).unwrap();
+        }
+        let archive = Archived::of(&original.path());
+        let fresh = LoopFs::new(kind, 64);
+        for (name, recorded, killed) in [("whole", "part", false), ("below", "part/a", true)] {
+            let parent = fresh.path().join(name);
+            fs::create_dir(&parent).unwrap();
+            std::os::unix::fs::chown(&parent, Some(77), Some(4242)).unwrap();
+            fs::set_permissions(&parent, fs::Permissions::from_mode(0o2775)).unwrap();
+            if killed {
+                fs::create_dir(parent.join("b")).unwrap();
+                fs::set_permissions(parent.join("b"), fs::Permissions::from_mode(0o3700)).unwrap();
+            }
+            let mut options = options(&parent);
+            options.prefix = recorded.as_bytes().to_vec();
+            let found = Collected::default();
+            let counts = rebuild(&archive.store, &options, &found).unwrap();
+            assert_eq!((found.problems(), counts.failed), (vec![], 0));
+            let mut expected = facts(&original.path().join(recorded));
+            let mut actual = facts(&parent);
+            if killed {
+                // There was something in it: it is left as it was.
+                assert_eq!(fs::metadata(&parent).unwrap().permissions().mode() & 0o7777, 0o2775);
+                expected.remove(std::path::Path::new(""));
+                actual.remove(std::path::Path::new(""));
+            }
+            kit::assert_same(&expected, &actual);
+            let again = rebuild(&archive.store, &options, &found).unwrap();
+            assert_eq!(again.directories, 0, "{again:?}");
+        }
+    }
+}
+
 #[test]
 fn a_part_of_the_tree_can_be_brought_elsewhere() {
     let original = LoopFs::new(FsKind::Xfs, 300);
