@@ -97,6 +97,7 @@ impl Bench {
         let mut agent = PdmAgent::start(scratch.join("agent.sock").to_str().unwrap());
         let mover = Mover::start(scratch.path());
         let (_, handle) = agent.registration();
+        agent.reports_opened();
         Self { agent, mover: Some(mover), handle, scratch }
     }
 
@@ -124,6 +125,7 @@ impl Bench {
         }
         self.mover = Some(Mover::start(self.scratch.path()));
         (_, self.handle) = self.agent.registration();
+        self.agent.reports_opened();
         last
     }
 

@@ -1,12 +1,15 @@
 //! A whole mover: it sleeps. The data of an action says how: `sleep MS` looks every 10 ms whether it was cancelled,
-//! `hang` never looks.
+//! `until PATH` too, and ends when there is such a file; `hang` never looks. It says when it begins an action, and when it
+//! begins no more.
 //!
 //! Started by an agent as any mover is; arguments: threads (1), and how long to wait for running actions at the end in
 //! milliseconds (30000).
 
-use sifaka_plugin::{Archive, Capabilities, Environment, Mover, Plugin, PluginError, Reply, Task, Workers};
+use model::ActionId;
+use sifaka_plugin::{Archive, Capabilities, Environment, Handler, Mover, Plugin, PluginError, Reply, Task, Workers};
 use std::error::Error;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,17 +23,42 @@ impl Mover for Sleeper {
         if data == "hang" {
             std::thread::sleep(Duration::MAX);
         }
-        let Some(ms) = data.strip_prefix("sleep ").and_then(|ms| ms.parse().ok()) else {
-            return reply.fail(model::Failure::permanent(22, format!("{data:?} is not `sleep MS`")));
+        let begun = Instant::now();
+        let is_over = || match data.split_once(' ') {
+            Some(("sleep", ms)) => ms.parse().ok().map(|ms| begun.elapsed() >= Duration::from_millis(ms)),
+            Some(("until", path)) => Some(Path::new(path).exists()),
+            _ => None,
         };
-        let end = Instant::now() + Duration::from_millis(ms);
-        while Instant::now() < end {
+        loop {
+            match is_over() {
+                Some(true) => break,
+                Some(false) => {}
+                None => return reply.fail(model::Failure::permanent(22, format!("{data:?} is nothing to do"))),
+            }
             if reply.is_cancelled() {
                 return reply.fail(model::Failure::cancelled());
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         reply.done(task.identity);
+    }
+}
+
+/// Says so when it is told to drain.
+struct Telling(Workers);
+
+impl Handler for Telling {
+    fn accept(&self, task: Task, reply: Reply) {
+        self.0.accept(task, reply);
+    }
+
+    fn cancel(&self, id: ActionId) {
+        self.0.cancel(id);
+    }
+
+    fn drain(&self) {
+        self.0.drain();
+        println!("draining");
     }
 }
 
@@ -42,7 +70,7 @@ fn serve() -> Result<(), Box<dyn Error>> {
         id: 1,
         capabilities: Capabilities::default(),
         credits: 0,
-        handler: Arc::new(Workers::start("sleeper", threads, Sleeper)?),
+        handler: Arc::new(Telling(Workers::start("sleeper", threads, Sleeper)?)),
     };
     let plugin = Plugin::new(Environment::from_env()?, "sleeper").drain_timeout(Duration::from_millis(drain_ms));
     plugin.run(vec![archive])?;

@@ -58,6 +58,6 @@ async fn an_agent_that_never_answers_is_not_waited_for_long() {
     let asked = Instant::now();
     let end = Plugin::new(environment, "test mover").serve_until(vec![archive], async {}).await;
     end.unwrap();
-    assert!(asked.elapsed() < Duration::from_secs(15), "{:?}", asked.elapsed());
+    assert!(asked.elapsed() < Duration::from_secs(60), "{:?}", asked.elapsed());
     was_half_closed.try_recv().unwrap();
 }

@@ -15,7 +15,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 use tokio_stream::{Stream, StreamExt, wrappers::UnixListenerStream};
 use tonic::{Request, Response, Status, Streaming};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Something the mover did.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub enum Event {
     ActionsOpened(u64),
     /// It closed the stream of actions of a handle, or its connection ended.
     ActionsClosed(u64),
+    /// It opened the stream of reports.
+    StatusesOpened,
     /// It reported.
     Status(Box<ActionStatus>),
     /// It closed the stream of reports: in order, or with this error.
@@ -159,6 +161,15 @@ impl PdmAgent {
         })
     }
 
+    /// Waits until the mover has opened its stream of reports: only then its end, however it comes, ends that stream.
+    ///
+    /// # Panics
+    /// When it does not.
+    #[track_caller]
+    pub fn reports_opened(&mut self) {
+        self.wait_for("the stream of reports", |event| matches!(event, Event::StatusesOpened).then_some(()));
+    }
+
     /// Waits for the next report, of progress or an end.
     ///
     /// # Panics
@@ -243,6 +254,7 @@ impl DataMover for Service {
     }
 
     async fn status_stream(&self, request: Request<Streaming<ActionStatus>>) -> Result<Response<Empty>, Status> {
+        self.0.tell(Event::StatusesOpened);
         let mut statuses = request.into_inner();
         while let Some(status) = statuses.next().await {
             match status {

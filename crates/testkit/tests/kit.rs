@@ -9,10 +9,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use sifaka_testkit::process::Process;
 use sifaka_testkit::tree::{TreeSpec, assert_same, differences, snapshot};
 use sifaka_testkit::{Daemon, FsKind, LoopFs, Scratch, Site, faults, sifaka_binary, wait_until};
 
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(60);
 
 fn shell(script: &str) -> Command {
     let mut command = Command::new("sh");
@@ -99,13 +100,13 @@ fn a_daemon_is_heard_signalled_and_waited_for() {
 fn one_process_of_a_group_can_be_killed_and_the_rest_goes_with_the_daemon() {
     let daemon = Daemon::spawn("sh", shell("sleep 601 & sleep 602 & echo up; wait"));
     daemon.wait_for_line("up", SOON);
-    wait_until(SOON, "both children", || daemon.processes("sleep 60").len() >= 2);
-    let first =
-        daemon.processes("sleep 601").into_iter().find(|process| process.command_line.starts_with("sleep")).unwrap();
+    // Not before they run their own program: until then they have the shell's command line, which names both.
+    let sleeps = |process: &Process| process.command_line.starts_with("sleep 60");
+    wait_until(SOON, "both children", || daemon.processes("sleep 60").iter().filter(|p| sleeps(p)).count() == 2);
+    let first = daemon.processes("sleep 601").into_iter().find(sleeps).unwrap();
     first.kill();
     assert!(!runs(first.pid) && daemon.status().is_none());
-    let second =
-        daemon.processes("sleep 602").into_iter().find(|process| process.command_line.starts_with("sleep")).unwrap();
+    let second = daemon.processes("sleep 602").into_iter().find(sleeps).unwrap();
     daemon.kill();
     assert!(runs(second.pid), "kill is for the process alone");
     drop(daemon);

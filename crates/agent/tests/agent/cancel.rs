@@ -74,7 +74,7 @@ async fn a_mover_that_cannot_is_not_told_and_its_result_stands() {
 
 #[tokio::test]
 async fn stop_waits_for_running_actions_and_takes_no_new_ones() {
-    let fixture = Fixture::start().await;
+    let fixture = Fixture::start_with(|_, _, services| services.drain = std::time::Duration::from_secs(3600)).await;
     let mut mover = fixture.mover(10).await;
     fixture.push(0..1);
     let id = mover.take(1).await[0];

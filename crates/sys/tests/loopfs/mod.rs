@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use tempfile::TempDir;
 
@@ -32,7 +33,7 @@ impl LoopFs {
         let image = filesystem.directory.path().join("image");
         std::fs::File::create(&image).unwrap().set_len(mebibytes << 20).unwrap();
         run(Command::new(format!("mkfs.{kind}")).args(options).arg(&image));
-        run(Command::new("mount").args(["-t", kind, "-o", "loop"]).arg(&image).arg(filesystem.root()));
+        mount(kind, &image, &filesystem.root());
         filesystem
     }
 
@@ -55,6 +56,20 @@ impl Drop for LoopFs {
     fn drop(&mut self) {
         // Lazily, so that a failed test with open files leaves no mount behind; `-o loop` frees the device with it.
         let _ = sifaka_sys::mounts::unmount(self.root(), true);
+    }
+}
+
+/// With a loop device that is free. Another test may be faster to take it: then with another one.
+fn mount(kind: &str, image: &Path, root: &Path) {
+    for attempt in 1.. {
+        let output = Command::new("mount").args(["-t", kind, "-o", "loop"]).arg(image).arg(root).output().unwrap();
+        if output.status.success() {
+            return;
+        }
+        let text = String::from_utf8_lossy(&output.stderr);
+        let lost_race = text.contains("loop device") || text.contains("busy");
+        assert!(lost_race && attempt < 50, "mount of {kind} (attempt {attempt}): {text}");
+        std::thread::sleep(Duration::from_millis(20 * attempt));
     }
 }
 
