@@ -8,7 +8,8 @@
 //! When few files wait, `syncfs` may cost more than it saves (it writes back other people's data too): then each is synced by
 //! itself, and its directory after it.
 //!
-//! A failed sync fails everything it was to make durable, and removes it: whether the data is there is not known.
+//! A failed sync fails everything it was to make durable, and removes it: whether the data is there is not known. It may have failed for
+//! files that were still being written, too, and `syncfs` tells of a failure only once: those are synced by themselves when their turn comes.
 
 use super::directories::Directories;
 use super::root::Root;
@@ -16,6 +17,7 @@ use super::session::Written;
 use crate::{Durability, TransferError};
 use model::ObjectId;
 use parking_lot::{Condvar, Mutex};
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -57,7 +59,8 @@ impl GroupSync {
     pub(super) fn start(root: Arc<Root>, durability: Arc<dyn Durability>) -> io::Result<Self> {
         let shared = Arc::new(Shared { waiting: Mutex::default(), arrived: Condvar::new(), room: Condvar::new() });
         let directories = Directories::new(root.clone(), durability.clone());
-        let syncer = Syncer { root, durability, shared: shared.clone(), directories };
+        let filesystem = root.open_for_syncs()?;
+        let syncer = Syncer { root, filesystem, durability, shared: shared.clone(), directories };
         let thread = std::thread::Builder::new().name("group-sync".to_owned()).spawn(move || syncer.run())?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -98,6 +101,8 @@ struct Named {
 
 struct Syncer {
     root: Arc<Root>,
+    /// For `syncfs`, and nobody else's.
+    filesystem: File,
     durability: Arc<dyn Durability>,
     shared: Arc<Shared>,
     directories: Directories,
@@ -133,17 +138,30 @@ impl Syncer {
 
     /// One sync for all. Gives back what has its name and waits for the next one.
     fn cycle(&self, named: Vec<Named>, batch: Vec<Item>) -> Vec<Named> {
-        let synced = self.durability.sync_filesystem(self.root.dir());
+        let synced = self.durability.sync_filesystem(&self.filesystem);
+        if synced.is_err() {
+            self.root.sync_has_failed();
+        }
         for object in named {
             self.acknowledge(object, &synced);
         }
         let mut next = Vec::with_capacity(batch.len());
         for item in batch {
             match (item, &synced) {
-                (Item::Publish { written, id, done, .. }, Ok(())) => match written.place(&self.root, &id) {
-                    Ok(replaced) => next.push(Named { id, replaced, done }),
-                    Err(e) => done(Err(self.not_named(&id, e))),
-                },
+                (Item::Publish { written, id, synced, done }, Ok(())) => {
+                    if !synced
+                        && written.may_have_failed(&self.root)
+                        && let Err((e, _)) = written.sync(&*self.durability)
+                    {
+                        drop(written);
+                        done(Err(self.not_durable(&id, &e)));
+                        continue;
+                    }
+                    match written.place(&self.root, &id) {
+                        Ok(replaced) => next.push(Named { id, replaced, done }),
+                        Err(e) => done(Err(self.not_named(&id, e))),
+                    }
+                }
                 (Item::Publish { written, id, done, .. }, Err(e)) => {
                     drop(written);
                     done(Err(self.not_durable(&id, e)));

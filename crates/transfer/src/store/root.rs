@@ -11,6 +11,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use sys::{Mode, OFlags};
 
 /// Where objects are.
@@ -24,6 +25,7 @@ pub(super) struct Root {
     dir: File,
     path: PathBuf,
     identity: (u64, u64),
+    failed_syncs: AtomicU64,
 }
 
 impl Root {
@@ -33,7 +35,24 @@ impl Root {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from).map_err(unavailable)?;
         let stamp = sys::file::stamp(&dir).map_err(unavailable)?;
-        Ok(Self { dir: dir.into(), path: path.to_owned(), identity: (stamp.dev, stamp.ino) })
+        let identity = (stamp.dev, stamp.ino);
+        Ok(Self { dir: dir.into(), path: path.to_owned(), identity, failed_syncs: AtomicU64::new(0) })
+    }
+
+    /// The root, opened once more, for one thread's calls of `syncfs(2)`: that tells of each failed write-back once for each open file,
+    /// so of two threads with the same one only the first would hear of it.
+    pub(super) fn open_for_syncs(&self) -> io::Result<File> {
+        self.open_dir(Path::new("."))
+    }
+
+    /// How often a sync of the whole filesystem has failed for the objects' files.
+    pub(super) fn failed_syncs(&self) -> u64 {
+        self.failed_syncs.load(Ordering::Relaxed)
+    }
+
+    /// One more has. To be called by the only thread that has such files synced so, before it goes on.
+    pub(super) fn sync_has_failed(&self) {
+        self.failed_syncs.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) fn dir(&self) -> &File {

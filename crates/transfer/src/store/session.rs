@@ -82,9 +82,12 @@ impl Session {
         let name = format!("{purpose}.{}", self.next.fetch_add(1, Ordering::Relaxed));
         let path = self.root.path().join(TEMPORARY).join(&self.name).join(&name);
         let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL;
+        // Before anything can be written to it.
+        let failed_syncs = self.root.failed_syncs();
         let file = sys::file::open_beneath(&self.dir, &name, flags, Mode::RUSR | Mode::WUSR)
             .map_err(TransferError::io("create", &path))?;
-        Ok(TempFile { session: self.clone(), name, file: OpenFile::new(file.into(), path), placed: false })
+        let file = OpenFile::new(file.into(), path);
+        Ok(TempFile { session: self.clone(), name, file, failed_syncs, placed: false })
     }
 }
 
@@ -133,6 +136,8 @@ pub(super) struct TempFile {
     session: Arc<Session>,
     name: String,
     file: OpenFile,
+    /// How many syncs of the filesystem had failed when it was made.
+    failed_syncs: u64,
     placed: bool,
 }
 
@@ -161,6 +166,13 @@ impl Written {
     pub(super) fn sync(&self, durability: &dyn Durability) -> Result<(), (io::Error, &OpenFile)> {
         let mut files = self.object.iter().chain(&self.manifest).map(TempFile::file);
         files.try_for_each(|file| durability.sync_all(file.file()).map_err(|e| (e, file)))
+    }
+
+    /// Whether a sync of the whole filesystem has failed since something of it was made. It may have failed for data of this: then the kernel
+    /// has told of it, takes the data for written, and the next `syncfs(2)` says nothing. The files' own descriptors do, which are older.
+    pub(super) fn may_have_failed(&self, root: &Root) -> bool {
+        let now = root.failed_syncs();
+        self.object.iter().chain(&self.manifest).any(|file| file.failed_syncs != now)
     }
 
     /// Makes it the object `id`, and says whether it replaced one. The manifest comes first: where there is an object, its manifest is there.

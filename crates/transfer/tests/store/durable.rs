@@ -110,6 +110,94 @@ fn p1_a_failed_sync_fails_everybody_and_leaves_nothing() {
     }
 }
 
+/// `syncfs` tells of data that could not be written once, and takes it for written from then on: it may have been that of a file which
+/// was not in the failed group yet.
+#[test]
+fn p1_what_was_being_written_while_a_sync_failed_is_synced_by_itself() {
+    let watched = Arc::new(Watched::default());
+    let archive = Archive::with_durability(watched.clone());
+    let source = archive.file("source", b"x");
+    let stage = |name: &ObjectId| archive.store.stage(name, &source, described(Encoding::Raw), &Unwatched).unwrap();
+    let (tell, told) = channel();
+    let commit = |staged, what: &'static str| {
+        let tell = tell.clone();
+        archive.store.commit(staged, Box::new(move |result| tell.send((what, result)).unwrap()));
+    };
+    // While the first one's sync hangs, the others gather behind it to a group.
+    let behind_a_first_one = |commit_others: &dyn Fn()| {
+        let (hold, begun) = (watched.hold(), watched.started.load(Ordering::SeqCst));
+        commit(stage(&id("first")), "first");
+        while watched.started.load(Ordering::SeqCst) == begun {
+            std::thread::yield_now();
+        }
+        commit_others();
+        drop(hold);
+    };
+    let all = names(20);
+    let inodes = || -> Vec<u64> {
+        let temporary = crate::harness::files_below(&archive.store.root().join(".sifaka-tmp"));
+        temporary.iter().map(|path| fs::metadata(path).unwrap().ino()).collect()
+    };
+    let (spared, lost) = (stage(&id("spared")), stage(&id("lost-one")));
+    let older = inodes();
+    watched.failing.store(true, Ordering::SeqCst);
+    behind_a_first_one(&|| all.iter().for_each(|name| commit(stage(name), "failed")));
+    (0..=all.len()).for_each(|_| drop(told.recv().unwrap().1.unwrap_err()));
+    assert!(!watched.filesystem_synced_by.lock().is_empty(), "no sync of the filesystem was there to fail");
+    watched.failing.store(false, Ordering::SeqCst);
+    watched.synced_files.lock().clear();
+
+    let newer: Vec<_> = all.iter().map(stage).collect();
+    let since: Vec<u64> = inodes().into_iter().filter(|inode| !older.contains(inode)).collect();
+    let of_lost = |path: &std::path::PathBuf| path.file_name().unwrap().to_str().unwrap().starts_with("lost-one");
+    let temporary = crate::harness::files_below(&archive.store.root().join(".sifaka-tmp"));
+    let lost_inodes = temporary.iter().filter(|path| of_lost(path)).map(|path| fs::metadata(path).unwrap().ino());
+    watched.failing_files.lock().extend(lost_inodes.take(1));
+    let staged = parking_lot::Mutex::new((newer, vec![(spared, "spared"), (lost, "lost")]));
+    behind_a_first_one(&|| {
+        let (newer, older) = std::mem::take(&mut *staged.lock());
+        newer.into_iter().for_each(|staged| commit(staged, "newer"));
+        older.into_iter().for_each(|(staged, what)| commit(staged, what));
+    });
+    for _ in 0..all.len() + 3 {
+        let (what, result) = told.recv().unwrap();
+        assert_eq!(result.is_err(), what == "lost", "{what}: {result:?}");
+    }
+    assert!(!archive.object(&id("lost-one")).exists() && !archive.manifest(&id("lost-one")).exists());
+    let synced = watched.synced_files.lock().clone();
+    for path in [archive.object(&id("spared")), archive.manifest(&id("spared"))] {
+        assert!(synced.contains_key(&fs::metadata(&path).unwrap().ino()), "{} may be lost", path.display());
+    }
+    assert!(since.iter().all(|inode| !synced.contains_key(inode)), "a group's files are not synced one by one");
+}
+
+/// Of two threads that sync through the same open file only one hears of a failure.
+#[test]
+fn p1_no_two_threads_sync_the_filesystem_through_one_descriptor() {
+    let watched = Arc::new(Watched::default());
+    let archive = Archive::with_durability(watched.clone());
+    // With the directories that are to be synced: the syncs of the first removals hang, and the others gather behind them.
+    archive.put(&id("object"), &archive.file("source", b"x"), BLAKE3).unwrap();
+    fs::create_dir_all(archive.store.root().join("packs/0000")).unwrap();
+    let (tell, told) = channel();
+    let hold = watched.hold();
+    let removals: Vec<ObjectId> = (0..100u32)
+        .flat_map(|n| {
+            let member = format!("00000000-0000-4000-8000-0000{n:08x}.pk{n:020x}");
+            [id(&member), id(&format!("object-{n}"))]
+        })
+        .collect();
+    for removed in &removals {
+        let tell = tell.clone();
+        archive.store.remove(removed, Box::new(move |result| tell.send(result).unwrap()));
+    }
+    drop(hold);
+    removals.iter().for_each(|_| told.recv().unwrap().unwrap());
+    let by = watched.filesystem_synced_by.lock().clone();
+    let descriptors: std::collections::HashSet<i32> = by.iter().map(|(_, fd)| *fd).collect();
+    assert_eq!((by.len(), descriptors.len()), (2, 2), "{by:?}");
+}
+
 /// The disk is full: temporary, says so, leaves nothing, and works again when there is room.
 #[test]
 fn p7_a_full_archive_is_a_temporary_error_and_leaves_nothing() {

@@ -1,11 +1,13 @@
 //! Durability that can be watched.
 
 use parking_lot::{Condvar, Mutex};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::MetadataExt;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::ThreadId;
 use transfer::{Durability, KernelDurability};
 
 /// Counts syncs, can hold them up, and can make them fail; those that succeed are real.
@@ -17,6 +19,10 @@ pub(crate) struct Watched {
     held: Mutex<bool>,
     released: Condvar,
     pub(crate) failing: AtomicBool,
+    /// Syncs of these files fail, by inode number.
+    pub(crate) failing_files: Mutex<HashSet<u64>>,
+    /// Which threads synced the filesystem, and through which descriptor.
+    pub(crate) filesystem_synced_by: Mutex<HashSet<(ThreadId, i32)>>,
 }
 
 impl Watched {
@@ -53,6 +59,7 @@ impl Drop for Hold<'_> {
 
 impl Durability for Watched {
     fn sync_filesystem(&self, file: &File) -> io::Result<()> {
+        self.filesystem_synced_by.lock().insert((std::thread::current().id(), file.as_raw_fd()));
         self.sync(|| KernelDurability.sync_filesystem(file))
     }
 
@@ -61,7 +68,11 @@ impl Durability for Watched {
     }
 
     fn sync_all(&self, file: &File) -> io::Result<()> {
-        *self.synced_files.lock().entry(file.metadata()?.ino()).or_default() += 1;
+        let inode = file.metadata()?.ino();
+        *self.synced_files.lock().entry(inode).or_default() += 1;
+        if self.failing_files.lock().contains(&inode) {
+            return Err(io::Error::from_raw_os_error(5));
+        }
         self.sync(|| KernelDurability.sync_all(file))
     }
 }

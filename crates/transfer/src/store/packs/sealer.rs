@@ -13,6 +13,7 @@ use crate::store::session::Sessions;
 use crate::{Durability, TransferError};
 use parking_lot::{Condvar, Mutex};
 use std::collections::{BTreeSet, VecDeque};
+use std::fs::File;
 use std::io;
 use std::sync::Arc;
 use std::sync::mpsc::channel;
@@ -64,7 +65,8 @@ impl Sealer {
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared { waiting: Mutex::default(), arrived: Condvar::new(), room: Condvar::new() });
         let directories = Directories::new(root.clone(), durability.clone());
-        let worker = Worker { root: root.clone(), durability, directories, shared: shared.clone(), alone };
+        let filesystem = root.open_for_syncs()?;
+        let worker = Worker { root: root.clone(), filesystem, durability, directories, shared: shared.clone(), alone };
         let thread = std::thread::Builder::new().name("pack-sync".to_owned()).spawn(move || worker.run())?;
         Ok(Self { root, sessions, shared, thread: Some(thread) })
     }
@@ -145,6 +147,8 @@ impl Drop for Sealer {
 
 struct Worker {
     root: Arc<Root>,
+    /// For `syncfs`, and nobody else's.
+    filesystem: File,
     durability: Arc<dyn Durability>,
     directories: Directories,
     shared: Arc<Shared>,
@@ -227,7 +231,7 @@ impl Worker {
     fn settle(&mut self, settles: Vec<Settle>) {
         let packs: BTreeSet<PackId> = settles.iter().map(|settle| settle.pack).collect();
         let synced = if packs.len() >= MANY {
-            self.durability.sync_filesystem(self.root.dir())
+            self.durability.sync_filesystem(&self.filesystem)
         } else {
             packs.into_iter().try_for_each(|pack| self.sync_tombstones(pack))
         };
