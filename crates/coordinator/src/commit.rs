@@ -159,15 +159,15 @@ fn object_of(check: &OrphanCheck) -> ObjectRef {
 
 fn sync(fs: &Filesystem, halves: &mut [Half], which: impl Fn(&Step) -> bool) {
     let chosen = |half: &Half| half.outcome.is_ok() && which(&half.item.step);
-    let count = halves.iter().filter(|half| chosen(half)).count();
-    if count > SYNC_EACH {
-        if let Err(error) = fs.sync() {
-            let failure = system("syncing the filesystem", &error);
-            halves.iter_mut().filter(|half| chosen(half)).for_each(|half| half.outcome = Err(failure.clone()));
-        }
-        return;
+    let together = halves.iter().filter(|half| chosen(half)).count() > SYNC_EACH;
+    if together && let Err(error) = fs.sync() {
+        let failure = system("syncing the filesystem", &error);
+        halves.iter_mut().filter(|half| chosen(half)).for_each(|half| half.outcome = Err(failure.clone()));
     }
-    for half in halves.iter_mut().filter(|half| chosen(half)) {
+    // An earlier one may have failed for data of a file that was being written then: only the file's own descriptor still tells.
+    let failed_syncs = fs.failed_syncs();
+    let alone = |half: &Half| chosen(half) && !(together && half.item.file.failed_syncs == failed_syncs);
+    for half in halves.iter_mut().filter(|half| alone(half)) {
         if let Err(error) = sys::file::sync_all(&*half.item.file.fd) {
             half.outcome = Err(system("syncing it", &error));
         }
@@ -438,4 +438,50 @@ fn second_half(half: Half, policy: &Policy) -> Done {
             .push(Change::SetStamp { file: file.handle.clone(), stamp: SyncedStamp { stamp, object: Some(object) } });
     }
     Done { key: item.key, result: Ok(()), changes, bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use model::{FileHandle, Timestamp};
+    use testkit::{FsKind, LoopFs};
+
+    /// A restored file whose own sync always fails: it is a pipe.
+    fn restored(fs: &Filesystem) -> Half {
+        let (pipe, _) = std::io::pipe().unwrap();
+        let file = Opened {
+            handle: FileHandle { kind: 1, bytes: Default::default() },
+            fd: Arc::new(pipe.into()),
+            state: FileState::default(),
+            before: Stamp::default(),
+            mtime: Timestamp::default(),
+            tree_path: Vec::new(),
+            copies: Vec::new(),
+            failed_syncs: fs.failed_syncs(),
+        };
+        let item = Item { key: 0, file, archive_id: 1, step: Step::Restored(Identity::default(), None) };
+        Half { item, outcome: Ok(Vec::new()), lease: None }
+    }
+
+    fn synced(fs: &Filesystem, mut halves: Vec<Half>) -> Vec<bool> {
+        sync(fs, &mut halves, |step| matches!(step, Step::Restored(..)));
+        halves.iter().map(|half| half.outcome.is_ok()).collect()
+    }
+
+    /// A sync of the whole filesystem that comes back well says nothing of what an earlier one failed for.
+    #[test]
+    fn p1_what_was_being_restored_while_a_sync_failed_is_synced_by_itself() {
+        let disk = LoopFs::new(FsKind::Ext4, FsKind::Ext4.min_size_mib());
+        let fs = Filesystem::at(&disk.path()).unwrap();
+        let many = |fs| (0..=SYNC_EACH).map(|_| restored(fs)).collect::<Vec<_>>();
+        assert_eq!(synced(&fs, many(&fs)), [true; SYNC_EACH + 1], "together");
+        let older = restored(&fs);
+        fs.sync_by(|_| Err(std::io::Error::from_raw_os_error(EIO))).unwrap_err();
+        let mut all = many(&fs);
+        all.push(older);
+        let mut expected = vec![true; SYNC_EACH + 1];
+        expected.push(false);
+        assert_eq!(synced(&fs, all), expected);
+        assert_eq!(synced(&fs, vec![restored(&fs)]), [false], "a few are synced by themselves anyway");
+    }
 }

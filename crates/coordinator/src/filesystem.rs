@@ -1,11 +1,13 @@
 //! The filesystem that is managed, seen through the agent's private mount.
 
 use model::{FileHandle, Stamp, Timestamp};
+use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use sys::OFlags;
 use sys::file::FileStamp;
 use sys::handle::RawHandle;
@@ -22,6 +24,9 @@ pub struct Filesystem {
     pub device: u64,
     /// ext4, xfs, btrfs.
     pub kind: String,
+    /// One at a time: the kernel tells of a failed write-back once for each open file, and `root` is one.
+    syncing: Mutex<()>,
+    failed_syncs: AtomicU64,
 }
 
 impl Filesystem {
@@ -34,7 +39,8 @@ impl Filesystem {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::openat(detached, ".", flags, sys::Mode::empty())?;
         let sys::mounts::FsInfo { fsid, kernel_fsid, dev: device, kind, .. } = info;
-        Ok(Self { root, fsid, kernel_fsid, device, kind })
+        let (syncing, failed_syncs) = (Mutex::default(), AtomicU64::new(0));
+        Ok(Self { root, fsid, kernel_fsid, device, kind, syncing, failed_syncs })
     }
 
     /// The root directory.
@@ -84,9 +90,24 @@ impl Filesystem {
         ((own.dev, own.ino) == (there.dev, there.ino)).then(|| path.to_vec())
     }
 
-    /// Makes everything written to the filesystem so far durable.
+    /// Makes everything written to the filesystem so far durable, but for what an earlier call that failed may have been for: the
+    /// kernel has told of that then, and takes it for written. See [`Filesystem::failed_syncs`].
     pub fn sync(&self) -> io::Result<()> {
-        sys::file::sync_fs(&self.root)
+        self.sync_by(|root| sys::file::sync_fs(root))
+    }
+
+    /// How often [`Filesystem::sync`] has failed. Data that was being written when this was less has to be synced file by file, through a
+    /// descriptor that is older than the writes.
+    pub(crate) fn failed_syncs(&self) -> u64 {
+        self.failed_syncs.load(Ordering::Relaxed)
+    }
+
+    /// As [`Filesystem::sync`], by this call. The lock is held until a failure is counted: nobody whose own sync comes back well, because another one was told, misses it.
+    pub(crate) fn sync_by(&self, sync: impl FnOnce(&OwnedFd) -> io::Result<()>) -> io::Result<()> {
+        let _one_at_a_time = self.syncing.lock();
+        sync(&self.root).inspect_err(|_| {
+            self.failed_syncs.fetch_add(1, Ordering::Relaxed);
+        })
     }
 }
 

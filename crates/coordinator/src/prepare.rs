@@ -33,6 +33,8 @@ pub(crate) struct Opened {
     pub(crate) tree_path: Vec<u8>,
     /// The further copies of what `state` names.
     pub(crate) copies: Vec<model::Copy>,
+    /// How many syncs of the whole filesystem had failed before anything was written to the file; 0 where that is not known.
+    pub(crate) failed_syncs: u64,
 }
 
 impl Opened {
@@ -108,6 +110,7 @@ pub(crate) fn attribute(error: &StateError) -> Failure {
 /// Opens the file and reads its state; content that a mapping still holds dirty is written out first, so that a change
 /// after the stamp shows in the stamp.
 fn open(fs: &Filesystem, handle: &FileHandle, flags: OFlags) -> Result<Opened, Failure> {
+    let failed_syncs = fs.failed_syncs();
     let opened = fs.open_and_look(handle, flags);
     let (fd, mut stamp) = opened.map_err(|e| system("opening it by its handle", &e))?;
     let state = FileState::read(&fd).map_err(|e| attribute(&e))?;
@@ -117,7 +120,8 @@ fn open(fs: &Filesystem, handle: &FileHandle, flags: OFlags) -> Result<Opened, F
     }
     let before = stamp_of(&stamp);
     let (mtime, copies) = (before.mtime, copies::known(&fd, &state));
-    Ok(Opened { handle: handle.clone(), fd: Arc::new(fd), state, before, mtime, tree_path: Vec::new(), copies })
+    let (handle, fd, tree_path) = (handle.clone(), Arc::new(fd), Vec::new());
+    Ok(Opened { handle, fd, state, before, mtime, tree_path, copies, failed_syncs })
 }
 
 /// Nobody releases the file meanwhile: the engine has locked its inode for the action.

@@ -240,6 +240,7 @@ impl Parts {
             mtime: self.mtime,
             tree_path: Vec::new(),
             copies: Vec::new(),
+            failed_syncs: 0,
         })
     }
 }

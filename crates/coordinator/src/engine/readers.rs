@@ -104,6 +104,7 @@ impl Brain {
                     mtime: stamp.mtime,
                     tree_path: Vec::new(),
                     copies: Vec::new(),
+                    failed_syncs: 0,
                 });
                 match opened.map_err(|e| e.to_string()).and_then(|o| emptied(&o).map_err(|e| e.to_string())) {
                     Ok(()) => event.allow(),
