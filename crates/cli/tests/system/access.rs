@@ -5,6 +5,7 @@ use model::HsmFlags;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
 use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -386,4 +387,46 @@ fn p5_readers_wait_through_a_restart_in_order() {
         let out = reader.wait_with_output().unwrap();
         assert!(out.status.success() && out.stdout == content, "{settings}: {}", String::from_utf8_lossy(&out.stderr));
     }
+}
+
+#[test]
+fn p5_who_waits_for_the_same_file_gives_no_reader_more_time() {
+    let hsm = Hsm::start_with(FsKind::Ext4, 128, |site| site.add_agent_setting("restore { timeout_s = 2 }"));
+    let path = hsm.archived_and_released("f", &noise(17, SIZE));
+    let root = hsm.site.archive_root().join("objects");
+    fs::rename(&root, root.with_extension("away")).unwrap();
+    let mut reader = cat(&path);
+    let begun = Instant::now();
+    // Each tries, fails, and lets go of the file.
+    while reader.try_wait().unwrap().is_none() && begun.elapsed() < LONG / 4 {
+        hsm.ok(&["restore"], &[&path]);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let _ = reader.kill();
+    let out = reader.wait_with_output().unwrap();
+    assert!(begun.elapsed() < LONG / 4 && !out.status.success() && out.stdout.is_empty());
+}
+
+#[test]
+fn readers_that_were_killed_are_forgotten_when_many_wait() {
+    const MANY: usize = 1100;
+    let hsm = Hsm::start_with(FsKind::Ext4, 128, |site| site.add_agent_setting("restore { timeout_s = 1000 }"));
+    let path = hsm.archived_and_released("f", &noise(18, SIZE));
+    let root = hsm.site.archive_root().join("objects");
+    fs::rename(&root, root.with_extension("away")).unwrap();
+    let blocked = || hsm.status().unwrap()["source"]["blocked_readers"].as_u64().unwrap();
+    let script =
+        "import os,sys\nfor n in range(int(sys.argv[2])):\n if os.fork()==0: open(sys.argv[1]);break\nos.wait()";
+    let mut readers = Command::new("python3");
+    readers.args(["-c", script]).arg(&path).arg(MANY.to_string()).process_group(0);
+    let mut readers = readers.spawn().unwrap();
+    let mut other = cat(&path);
+    wait_until(LONG, "they wait", || blocked() > MANY as u64);
+    let group = rustix::process::Pid::from_child(&readers);
+    rustix::process::kill_process_group(group, rustix::process::Signal::KILL).unwrap();
+    readers.wait().unwrap();
+    wait_until(LONG, "they are forgotten", || blocked() == 1);
+    assert!(other.try_wait().unwrap().is_none(), "the other waits on");
+    other.kill().unwrap();
+    other.wait().unwrap();
 }

@@ -1,11 +1,12 @@
 //! P2: what may be released, and what may not.
 
-use crate::support::{Hsm, LONG, hsm_state, is_released, noise, uuid_of};
+use crate::support::{Hsm, LONG, cat, hsm_state, is_released, noise, uuid_of};
 use model::{HsmFlags, xattr};
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
+use std::process::Command;
 use testkit::{FsKind, wait_until};
 
 fn refused(hsm: &Hsm, path: &Path, why: &str) {
@@ -201,4 +202,58 @@ fn p2_a_changed_identity_is_noticed() {
     let out = hsm.run(&["release"], &[&path]);
     assert_eq!(out.status.code(), Some(1), "{}", String::from_utf8_lossy(&out.stderr));
     assert!(!is_released(&path));
+}
+
+/// A filesystem on which whoever writes waits.
+struct Frozen<'a>(&'a Path);
+
+impl<'a> Frozen<'a> {
+    fn new(root: &'a Path) -> Self {
+        fsfreeze("--freeze", root);
+        Self(root)
+    }
+}
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        fsfreeze("--unfreeze", self.0);
+    }
+}
+
+fn fsfreeze(how: &str, root: &Path) {
+    assert!(Command::new("fsfreeze").arg(how).arg(root).status().unwrap().success());
+}
+
+/// Whether a thread of that name and process waits for a disk.
+fn is_stuck(pid: i32, thread: &str) -> bool {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).unwrap().flatten();
+    let stats = tasks.filter_map(|task| fs::read_to_string(task.path().join("stat")).ok());
+    stats.into_iter().any(|stat| stat.contains(&format!("({thread}")) && stat.contains(") D "))
+}
+
+#[test]
+fn who_comes_during_a_release_does_not_wait_for_its_proof() {
+    let hsm = Hsm::start(FsKind::Ext4);
+    let content = noise(2, 100_000);
+    let path = hsm.file("f", &content);
+    hsm.archive(&[&path]);
+    hsm.settle();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600)).unwrap();
+    let movers: Vec<_> = hsm.mover_pids().into_iter().map(|pid| sys::process::PidFd::open(pid).unwrap()).collect();
+    movers.iter().for_each(|mover| mover.kill(19).unwrap());
+    let agent = hsm.agent_pid();
+
+    let root = hsm.fs.path();
+    let frozen = Frozen::new(&root);
+    let mut release = hsm.site.command().arg("release").arg(&path).spawn().unwrap();
+    wait_until(LONG, "the file is held", || is_stuck(agent, "release"));
+    let reader = cat(&path);
+    wait_until(LONG, "the reader waits", || {
+        hsm.status().unwrap()["source"]["guard"]["waiting_readers"].as_u64().is_some_and(|waiting| waiting > 0)
+    });
+    drop(frozen);
+    assert!(reader.wait_with_output().unwrap().stdout == content);
+    assert!(release.try_wait().unwrap().is_none(), "no mover has hashed it");
+    movers.iter().for_each(|mover| mover.kill(18).unwrap());
+    assert!(release.wait().unwrap().success() && is_released(&path));
 }

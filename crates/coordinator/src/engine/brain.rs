@@ -3,7 +3,7 @@
 //! Nothing here blocks on a disk, except reading attributes that the guard has just read.
 
 use super::callers::Callers;
-use super::job::{Blocked, Holder, Inode, Job, Parked, Purpose, Ticket};
+use super::job::{Holder, Inode, Job, Parked, Purpose, Ticket};
 use super::lanes::Lanes;
 use super::outbox::Dispatch;
 use super::outgoing::Outgoing;
@@ -634,6 +634,7 @@ impl Brain {
     }
 
     pub(super) fn unpark(&mut self, file: &FileHandle) {
+        self.unpark_events(file);
         loop {
             let Some(inode) = self.inodes.get_mut(file) else { return };
             if inode.holder.is_some() || inode.truncation.is_some() {
@@ -700,11 +701,7 @@ impl Brain {
     }
 
     pub(super) fn block(&mut self, file: &FileHandle, event: crate::guard::PendingEvent) {
-        let deadline = self.config.restore_timeout.map(|t| Instant::now() + t);
-        if let Some(deadline) = deadline {
-            self.due(deadline);
-        }
-        self.inodes.entry(file.clone()).or_default().blocked.push(Blocked { event, deadline });
-        self.count_blocked(1);
+        let waiting = self.blocked(event);
+        self.inodes.entry(file.clone()).or_default().blocked.push(waiting);
     }
 }

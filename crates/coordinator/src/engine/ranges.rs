@@ -609,13 +609,4 @@ impl Brain {
     fn parts(&mut self, file: &FileHandle) -> Option<&mut Parts> {
         self.inodes.get_mut(file)?.parts.as_deref_mut()
     }
-
-    fn blocked(&mut self, event: PendingEvent) -> Blocked {
-        let deadline = self.config.restore_timeout.map(|t| Instant::now() + t);
-        if let Some(deadline) = deadline {
-            self.due(deadline);
-        }
-        self.count_blocked(1);
-        Blocked { event, deadline }
-    }
 }

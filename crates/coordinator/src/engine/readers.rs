@@ -1,12 +1,13 @@
 //! Blocked readers: who waits for which file, and what they are told in the end.
 
 use super::brain::Brain;
-use super::job::{Holder, Inode, Job, Parked, Purpose};
+use super::job::{Blocked, Holder, Inode, Job, Parked, Purpose};
 use crate::filesystem::stamp_of;
 use crate::guard::PendingEvent;
 use crate::prepare::{EIO, NotRestorable, Opened, emptied, why_not_restorable};
 use crate::state::FileState;
 use model::{Class, Command, ErrorKind, Failure, FileHandle};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,6 +72,34 @@ impl Brain {
             return self.begin_parts(&file, path.unwrap_or_else(|_| file.to_string()), owner);
         }
         self.wants_content(event, file, state);
+    }
+
+    /// Those who came during a release wait for no one but that; what comes after it, they need not wait for.
+    pub(super) fn unpark_events(&mut self, file: &FileHandle) {
+        let Some(inode) = self.inodes.get_mut(file) else { return };
+        if matches!(inode.holder, Some(Holder::Release(_))) {
+            return;
+        }
+        let (events, others) =
+            std::mem::take(&mut inode.parked).into_iter().partition(|parked| matches!(parked, Parked::Event(_)));
+        inode.parked = others;
+        let events: VecDeque<Parked> = events;
+        for parked in events {
+            if let Parked::Event(event) = parked {
+                self.event(event, file.clone());
+            }
+        }
+    }
+
+    /// A reader who begins to wait, or goes on: his deadline stays.
+    pub(super) fn blocked(&mut self, event: PendingEvent) -> Blocked {
+        let timeout = self.config.restore_timeout;
+        let deadline = *event.deadline.get_or_init(|| timeout.map(|timeout| Instant::now() + timeout));
+        if let Some(deadline) = deadline {
+            self.due(deadline);
+        }
+        self.count_blocked(1);
+        Blocked { event, deadline }
     }
 
     fn wants_content(&mut self, event: PendingEvent, file: FileHandle, state: FileState) {

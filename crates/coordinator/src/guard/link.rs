@@ -4,6 +4,7 @@ use super::message::{Inode, MAX_BYTES, ToAgent, ToGuard, VERSION, WITH_RANGES};
 use super::{REGION, socket_path};
 use parking_lot::{Condvar, Mutex};
 use rustix::event::{PollFd, PollFlags, Timespec};
+use std::cell::OnceCell;
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::io;
@@ -102,6 +103,8 @@ pub struct PendingEvent {
     pub range: Option<(u64, u64)>,
     /// What the waiting process is about, once somebody has looked.
     pub(crate) calls: Option<sys::caller::Calls>,
+    /// Until when it waits at most, since it began to; `None` for ever.
+    pub(crate) deadline: OnceCell<Option<Instant>>,
 }
 
 impl PendingEvent {
@@ -448,6 +451,7 @@ impl GuardLink {
                     is_open,
                     range,
                     calls: None,
+                    deadline: OnceCell::new(),
                 });
             }
             Some(ToAgent::Held { token }) => {
