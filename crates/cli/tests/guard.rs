@@ -15,6 +15,8 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 use testkit::{FsKind, LoopFs, wait_until};
 
+const LONG: Duration = Duration::from_secs(60);
+
 struct Guarded {
     link: Arc<GuardLink>,
     events: Receiver<PendingEvent>,
@@ -70,7 +72,7 @@ impl Guarded {
     }
 
     fn next(&self) -> PendingEvent {
-        self.events.recv_timeout(Duration::from_secs(10)).expect("the guard asks")
+        self.events.recv_timeout(LONG).expect("the guard asks")
     }
 
     fn asks_nothing(&self) {
@@ -191,7 +193,7 @@ fn p5_readers_wait_while_there_is_no_agent_and_the_next_one_hears_of_them() {
     let fsid = sys::mounts::filesystem_of(g.fs.path()).unwrap().fsid;
     let next = GuardLink::connect(setup(&g.fs, g.sockets.path()), fsid, move |event| drop(sender.send(event))).unwrap();
     for _ in 0..2 {
-        events.recv_timeout(Duration::from_secs(10)).expect("a waiting reader is handed over").deny(11);
+        events.recv_timeout(LONG).expect("a waiting reader is handed over").deny(11);
     }
     assert!(refused(&output(told)));
     assert!(refused(&output(untold)));
@@ -210,9 +212,7 @@ fn p5_no_reader_gets_through_when_the_guard_is_killed() {
             let readers: Vec<_> = paths.iter().map(|path| cat(path)).collect();
             let known = g.next();
             sys::process::PidFd::open(before.pid.cast_signed()).unwrap().kill(9).unwrap();
-            wait_until(Duration::from_secs(10), "another guard", || {
-                g.link.info().guard_restarts > before.guard_restarts
-            });
+            wait_until(LONG, "another guard", || g.link.info().guard_restarts > before.guard_restarts);
             // The one that the agent held goes on; what it did not know of got an error; the rest asks the new guard.
             known.deny(5);
             let answered = std::thread::scope(|scope| {
@@ -247,7 +247,7 @@ fn p5_an_event_that_outlived_two_guards_lets_nobody_else_through() {
     for _ in 0..2 {
         let before = g.link.info();
         sys::process::PidFd::open(before.pid.cast_signed()).unwrap().kill(9).unwrap();
-        wait_until(Duration::from_secs(10), "another guard", || g.link.info().guard_restarts > before.guard_restarts);
+        wait_until(LONG, "another guard", || g.link.info().guard_restarts > before.guard_restarts);
     }
     for out in old_readers.into_iter().map(output) {
         assert!(refused(&out), "{out:?}");

@@ -225,7 +225,7 @@ fn the_flags_of_a_waiting_open_are_read() {
         let event = next_event(&group);
         assert_eq!(event.mask, OPEN_PERM);
         // The event is queued a moment before its process falls asleep.
-        let deadline = Instant::now() + Duration::from_secs(20);
+        let deadline = Instant::now() + Duration::from_secs(60);
         let mut caller = Caller::new(event.pid);
         let flags = loop {
             match caller.look(64).and_then(|calls| calls.open_flags) {
@@ -283,7 +283,7 @@ fn a_changed_file_is_named_by_its_handle(fs: &LoopFs) {
     }
 
     std::fs::remove_file(fs.path("file")).unwrap();
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(60);
     // The inode goes when its last reference does, which may be a moment after unlink.
     let deleted = loop {
         let deleted = changes(&group);

@@ -24,6 +24,10 @@ pub struct Ballast {
 impl Drop for Ballast {
     fn drop(&mut self) {
         let _ = std::fs::remove_file(&self.path);
+        // Before that, btrfs and XFS may still have to get to it.
+        if let Some(root) = self.path.parent() {
+            let _ = Command::new("sync").arg("-f").arg(root).status();
+        }
     }
 }
 

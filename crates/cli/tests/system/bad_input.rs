@@ -498,8 +498,9 @@ fn p3_a_full_state_directory_refuses_and_loses_nothing() {
     let mut hsm = Hsm::start_with(FsKind::Ext4, 128, |site| small = Some(Small::over(site.state_dir())));
     let before = processes(&hsm);
     let content = noise(22, SIZE);
-    let released = hsm.archived_and_released("released", &content);
     let paths: Vec<_> = (0..50).map(|i| hsm.file(&format!("f{i}"), &content)).collect();
+    // The last one, so that the directory is archived with it as it is from then on: no request after it is about more than a file.
+    let released = hsm.archived_and_released("released", &content);
     // Accepted before, and for nobody who is here.
     hsm.ok(&["archive", "-i", "7"], &[&paths[0]]);
     let ballast = hsm.site.state_dir().join("ballast");

@@ -2,8 +2,9 @@
 
 use crate::support::{Hsm, LONG, blocks, hsm_state, is_released, kill, noise, queued};
 use model::HsmFlags;
+use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -284,10 +285,18 @@ fn reading_in_order_fetches_ahead_and_everything_once() {
     let hsm = start_with(FsKind::Ext4, "readahead = \"16MiB\"");
     let content = noise(28, 60 * MIB + 3);
     let path = hsm.archived_and_released("f", &content);
-    let before = fetches(&hsm);
-    assert!(fs::read(&path).unwrap() == content);
+    let bytes = || hsm.status().unwrap()["agent"]["archives"][0]["bytes"].as_u64().unwrap();
+    let before = (fetches(&hsm), bytes());
+    // Little by little: one large read would ask for all of it.
+    let mut file = File::open(&path).unwrap();
+    for (n, expected) in content.chunks(256 << 10).enumerate() {
+        let mut got = vec![0; expected.len()];
+        file.read_exact(&mut got).unwrap();
+        assert!(got == expected, "piece {n}");
+    }
     wait_until(LONG, "it is whole", || !is_released(&path));
-    let fetches = fetches(&hsm) - before;
+    wait_until(LONG, "everything came once", || bytes() - before.1 == content.len() as u64);
+    let fetches = fetches(&hsm) - before.0;
     assert!((5..40).contains(&fetches), "{fetches} fetches for 61 chunks");
 }
 
@@ -398,16 +407,18 @@ fn p5_what_is_claimed_to_be_there_survives_a_power_failure() {
     }
 }
 
-/// A reader: reads files at random in all ways, for so many seconds. What is wrong ends it; errors are counted.
+/// A reader: reads files at random in all ways, until it is told to end by its standard input, and has read so often. What is wrong
+/// ends it; errors are counted.
 const READER: &str = r"
-import mmap,os,random,sys,time
-where,copies,seed,end=sys.argv[1],sys.argv[2],int(sys.argv[3]),time.time()+float(sys.argv[4])
+import mmap,os,random,select,sys,time
+where,copies,seed,least=sys.argv[1],sys.argv[2],int(sys.argv[3]),int(sys.argv[4])
+limit=time.time()+120
 names=sorted(os.listdir(copies))
 good={n:open(copies+'/'+n,'rb').read() for n in names}
 r=random.Random(seed)
 errors=reads=0
 scratch=copies+'/../out'+str(seed)
-while time.time()<end:
+while (reads<least or not select.select([0],[],[],0)[0]) and time.time()<limit:
     name=r.choice(names)
     want=good[name]
     try:
@@ -436,13 +447,16 @@ print(reads,errors)
 ";
 
 const FILES: u64 = 5;
+/// How often each reader reads at least.
+const READS: u64 = 40;
+const KILLS: usize = 2;
 
 /// Kills `who` (0: agent, 1: mover, 2: guard) twice, so that nobody's back-off grows long, under readers at random and while what
 /// came is released again.
 fn torment(kind: FsKind, who: usize) {
     let mut random = Random::from_env();
     for round in 0..rounds(1, 20) {
-        let hsm = start_with(kind, "readahead = \"3MiB\" timeout_s = 60");
+        let hsm = start_with(kind, "readahead = \"3MiB\" timeout_s = 120");
         let scratch = Scratch::new("copies");
         let copies = scratch.join("copies");
         fs::create_dir(&copies).unwrap();
@@ -458,36 +472,36 @@ fn torment(kind: FsKind, who: usize) {
         hsm.release(&paths);
         let reader = |seed: u64| {
             let mut command = Command::new("python3");
-            command.args(["-c", READER]).arg(hsm.fs.path()).arg(&copies).args([&seed.to_string(), "4"]);
-            command.stdout(Stdio::piped()).spawn().unwrap()
+            command.args(["-c", READER]).arg(hsm.fs.path()).arg(&copies).args([seed, READS].map(|n| n.to_string()));
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
         };
         let readers: Vec<Child> = (0..3).map(|_| reader(random.within(0..1 << 30))).collect();
-        let end = Instant::now() + Duration::from_secs(4);
-        let mut kills = 0;
+        let begun = Instant::now();
+        let (mut kills, mut killed) = (0, Vec::new());
         let mut next = Instant::now() + Duration::from_millis(random.within(100..1500));
-        while Instant::now() < end {
+        while begun.elapsed() < Duration::from_secs(4) || kills < KILLS {
+            assert!(begun.elapsed() < LONG, "{kind:?} round {round}: {kills} kills");
             let _ = hsm.run(&["release"], &paths);
-            if kills < 2 && next <= Instant::now() && hsm.status().is_some() {
-                let pids = match who {
-                    0 => vec![hsm.agent_pid()],
-                    1 => hsm.mover_pids(),
-                    _ => vec![hsm.guard_pid()],
-                };
-                pids.into_iter().for_each(kill);
-                kills += 1;
+            if kills < KILLS && next <= Instant::now() {
+                // Whoever was killed may be named for a moment longer.
+                let pids: Vec<i32> = victims(&hsm, who).into_iter().filter(|pid| !killed.contains(pid)).collect();
+                kills += usize::from(!pids.is_empty());
+                pids.iter().copied().for_each(kill);
+                killed.extend(pids);
                 next = Instant::now() + Duration::from_millis(random.within(100..1500));
             }
         }
-        let (mut reads, mut errors) = (0, 0);
+        let mut errors = 0;
         for reader in readers {
+            // This closes its standard input.
             let out = reader.wait_with_output().unwrap();
             let text = String::from_utf8_lossy(&out.stdout).into_owned();
             assert!(out.status.success(), "{kind:?} round {round}: {text}");
             let mut counts = text.split_whitespace().map(|n| n.parse::<u64>().unwrap());
-            reads += counts.next().unwrap();
+            let reads = counts.next().unwrap();
+            assert!(reads >= READS, "{kind:?} round {round}: a reader read {reads} times");
             errors += counts.next().unwrap();
         }
-        assert!(kills > 0 && reads > 100, "{kind:?} round {round}: {kills} kills, {reads} reads");
         assert!(errors == 0 || who == 2, "{kind:?} round {round}: {errors} errors although the guard lived");
         wait_until(LONG, "the agent answers again", || hsm.status().is_some());
         hsm.wait_for_movers();
@@ -496,6 +510,18 @@ fn torment(kind: FsKind, who: usize) {
         }
         wait_until(LONG, "the queue is empty", || hsm.status().is_some_and(|s| queued(&s) == 0));
     }
+}
+
+/// The processes of that kind, if any is there just now.
+fn victims(hsm: &Hsm, who: usize) -> Vec<i32> {
+    let Some(status) = hsm.status() else { return Vec::new() };
+    let plugins = status["agent"]["plugins"].as_array().unwrap().iter().map(|plugin| &plugin["pid"]);
+    let pids = match who {
+        0 => vec![&status["pid"]],
+        1 => plugins.collect(),
+        _ => vec![&status["source"]["guard"]["pid"]],
+    };
+    pids.into_iter().filter_map(Value::as_i64).map(|pid| i32::try_from(pid).unwrap()).collect()
 }
 
 #[test]

@@ -59,7 +59,7 @@ impl Packing {
                 self.archive.store.commit(staged, Box::new(move |result| tell.send(result).unwrap()));
                 if *name == files[0].0 {
                     let begun = || self.watched.started.load(Ordering::SeqCst) > before;
-                    wait_until(Duration::from_secs(10), "the first file's sync", begun);
+                    wait_until(Duration::from_secs(60), "the first file's sync", begun);
                 }
                 told
             })
@@ -413,7 +413,7 @@ fn parts_of_members_are_restored_and_holes_stay_holes() {
             let tell = tell.clone();
             packing.archive.store.commit(staged.unwrap(), Box::new(move |result| tell.send(result).unwrap()));
             let begun = || packing.watched.started.load(Ordering::SeqCst) > before;
-            wait_until(Duration::from_secs(10), "the first file's sync", begun);
+            wait_until(Duration::from_secs(60), "the first file's sync", begun);
         }
         drop(hold);
         let stored = (0..3).map(|_| told.recv().unwrap().unwrap()).find(|stored| stored.id.as_str().contains(".pk"));

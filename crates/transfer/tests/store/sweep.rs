@@ -47,7 +47,7 @@ fn p7_a_killed_process_leaves_nothing_and_a_living_one_is_left_alone() {
         .stdout(Stdio::null())
         .spawn()
         .unwrap();
-    wait_until(Duration::from_secs(30), "the child's temporary file", || archive.files().len() == 1);
+    wait_until(Duration::from_secs(60), "the child's temporary file", || archive.files().len() == 1);
 
     let mine = archive.store.stage(
         &id("fedcba"),
