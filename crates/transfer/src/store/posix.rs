@@ -51,8 +51,10 @@ impl PosixStore {
         self.root.path()
     }
 
-    /// Removes temporary files of processes that are gone. Cheap; to be called every few minutes.
+    /// Removes temporary files of processes that are gone, and frees memory that is not needed any more. Cheap; to be called every few
+    /// minutes.
     pub fn sweep(&self) -> Result<Swept, TransferError> {
+        self.packs.forget_unused();
         sweep(&self.root)
     }
 

@@ -4,6 +4,7 @@
 
 extern crate sifaka_transfer as transfer;
 
+mod attempts;
 mod cancel;
 mod corruption;
 mod damage;

@@ -6,6 +6,7 @@
 
 mod building;
 mod content;
+mod known;
 mod place;
 mod repack;
 mod sealer;
@@ -20,6 +21,7 @@ use crate::manifest::Window;
 use crate::pack::{Entry, Index, MemberId, MemberName, PackId, PackReader};
 use crate::{Durability, TransferError};
 use building::into_transfer;
+use known::Known;
 use model::ObjectId;
 use sealer::Sealer;
 use std::collections::HashSet;
@@ -48,6 +50,7 @@ pub(super) struct Packs {
     root: Arc<Root>,
     sessions: Arc<Sessions>,
     durability: Arc<dyn Durability>,
+    known: Arc<Known>,
     sealer: Sealer,
 }
 
@@ -59,8 +62,9 @@ impl Packs {
         durability: Arc<dyn Durability>,
         alone: impl Fn(Arrival) + Send + 'static,
     ) -> io::Result<Self> {
-        let sealer = Sealer::start(root.clone(), sessions.clone(), durability.clone(), Box::new(alone))?;
-        Ok(Self { root, sessions, durability, sealer })
+        let known = Arc::new(Known::default());
+        let sealer = Sealer::start(root.clone(), sessions.clone(), durability.clone(), known.clone(), Box::new(alone))?;
+        Ok(Self { root, sessions, durability, known, sealer })
     }
 
     /// Puts a file into the pack that is being built.
@@ -161,6 +165,9 @@ impl Packs {
     pub(super) fn attempts(&self, name: MemberName, since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {
         let since = UNIX_EPOCH + Duration::from_millis(since_ms).saturating_sub(BEFORE_ATTEMPT);
         let mut found = Vec::new();
+        if !self.known.may_have(&self.root, name, since)? {
+            return Ok(found);
+        }
         let _ = self.each_pack(Some(PackId::first_of(since)), &mut |pack| {
             let id = MemberId { pack, name };
             match self.find(&id) {
@@ -171,6 +178,11 @@ impl Packs {
             Ok(ControlFlow::Continue(()))
         })?;
         Ok(found)
+    }
+
+    /// Frees what is not needed any more.
+    pub(super) fn forget_unused(&self) {
+        self.known.forget_unused();
     }
 
     /// Visits the packs, from an id on, in about the order of their ages.

@@ -5,6 +5,7 @@
 //! unless whole packs are waiting already.
 
 use super::building::{Arrival, Building, PackBuilding, Waiter, fail_all, into_transfer};
+use super::known::Known;
 use super::place;
 use crate::pack::{PackError, PackId};
 use crate::store::directories::Directories;
@@ -61,14 +62,16 @@ impl Sealer {
         root: Arc<Root>,
         sessions: Arc<Sessions>,
         durability: Arc<dyn Durability>,
+        known: Arc<Known>,
         alone: Alone,
     ) -> io::Result<Self> {
         let shared = Arc::new(Shared { waiting: Mutex::default(), arrived: Condvar::new(), room: Condvar::new() });
         let directories = Directories::new(root.clone(), durability.clone());
         let filesystem = root.open_for_syncs()?;
-        let worker = Worker { root: root.clone(), filesystem, durability, directories, shared: shared.clone(), alone };
-        let thread = std::thread::Builder::new().name("pack-sync".to_owned()).spawn(move || worker.run())?;
-        Ok(Self { root, sessions, shared, thread: Some(thread) })
+        let mut sealer = Self { root: root.clone(), sessions, shared: shared.clone(), thread: None };
+        let worker = Worker { root, filesystem, durability, directories, known, shared, alone };
+        sealer.thread = Some(std::thread::Builder::new().name("pack-sync".to_owned()).spawn(move || worker.run())?);
+        Ok(sealer)
     }
 
     /// Takes a member for the pack that is being built. Its `done` is called from another thread, unless this fails at once.
@@ -151,6 +154,7 @@ struct Worker {
     filesystem: File,
     durability: Arc<dyn Durability>,
     directories: Directories,
+    known: Arc<Known>,
     shared: Arc<Shared>,
     alone: Alone,
 }
@@ -217,7 +221,9 @@ impl Worker {
         let (sealed, waiters) = pack.seal();
         let named = sealed.and_then(|temp| {
             self.durability.sync_all(temp.file().file())?;
-            Ok(temp.place(&self.root.ensure_dir(&place::directory(id))?, &id.to_string())?)
+            let directory = self.root.ensure_dir(&place::directory(id))?;
+            let names = waiters.iter().map(|waiter| waiter.name);
+            Ok(self.known.placing(&self.root, id, names, || temp.place(&directory, &id.to_string()))?)
         });
         match named {
             Ok(_) => Some((id, waiters)),
