@@ -145,6 +145,9 @@ impl Bench {
         while let Some(path) = left.pop() {
             for entry in fs::read_dir(path).unwrap() {
                 let entry = entry.unwrap();
+                if entry.file_name() == "lock" {
+                    continue; // Of a session.
+                }
                 let list = if entry.file_type().unwrap().is_dir() { &mut left } else { &mut found };
                 list.push(entry.path());
             }

@@ -152,7 +152,8 @@ fn files_below(path: &Path) -> Vec<PathBuf> {
         let entry = entry.unwrap();
         if entry.file_type().unwrap().is_dir() {
             found.extend(files_below(&entry.path()));
-        } else {
+        } else if entry.file_name() != "lock" {
+            // That one is a session's.
             found.push(entry.path());
         }
     }

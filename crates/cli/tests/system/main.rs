@@ -15,6 +15,7 @@ mod lost_results;
 mod movers;
 mod races;
 mod ranges;
+mod read_only;
 mod rebuild;
 mod release;
 mod scrub;

@@ -134,7 +134,8 @@ impl Hsm {
     pub(crate) fn temporary_files(&self) -> usize {
         // A directory for each mover that lives, with its files.
         let sessions = fs::read_dir(self.site.archive_root().join(".sifaka-tmp")).into_iter().flatten();
-        sessions.flatten().map(|s| fs::read_dir(s.path()).map_or(0, Iterator::count)).sum()
+        let files = sessions.flatten().flat_map(|session| fs::read_dir(session.path()).into_iter().flatten().flatten());
+        files.filter(|file| file.file_name() != "lock").count()
     }
 
     /// Ends the agent in order, also one that the guard has started after a kill.

@@ -32,11 +32,12 @@ pub struct PosixStore {
 }
 
 impl PosixStore {
-    /// Opens the archive in an existing directory, and removes what crashed processes left in it.
+    /// Opens the archive in an existing directory, and removes what crashed processes left in it. Writes nothing: one that is mounted read-only can be
+    /// read, listed and verified.
     pub fn open(root: &Path, durability: Arc<dyn Durability>) -> Result<Self, TransferError> {
         let root = Arc::new(Root::open(root)?);
         sweep(&root)?;
-        let sessions = Arc::new(Sessions::open(root.clone())?);
+        let sessions = Arc::new(Sessions::new(root.clone()));
         let failed = |e| TransferError::io("start the syncing threads of", root.path())(e);
         let group = Arc::new(GroupSync::start(root.clone(), durability.clone()).map_err(failed)?);
         let ordinary = Ordinary { root: root.clone(), sessions: sessions.clone(), group: group.clone() };

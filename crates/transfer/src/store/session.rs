@@ -1,8 +1,12 @@
 //! Temporary files that nothing outlives (P7).
 //!
-//! Each open store has a session: a directory of its own in `<root>/.sifaka-tmp`, locked with `flock(2)` as long as the process
-//! lives. A temporary file unlinks itself when dropped; what a crash left lies in a directory that nobody holds a lock on,
-//! and [`sweep`] removes it. One lock a session, and not one a file: a lock costs as much as creating a file.
+//! A store that writes has a session: a directory of its own in `<root>/.sifaka-tmp`, made with its first file and locked as long as the
+//! process lives. A temporary file unlinks itself when dropped; what a crash left lies in a directory that nobody holds a lock
+//! on, and [`sweep`] removes it. One lock a session, and not one a file: a lock costs as much as creating a file.
+//!
+//! The lock is `flock(2)` on the file `lock` in the directory: on NFS such locks reach other hosts for regular files that are open for writing, and
+//! never for directories. The directory itself is locked too, for programs of before there was that file; and a session without
+//! it is one of theirs.
 
 use super::root::{Root, place, unlink};
 use crate::{Durability, OpenFile, TransferError, manifest};
@@ -32,12 +36,16 @@ pub struct Swept {
     pub files: u64,
 }
 
+/// What a session's lock is called. Temporary files have a dot in their names.
+const LOCK: &str = "lock";
+
 /// A locked directory for temporary files.
 #[derive(Debug)]
 struct Session {
     root: Arc<Root>,
-    /// The lock goes with this descriptor.
     dir: File,
+    /// The locks of the session go with this descriptor, and with that of the directory.
+    lock: Option<File>,
     name: String,
     next: AtomicU64,
 }
@@ -45,11 +53,11 @@ struct Session {
 impl Session {
     fn open(root: Arc<Root>) -> Result<Self, TransferError> {
         let path = root.path().join(TEMPORARY);
-        let (dir, name) = Self::make(&root).map_err(TransferError::io("make a directory in", path))?;
-        Ok(Self { root, dir, name, next: AtomicU64::new(0) })
+        let (dir, lock, name) = Self::make(&root).map_err(TransferError::io("make a directory in", path))?;
+        Ok(Self { root, dir, lock: Some(lock), name, next: AtomicU64::new(0) })
     }
 
-    fn make(root: &Root) -> io::Result<(File, String)> {
+    fn make(root: &Root) -> io::Result<(File, File, String)> {
         let parent = root.ensure_dir(Path::new(TEMPORARY))?;
         for attempt in 0u64.. {
             let name = format!("{}-{attempt}", std::process::id());
@@ -58,20 +66,31 @@ impl Session {
                 Err(Errno::EXIST) => continue,
                 Err(e) => return Err(e.into()),
             }
-            // Between making and locking it, a sweep of somebody else may take it for a dead one: then again.
-            let dir = match open_dir(&parent, &name) {
-                Ok(dir) => dir,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
-                Err(e) => return Err(e),
+            // Until it is locked, a sweep of somebody else may take it for a dead one: then again.
+            let opened =
+                open_dir(&parent, &name).and_then(|dir| Ok((open_lock(&dir, OFlags::CREATE | OFlags::EXCL)?, dir)));
+            let (lock, dir) = match opened {
+                Ok(opened) => opened,
+                Err(e) if matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::AlreadyExists) => continue,
+                Err(e) => {
+                    let _ = rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR);
+                    return Err(e);
+                }
             };
-            match sys::file::try_lock_exclusive(&dir) {
-                Ok(true) if is_still(&parent, &name, &dir) => return Ok((dir, name)),
-                Ok(_) => {}
+            match sys::file::try_lock_exclusive(&lock) {
+                Ok(true) => {}
+                Ok(false) => continue,
                 // Lustre without the mount option `flock`, say. Sweeps cannot lock either, and so remove nothing there.
                 Err(error) => {
                     tracing::warn!(root = %root.path().display(), %error, "no file locks: what a crash leaves will stay");
-                    return Ok((dir, name));
                 }
+            }
+            // Where it cannot be locked, an older program cannot either.
+            if let Ok(false) = sys::file::try_lock_exclusive(&dir) {
+                continue;
+            }
+            if is_still(&parent, &name, &dir) && is_still(&dir, LOCK, &lock) {
+                return Ok((dir, lock, name));
             }
         }
         Err(Errno::EXIST.into())
@@ -91,38 +110,45 @@ impl Session {
     }
 }
 
-/// The session of an open store, and a new one when somebody removed its directory.
+/// The session of an open store: none before there is something to write, so that an archive that is read needs no writing to; and a
+/// new one when somebody removed its directory.
 #[derive(Debug)]
 pub(super) struct Sessions {
     root: Arc<Root>,
-    current: Mutex<Arc<Session>>,
+    current: Mutex<Option<Arc<Session>>>,
 }
 
 impl Sessions {
-    pub(super) fn open(root: Arc<Root>) -> Result<Self, TransferError> {
-        let current = Mutex::new(Arc::new(Session::open(root.clone())?));
-        Ok(Self { root, current })
+    pub(super) fn new(root: Arc<Root>) -> Self {
+        Self { root, current: Mutex::new(None) }
     }
 
     /// A new, empty file, named after what it is to become.
     pub(super) fn create(&self, purpose: &impl fmt::Display) -> Result<TempFile, TransferError> {
-        let session = self.current.lock().clone();
+        let session = self.session(None)?;
         match session.create(purpose) {
-            Err(TransferError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {}
-            other => return other,
+            Err(TransferError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => {
+                self.session(Some(&session))?.create(purpose)
+            }
+            other => other,
         }
+    }
+
+    /// The present session, or a new one if there is none, or this one that is gone.
+    fn session(&self, gone: Option<&Arc<Session>>) -> Result<Arc<Session>, TransferError> {
         let mut current = self.current.lock();
-        if Arc::ptr_eq(&current, &session) {
-            *current = Arc::new(Session::open(self.root.clone())?);
+        match &*current {
+            Some(session) if gone.is_none_or(|gone| !Arc::ptr_eq(session, gone)) => Ok(session.clone()),
+            _ => Ok(current.insert(Arc::new(Session::open(self.root.clone())?)).clone()),
         }
-        let session = current.clone();
-        drop(current);
-        session.create(purpose)
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
+        let _ = unlink(&self.dir, LOCK);
+        // Closed: NFS keeps an unlinked file that is open, under another name.
+        self.lock = None;
         if let Ok(parent) = self.root.open_dir(Path::new(TEMPORARY)) {
             // Files that could not be unlinked keep it, for a sweep.
             let _ = rustix::fs::unlinkat(&parent, &self.name, AtFlags::REMOVEDIR);
@@ -205,7 +231,7 @@ impl Drop for TempFile {
 }
 
 /// Removes what dead sessions left. Those of living processes, on this host or (where the filesystem's locks reach) another,
-/// are left alone, as is anything that is no session's.
+/// are left alone, as is anything that is no session's. What is mounted read-only is left as it is.
 pub(super) fn sweep(root: &Root) -> Result<Swept, TransferError> {
     let path = root.path().join(TEMPORARY);
     let parent = match root.open_dir(Path::new(TEMPORARY)) {
@@ -215,23 +241,67 @@ pub(super) fn sweep(root: &Root) -> Result<Swept, TransferError> {
     };
     let mut swept = Swept::default();
     for name in names(&parent).map_err(TransferError::io("list", &path))? {
-        // Not a directory, a link, or gone by now.
-        let Ok(dir) = open_dir(&parent, &name) else { continue };
-        match sys::file::try_lock_exclusive(&dir) {
-            Ok(true) if is_still(&parent, &name, &dir) => {}
-            _ => continue,
-        }
-        for file in names(&dir).map_err(TransferError::io("list", path.join(&name)))? {
-            match rustix::fs::unlinkat(&dir, &file, AtFlags::empty()) {
-                Ok(()) => swept.files += 1,
-                Err(e) => tracing::warn!(file = %path.join(&name).join(&file).display(), error = %e, "cannot remove"),
+        match sweep_session(&parent, &name, &mut swept) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::ReadOnlyFilesystem => break,
+            Err(e) => {
+                tracing::warn!(session = %path.join(&name).display(), error = %e, "cannot remove what a crash left")
             }
-        }
-        if rustix::fs::unlinkat(&parent, &name, AtFlags::REMOVEDIR).is_ok() {
-            swept.sessions += 1;
         }
     }
     Ok(swept)
+}
+
+fn sweep_session(parent: &File, name: &Path, swept: &mut Swept) -> io::Result<()> {
+    // Not a directory, a link, or gone by now.
+    let Ok(dir) = open_dir(parent, name) else { return Ok(()) };
+    // Held until everything is removed.
+    let Some(_held) = lock_dead(&dir)? else { return Ok(()) };
+    if !is_still(parent, name, &dir) {
+        return Ok(());
+    }
+    let mut removed: io::Result<()> = Ok(());
+    for file in names(&dir)?.iter().filter(|file| file.as_os_str() != LOCK) {
+        match rustix::fs::unlinkat(&dir, file, AtFlags::empty()) {
+            Ok(()) => swept.files += 1,
+            Err(e) => removed = Err(e.into()),
+        }
+    }
+    removed?;
+    // Last: without it, it would be a session of an older program.
+    unlink(&dir, LOCK)?;
+    // On NFS the next sweep can.
+    if rustix::fs::unlinkat(parent, name, AtFlags::REMOVEDIR).is_ok() {
+        swept.sessions += 1;
+    }
+    Ok(())
+}
+
+/// The locks of a session that is to be removed: beside that of its directory that of its file, if it has one.
+struct Held(#[expect(dead_code, reason = "closing it is what it is for")] Option<File>);
+
+/// Locks the session whose directory this is, unless it lives, or it cannot be told.
+fn lock_dead(dir: &File) -> io::Result<Option<Held>> {
+    let own = sys::file::try_lock_exclusive(dir);
+    if matches!(own, Ok(false)) {
+        return Ok(None);
+    }
+    match open_lock(dir, OFlags::empty()) {
+        Ok(lock) => {
+            let dead = sys::file::try_lock_exclusive(&lock).unwrap_or(false) && is_still(dir, LOCK, &lock);
+            Ok(dead.then_some(Held(Some(lock))))
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(own.is_ok().then_some(Held(None))),
+        Err(e) => Err(e),
+    }
+}
+
+/// Open for writing: NFS makes of `flock(2)` a lock that is an exclusive one only then.
+fn open_lock(dir: &File, how: OFlags) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::NOFOLLOW | OFlags::NONBLOCK | how;
+    // openat2(2) takes a mode only for what it makes.
+    let mode = if how.contains(OFlags::CREATE) { Mode::RUSR | Mode::WUSR } else { Mode::empty() };
+    sys::file::open_beneath(dir, LOCK, flags, mode).map(File::from)
 }
 
 fn open_dir(parent: &File, name: impl AsRef<Path>) -> io::Result<File> {

@@ -73,9 +73,11 @@ impl Archive {
         self.object(id).with_file_name(transfer::manifest::name_of(id))
     }
 
-    /// Every file below the archive's root.
+    /// Every file below the archive's root, but for the locks of sessions.
     pub(crate) fn files(&self) -> Vec<PathBuf> {
-        files_below(self.store.root())
+        let is_lock =
+            |path: &PathBuf| path.ends_with("lock") && path.starts_with(self.store.root().join(".sifaka-tmp"));
+        files_below(self.store.root()).into_iter().filter(|path| !is_lock(path)).collect()
     }
 
     pub(crate) fn put(
