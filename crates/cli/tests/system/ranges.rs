@@ -1,10 +1,10 @@
 //! P5 where files are restored in parts: what is read is the content, or an error, never a hole; and only what is read is fetched.
 
-use crate::support::{Hsm, LONG, blocks, hsm_state, is_released, kill, noise, queued};
+use crate::support::{Hsm, LONG, blocks, hsm_state, is_released, kill, noise, number, queued};
 use model::HsmFlags;
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -559,4 +559,40 @@ fn p5_objects_without_manifests_are_restored_whole() {
     assert!(fs::read(&path).unwrap() == content);
     let mode = fs::metadata(&path).unwrap().mode();
     assert_eq!(mode & 0o777, 0o644);
+}
+
+/// A killed agent's mark may claim less than it let readers have: they may have it mapped.
+#[test]
+fn p5_what_is_mapped_stays_when_nothing_more_can_be_had() {
+    let hsm = start_with(FsKind::Ext4, "readahead = 0");
+    let content = noise(51, 5 * MIB);
+    let path = hsm.archived_and_released("f", &content);
+    let script = "import mmap,sys\nf=open(sys.argv[1],'rb')\nm=mmap.mmap(f.fileno(),4096,prot=mmap.PROT_READ,offset=2<<20)\nfor line in sys.stdin: print(m[:16].hex(),flush=True)";
+    let mut reader = Command::new("python3");
+    let mut reader =
+        reader.args(["-c", script]).arg(&path).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    let mut lines = BufReader::new(reader.stdout.take().unwrap()).lines();
+    let mut mapped = || {
+        reader.stdin.as_ref().unwrap().write_all(b"\n").unwrap();
+        lines.next().unwrap().unwrap()
+    };
+    let expected: String = content[2 * MIB..][..16].iter().map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(mapped(), expected);
+    let before = hsm.agent_pid();
+    kill(before);
+    wait_until(LONG, "another agent", || hsm.status().is_some_and(|s| number(&s["pid"]) != before));
+    hsm.wait_for_movers();
+    assert_eq!(claimed(&path), Some(Vec::new()), "it was killed before it wrote down what was there");
+
+    for object in hsm.site.archive_files() {
+        fs::remove_file(format!("{}.manifest", object.display())).unwrap();
+        let mut damaged = fs::read(&object).unwrap();
+        damaged[4 * MIB] ^= 1;
+        fs::write(&object, damaged).unwrap();
+    }
+    assert!(read_at(&path, MIB, 50).is_err());
+    assert_eq!(mapped(), expected);
+    assert!(is_released(&path) && claimed(&path).is_some());
+    reader.kill().unwrap();
+    reader.wait().unwrap();
 }

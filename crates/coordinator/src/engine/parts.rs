@@ -45,6 +45,8 @@ pub(crate) enum OpenedParts {
         resident: Runs,
         /// Somebody has it open for writing, so that no access can be told from a write.
         writers: bool,
+        /// Parts of it may have been handed out before: it had its mark, and has data.
+        used_before: bool,
     },
     /// It is to be restored whole: somebody has it open for writing, and nothing of it was handed out.
     Whole,
@@ -79,7 +81,9 @@ pub(crate) fn open_parts(fs: &Filesystem, handle: &FileHandle) -> Result<OpenedP
     let marked = residency::read(&*file.fd, name, stamp.size).map_err(|e| attribute(&e))?;
     if let Some(known) = marked {
         let mtime = if known.name == name { known.mtime } else { record.mtime };
-        return Ok(OpenedParts::Ready { file, mtime, resident: known.resident, writers });
+        // The mark may claim less than an agent before this one let readers have.
+        let used_before = !matches!(sys::file::next_data(&*file.fd, 0), Ok(None));
+        return Ok(OpenedParts::Ready { file, mtime, resident: known.resident, writers, used_before });
     }
     if writers {
         return Ok(OpenedParts::Whole);
@@ -89,7 +93,7 @@ pub(crate) fn open_parts(fs: &Filesystem, handle: &FileHandle) -> Result<OpenedP
     let mtime = if torn { record.mtime } else { stamp.mtime };
     let mark = Residency { name, mtime, resident: Runs::default() };
     residency::write(&*file.fd, &mark, stamp.size).map_err(|e| attribute(&e))?;
-    Ok(OpenedParts::Ready { file, mtime, resident: Runs::default(), writers })
+    Ok(OpenedParts::Ready { file, mtime, resident: Runs::default(), writers, used_before: false })
 }
 
 /// After a mover wrote chunks: the file still measures what it did, and has its mtime again.
@@ -171,6 +175,8 @@ pub(crate) struct Parts {
     /// Actions that ask for all of it.
     pub(crate) entries: Vec<QueuedAction>,
     pub(crate) writers: bool,
+    /// See [`OpenedParts::Ready`].
+    pub(crate) used_before: bool,
     pub(crate) attempts: u32,
     /// Nothing is fetched before then: the last fetch failed for now.
     pub(crate) retry_at: Option<Instant>,
@@ -200,6 +206,7 @@ impl Parts {
             whole: Vec::new(),
             entries: Vec::new(),
             writers: false,
+            used_before: false,
             attempts: 0,
             retry_at: None,
             unrecorded: false,
@@ -212,6 +219,11 @@ impl Parts {
     /// All chunks.
     pub(crate) fn all(&self) -> Run {
         0..self.file.as_ref().map_or(0, |file| chunks_of(file.size))
+    }
+
+    /// Whether nobody can have got anything of it, so that nobody sees what becomes of its content.
+    pub(crate) fn is_untouched(&self) -> bool {
+        self.resident.is_empty() && !self.used_before
     }
 
     /// Whether something is under way that nobody else may come between.

@@ -215,10 +215,11 @@ impl Brain {
         let Some(inode) = self.inodes.get_mut(file) else { return };
         let Some(parts) = inode.parts.as_mut() else { return };
         match opened {
-            Ok(OpenedParts::Ready { file: f, mtime, resident, writers }) => {
+            Ok(OpenedParts::Ready { file: f, mtime, resident, writers, used_before }) => {
                 parts.phase = Phase::Ready;
                 parts.file = Some(f);
                 (parts.mtime, parts.resident, parts.writers) = (mtime, resident, writers);
+                parts.used_before = used_before;
                 let early = std::mem::take(&mut inode.blocked);
                 self.count_blocked(-i64::try_from(early.len()).unwrap_or(0));
                 for waiting in early {
@@ -391,7 +392,7 @@ impl Brain {
         let served = self.served.clone();
         let Some(parts) = self.parts(file) else { return false };
         let hopeless = failure.kind == ErrorKind::Permanent || failure.errno == ENOTCONN;
-        let unfit = failure.errno == EOPNOTSUPP && parts.resident.is_empty();
+        let unfit = failure.errno == EOPNOTSUPP && parts.is_untouched();
         if !hopeless || unfit || parts.phase != Phase::Ready {
             return false;
         }
@@ -406,8 +407,9 @@ impl Brain {
 
     fn part_came(&mut self, file: &FileHandle, run: Run) {
         let Some(parts) = self.parts(file) else { return };
-        if parts.phase == Phase::Unfit {
-            // So ranges can be had after all; and what was handed out must not be written over.
+        // So ranges can be had after all; and what was handed out must not be written over.
+        let was_unfit = parts.phase == Phase::Unfit;
+        if was_unfit {
             parts.phase = Phase::Ready;
         }
         parts.suspect.remove(&run);
@@ -426,6 +428,9 @@ impl Brain {
         self.count_blocked(-i64::try_from(answered.len()).unwrap_or(0));
         for reader in answered {
             self.let_through(reader.waiting.event, file, &reader.touched);
+        }
+        if was_unfit {
+            self.reconsider_early(file);
         }
     }
 
@@ -455,7 +460,7 @@ impl Brain {
             return;
         }
         if failure.errno == EOPNOTSUPP {
-            if parts.resident.is_empty() {
+            if parts.is_untouched() {
                 tracing::info!(path = parts.path, %failure, "it cannot be restored in parts, and is restored whole");
                 parts.phase = Phase::Unfit;
                 return;
@@ -581,7 +586,7 @@ impl Brain {
         self.pump(file);
     }
 
-    /// Events that came while the file was opened or finished.
+    /// Events that came while the file was opened or finished, or about to be restored whole.
     fn reconsider_early(&mut self, file: &FileHandle) {
         let early = self.inodes.get_mut(file).map(|inode| std::mem::take(&mut inode.blocked)).unwrap_or_default();
         self.count_blocked(-i64::try_from(early.len()).unwrap_or(0));
