@@ -68,6 +68,32 @@ fn one_read_is_served_amid_the_storm_of_another_user() {
 }
 
 #[test]
+fn a_queued_restore_goes_first_when_somebody_reads_the_file() {
+    const FILES: usize = 30;
+    const SLOW: &str = "bandwidth_limit = \"128KiB/s\"\nmax_in_flight = 4";
+    let hsm = Hsm::start_with(FsKind::Ext4, 256, |_| {});
+    let content = |n: usize| noise(n as u64, 100_000);
+    let files: Vec<PathBuf> = (0..FILES).map(|n| hsm.file(&format!("f{n}"), &content(n))).collect();
+    let all: Vec<&Path> = files.iter().map(PathBuf::as_path).collect();
+    hsm.archive(&all);
+    hsm.release(&all);
+    edit(&hsm.site.posix_config(), "  id = 1\n", &format!("  id = 1\n{SLOW}\n"));
+    reload(&hsm);
+    wait_until(LONG, "the limits count", || mover(&hsm)["credits"] == 4);
+    hsm.ok(&["restore"], &all);
+    let released = || files.iter().filter(|path| is_released(path)).count();
+    wait_until(LONG, "one is restored", || released() < FILES);
+    let before = released();
+    assert!(fs::read(&files[FILES - 1]).unwrap() == content(FILES - 1));
+    let after = released();
+    assert!(before - after <= 8, "{before} were away when it was opened, {after} when it was there");
+    edit(&hsm.site.posix_config(), SLOW, "");
+    reload(&hsm);
+    hsm.settle();
+    assert_eq!(released(), 0);
+}
+
+#[test]
 fn limits_change_while_archives_run_and_a_wrong_file_changes_nothing() {
     let hsm = Hsm::start_with(FsKind::Ext4, 256, |site| {
         site.add_archive_setting("bandwidth_limit = \"64KiB/s\"\nmax_in_flight = 2");

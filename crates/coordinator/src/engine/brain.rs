@@ -356,16 +356,21 @@ impl Brain {
     }
 
     pub(super) fn dispatch(&mut self, key: u64) {
+        if let Some(file) = self.jobs.get(&key).and_then(|job| job.action.file.clone()) {
+            self.hurry(&file);
+        }
         let Some(job) = self.jobs.get_mut(&key) else { return };
         let action = &job.action;
         let file = job.file.as_ref();
         let size = file.map_or(0, |f| f.before.size);
         let attempted_since_ms = may_be_left_since_ms(action, job.maybe_begun);
         job.maybe_begun = true;
+        let (class, owner) = job.turn();
+        let action = &job.action;
         let running = Running {
             id: ActionId(key),
             command: action.command,
-            class: action.class,
+            class,
             archive_id: job.archive_id,
             path: action.path.clone(),
             bytes_done: 0,
@@ -375,8 +380,8 @@ impl Brain {
         let work = Dispatch {
             key,
             archive_id: job.archive_id,
-            class: action.class,
-            owner: action.owner,
+            class,
+            owner,
             command: action.command,
             path: file.map(crate::prepare::Opened::path).unwrap_or_default(),
             extent: job.extent,

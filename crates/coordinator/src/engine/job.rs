@@ -6,7 +6,7 @@ use super::truncations::Truncation;
 use crate::copies;
 use crate::guard::PendingEvent;
 use crate::prepare::{Opened, is_archived_as_it_is};
-use model::{Extent, FileHandle, Identity, Stamp};
+use model::{Class, Extent, FileHandle, Identity, Stamp};
 use queue::{NewAction, QueuedAction};
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -48,6 +48,8 @@ pub(crate) struct Job {
     /// Whether a mover may have begun, in this life or one before.
     pub(crate) maybe_begun: bool,
     pub(crate) cancelled: bool,
+    /// Asked for by nobody in a hurry, it is a restore that a reader of this user waits for meanwhile.
+    pub(crate) reader: Option<u32>,
     /// A commit failed or the action has no file: the result that is being recorded.
     pub(crate) detached: bool,
 }
@@ -66,12 +68,18 @@ impl Job {
             record: None,
             maybe_begun: attempts > 0,
             cancelled: false,
+            reader: None,
             detached: false,
         }
     }
 }
 
 impl Job {
+    /// How urgent it is now, and for whom.
+    pub(crate) fn turn(&self) -> (Class, u32) {
+        self.reader.map_or((self.action.class, self.action.owner), |reader| (Class::Reader, reader))
+    }
+
     /// Whether what the mover stored is one more copy of content that another archive has: the file said so when it was opened, and is
     /// compared with that when the copy is added.
     pub(crate) fn makes_further_copy(&self) -> bool {

@@ -106,7 +106,8 @@ impl Brain {
         let busy = self.inodes.get(&file).is_some_and(|inode| inode.holder.is_some() || inode.retry.is_some());
         if busy {
             // A restore is on its way, or will be tried again; its end answers everybody.
-            return self.block(&file, event);
+            self.block(&file, event);
+            return self.hurry(&file);
         }
         let stamp = match sys::file::stamp(&event.file) {
             Ok(stamp) => stamp_of(&stamp),
@@ -150,6 +151,23 @@ impl Brain {
                 self.forget_idle(&file);
             }
         }
+    }
+
+    /// A restore from the queue that a reader waits for goes before those that nobody waits for, unless a mover has it.
+    pub(super) fn hurry(&mut self, file: &FileHandle) {
+        let Some(inode) = self.inodes.get(file) else { return };
+        let (Some(Holder::Job(key)), Some(first)) = (inode.holder, inode.blocked.first()) else { return };
+        let Some(job) = self.jobs.get_mut(&key) else { return };
+        if job.purpose != Purpose::Queued || job.action.command != Command::Restore || job.reader.is_some() {
+            return;
+        }
+        job.reader = Some(owner_of(&first.event));
+        let Some(mut work) = self.shared.outbox.withdraw(key) else { return };
+        (work.class, work.owner) = job.turn();
+        if let Some(running) = self.shared.running.lock().get_mut(&key) {
+            running.class = work.class;
+        }
+        self.shared.outbox.put(work);
     }
 
     pub(super) fn restore_for_readers(
