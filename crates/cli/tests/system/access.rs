@@ -390,24 +390,6 @@ fn p5_readers_wait_through_a_restart_in_order() {
 }
 
 #[test]
-fn p5_who_waits_for_the_same_file_gives_no_reader_more_time() {
-    let hsm = Hsm::start_with(FsKind::Ext4, 128, |site| site.add_agent_setting("restore { timeout_s = 2 }"));
-    let path = hsm.archived_and_released("f", &noise(17, SIZE));
-    let root = hsm.site.archive_root().join("objects");
-    fs::rename(&root, root.with_extension("away")).unwrap();
-    let mut reader = cat(&path);
-    let begun = Instant::now();
-    // Each tries, fails, and lets go of the file.
-    while reader.try_wait().unwrap().is_none() && begun.elapsed() < LONG / 4 {
-        hsm.ok(&["restore"], &[&path]);
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let _ = reader.kill();
-    let out = reader.wait_with_output().unwrap();
-    assert!(begun.elapsed() < LONG / 4 && !out.status.success() && out.stdout.is_empty());
-}
-
-#[test]
 fn readers_that_were_killed_are_forgotten_when_many_wait() {
     const MANY: usize = 1100;
     let hsm = Hsm::start_with(FsKind::Ext4, 128, |site| site.add_agent_setting("restore { timeout_s = 1000 }"));
