@@ -129,6 +129,61 @@ fn leftovers_of_crashes_are_cleared() {
     assert!(!orphan.exists());
 }
 
+/// The lock of the tombstones' directory is known on one host only, on NFS; that of a file is the one that counts.
+#[test]
+fn p7_a_pack_is_rewritten_by_one_at_a_time_also_of_several_hosts() {
+    let packing = Packing::new();
+    let stored = packing.pack_of(10);
+    stored[..6].iter().for_each(|(id, _)| packing.archive.remove(id).unwrap());
+    let path = packing.packs().remove(0);
+    let lock = path.with_extension("lock");
+    let other_host = fs::File::create_new(&lock).unwrap();
+    assert!(sys::file::try_lock_exclusive(&other_host).unwrap());
+    assert_eq!(repack(&packing), Repacked::default());
+    assert_eq!((tombstones(&packing).len(), lock.exists()), (6, true));
+    // It crashed: its file stays, and nobody has the lock.
+    drop(other_host);
+    assert_eq!(repack(&packing).rewritten, 1);
+    assert!(!lock.exists() && tombstones(&packing).is_empty());
+    // And when all of the pack is gone.
+    stored[6..].iter().for_each(|(id, _)| packing.archive.remove(id).unwrap());
+    fs::write(&lock, "").unwrap();
+    fs::remove_file(&path).unwrap();
+    assert_eq!(repack(&packing), Repacked::default());
+    assert!(packing.archive.files().is_empty(), "{:?}", packing.archive.files());
+}
+
+/// A lock that is lost, as with a server that was started anew, costs nothing: what somebody else took out does not come back.
+#[test]
+fn p7_a_pack_that_was_rewritten_meanwhile_is_left_as_it_is() {
+    let packing = Packing::new();
+    let stored = packing.pack_of(10);
+    stored[..6].iter().for_each(|(id, _)| packing.archive.remove(id).unwrap());
+    let path = packing.packs().remove(0);
+    let old = fs::read(&path).unwrap();
+    let marks = tombstones(&packing);
+    for marks_go in [false, true] {
+        let before = packing.watched.started.load(Ordering::SeqCst);
+        let hold = packing.watched.hold();
+        let done = std::thread::scope(|scope| {
+            let repacking = scope.spawn(|| repack(&packing));
+            let syncs = || packing.watched.started.load(Ordering::SeqCst) > before;
+            testkit::wait_until(std::time::Duration::from_secs(60), "the sync of the new pack", syncs);
+            if marks_go {
+                marks.iter().for_each(|mark| fs::remove_file(mark).unwrap());
+            } else {
+                let anew = path.with_extension("new");
+                fs::write(&anew, &old).unwrap();
+                fs::rename(anew, &path).unwrap();
+            }
+            drop(hold);
+            repacking.join().unwrap()
+        });
+        assert_eq!(done, Repacked::default(), "{marks_go}");
+        assert!(fs::read(&path).unwrap() == old, "{marks_go}");
+    }
+}
+
 /// Readers, removals and two repackers at once: whoever asks for a living member gets it, a removed one never comes back.
 #[test]
 fn readers_removals_and_repackers_do_not_disturb_each_other() {

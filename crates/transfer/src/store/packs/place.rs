@@ -3,6 +3,7 @@
 //! ```text
 //! packs/<pack id[0:4]>/<pack id>              the pack
 //! packs/<pack id[0:4]>/<pack id>.d/<uuid>     an empty file: this member was removed
+//! packs/<pack id[0:4]>/<pack id>.lock         an empty file: whoever rewrites the pack has its lock
 //! ```
 
 use crate::TransferError;
@@ -17,6 +18,8 @@ use sys::{Mode, OFlags};
 pub(super) const PACKS: &str = "packs";
 /// What a directory of tombstones is called, behind its pack's id.
 const TOMBSTONES: &str = ".d";
+/// What the lock of a pack is called, behind its pack's id.
+const LOCK: &str = ".lock";
 /// Characters of the id that name the directory; 65,536 seconds share one.
 pub(super) const PREFIX: usize = 4;
 
@@ -105,6 +108,32 @@ pub(super) fn open_tombstones(root: &Root, pack: PackId) -> io::Result<Option<Fi
     none_if_missing(root.open_dir(&tombstones(pack)))
 }
 
+/// The right to rewrite a pack: the lock of a file beside it, that goes when this does.
+#[derive(Debug)]
+pub(super) struct Lock {
+    dir: File,
+    name: String,
+    /// The lock goes with this descriptor.
+    _file: File,
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // While it is locked: nobody else can have it as his.
+        let _ = unlink(&self.dir, &self.name);
+    }
+}
+
+/// Locks a pack; `None` when somebody else has it.
+pub(super) fn lock(root: &Root, pack: PackId) -> io::Result<Option<Lock>> {
+    let (dir, name) = (root.open_dir(&directory(pack))?, format!("{pack}{LOCK}"));
+    // For writing, or it would be no exclusive lock on NFS.
+    let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let file = File::from(sys::file::open_beneath(&dir, &name, flags, Mode::RUSR | Mode::WUSR)?);
+    let mine = sys::file::try_lock_exclusive(&file)? && is_named(&dir, &name, &file);
+    Ok(mine.then(|| Lock { dir, name, _file: file }))
+}
+
 /// Removes the directory, if nothing is in it.
 pub(super) fn remove_tombstones(root: &Root, pack: PackId) {
     if let Ok(dir) = root.open_dir(&directory(pack)) {
@@ -115,7 +144,11 @@ pub(super) fn remove_tombstones(root: &Root, pack: PackId) {
 
 /// Whether the directory is still the one that its name stands for.
 pub(super) fn is_still(root: &Root, pack: PackId, dir: &File) -> bool {
-    match (sys::file::stamp_at(root.dir(), tombstones(pack)), sys::file::stamp(dir)) {
+    is_named(root.dir(), tombstones(pack), dir)
+}
+
+fn is_named(parent: &File, name: impl AsRef<Path>, open: &File) -> bool {
+    match (sys::file::stamp_at(parent, name), sys::file::stamp(open)) {
         (Ok(named), Ok(open)) => (named.dev, named.ino) == (open.dev, open.ino),
         _ => false,
     }

@@ -2,7 +2,8 @@
 //!
 //! A pack is written anew under its own id, without the dead, and put in the place of the old one; then, when that is durable,
 //! their tombstones go. A crash anywhere leaves either pack whole, and at most tombstones of members that are gone already.
-//! A lock on the tombstones' directory keeps two movers off one pack. Readers that have the old file open go on with it.
+//! A lock on the file `<pack id>.lock` keeps two movers off one pack, on NFS also those of two hosts (see `store/session.rs`); the tombstones' directory
+//! is locked too, for older programs. Readers that have the old file open go on with it.
 
 use super::Packs;
 use super::building::Buffered;
@@ -62,22 +63,23 @@ impl Packs {
         if !sys::file::try_lock_exclusive(&tombstones)? || !place::is_still(&self.root, pack, &tombstones) {
             return Ok(Done::Nothing);
         }
-        let opened = place::open(&self.root, pack).map_err(|e| PackError::Io(io::Error::other(e.to_string())))?;
-        let (index, reader) = match opened {
-            Some(reader) => (reader.index()?, Some(reader)),
-            None => (Index::default(), None),
-        };
-        let names = place::removed(&tombstones)?;
-        let dead = names.filter(|name| name.as_ref().map_or(true, |name| index.find(*name).is_some()));
-        let dead = dead.collect::<io::Result<HashSet<MemberName>>>()?;
-        let done = match reader {
-            Some(reader) if !dead.is_empty() => self.without(pack, &reader, &index, &dead)?,
-            _ => Done::Nothing,
-        };
+        let mut seen = self.look(pack, &tombstones)?;
+        let mut lock = None;
+        // Of a pack that is gone too: a crash may have left the lock's file.
+        if seen.is_due() || seen.reader.is_none() {
+            lock = place::lock(&self.root, pack)?;
+            if lock.is_none() {
+                return Ok(Done::Nothing);
+            }
+            // Whoever had the lock before may have done it.
+            seen = self.look(pack, &tombstones)?;
+        }
+        let done = if seen.is_due() { self.without(pack, &tombstones, &seen)? } else { Done::Nothing };
         // Nothing was applied: then only those go that have no member.
+        let has_no_member = |name: &MemberName| seen.index.find(*name).is_none();
         let applied = |name: &MemberName| match done {
-            Done::Nothing => index.find(*name).is_none(),
-            Done::Removed { .. } | Done::Rewritten { .. } => dead.contains(name) || index.find(*name).is_none(),
+            Done::Nothing => has_no_member(name),
+            Done::Removed { .. } | Done::Rewritten { .. } => seen.dead.contains(name) || has_no_member(name),
         };
         for name in place::removed(&tombstones)? {
             let name = name?;
@@ -85,27 +87,42 @@ impl Packs {
                 unlink(&tombstones, &name.to_string())?;
             }
         }
+        // Its file first: where the directory stays, this is done again.
+        drop(lock);
         place::remove_tombstones(&self.root, pack);
         Ok(done)
     }
 
-    fn without(
-        &self,
-        pack: PackId,
-        reader: &PackReader<File>,
-        index: &Index,
-        dead: &HashSet<MemberName>,
-    ) -> Result<Done, PackError> {
-        let bytes = |entries: &mut dyn Iterator<Item = &Entry>| entries.map(Entry::total_bytes).sum::<u64>();
-        let all_bytes = bytes(&mut index.entries().iter());
-        let dead_bytes = bytes(&mut index.entries().iter().filter(|entry| dead.contains(&entry.name)));
+    fn look(&self, pack: PackId, tombstones: &File) -> Result<Seen, PackError> {
+        let opened = place::open(&self.root, pack).map_err(|e| PackError::Io(io::Error::other(e.to_string())))?;
+        let (index, reader) = match opened {
+            Some(reader) => (reader.index()?, Some(reader)),
+            None => (Index::default(), None),
+        };
+        let names = place::removed(tombstones)?;
+        let dead = names.filter(|name| name.as_ref().map_or(true, |name| index.find(*name).is_some()));
+        let dead = dead.collect::<io::Result<HashSet<MemberName>>>()?;
+        Ok(Seen { reader, index, dead })
+    }
+
+    /// Whether the pack and what is marked as removed in it are still what was seen. Locks may be lost (a server that was started
+    /// anew), and somebody else have written the pack anew: what he took out must not come back.
+    fn is_as_seen(&self, pack: PackId, tombstones: &File, seen: &Seen) -> io::Result<bool> {
+        let Some(reader) = &seen.reader else { return Ok(false) };
+        let marked = place::removed(tombstones)?.collect::<io::Result<HashSet<MemberName>>>()?;
+        Ok(seen.dead.is_subset(&marked) && place::is_current(&self.root, pack, reader.source())?)
+    }
+
+    fn without(&self, pack: PackId, tombstones: &File, seen: &Seen) -> Result<Done, PackError> {
+        let Seen { reader: Some(reader), index, dead } = seen else { return Ok(Done::Nothing) };
+        let (all_bytes, dead_bytes) = seen.bytes();
         if dead.len() == index.entries().len() {
+            if !self.is_as_seen(pack, tombstones, seen)? {
+                return Ok(Done::Nothing);
+            }
             place::unlink_pack(&self.root, pack)?;
             self.sync_directory(pack)?;
             return Ok(Done::Removed { freed: all_bytes });
-        }
-        if dead_bytes * 2 < all_bytes {
-            return Ok(Done::Nothing);
         }
         let mut live: Vec<Entry> = index.entries().iter().filter(|e| !dead.contains(&e.name)).copied().collect();
         live.sort_unstable_by_key(Entry::place);
@@ -124,6 +141,9 @@ impl Packs {
         if let Some(why) = first_damage {
             return Err(PackError::Damaged(format!("what was just written reads differently: {why}")));
         }
+        if !self.is_as_seen(pack, tombstones, seen)? {
+            return Ok(Done::Nothing);
+        }
         temp.place(&self.root.open_dir(&place::directory(pack))?, &pack.to_string())?;
         self.sync_directory(pack)?;
         Ok(Done::Rewritten { moved: size, freed: dead_bytes })
@@ -132,6 +152,29 @@ impl Packs {
     /// It exists since the pack was made, and was synced into its parents then.
     fn sync_directory(&self, pack: PackId) -> io::Result<()> {
         self.durability.sync_all(&self.root.open_dir(&place::directory(pack))?)
+    }
+}
+
+/// A pack, and what is marked as removed in it.
+struct Seen {
+    /// `None`: there is no pack any more.
+    reader: Option<PackReader<File>>,
+    index: Index,
+    dead: HashSet<MemberName>,
+}
+
+impl Seen {
+    /// Of all members, and of the dead ones.
+    fn bytes(&self) -> (u64, u64) {
+        let bytes = |entries: &mut dyn Iterator<Item = &Entry>| entries.map(Entry::total_bytes).sum::<u64>();
+        let mut dead = self.index.entries().iter().filter(|entry| self.dead.contains(&entry.name));
+        (bytes(&mut self.index.entries().iter()), bytes(&mut dead))
+    }
+
+    /// Whether enough of it is dead to be worth the work.
+    fn is_due(&self) -> bool {
+        let (all, dead) = self.bytes();
+        self.reader.is_some() && !self.dead.is_empty() && dead * 2 >= all
     }
 }
 
