@@ -5,7 +5,7 @@ use crate::engine::{Archives, Engine, Refusal, Target};
 use crate::filesystem::{handle_of, stamp_of};
 use crate::prepare::{ENOENT, EPERM, attribute, is_archived_as_it_is, system};
 use crate::record::{self, Entry};
-use crate::state::FileState;
+use crate::state::{FileState, read_hsm};
 use model::{ActionData, ActionId, Class, Command, Failure, HsmFlags, Identity, Stamp};
 use queue::{NewAction, RequestId};
 use std::os::fd::OwnedFd;
@@ -150,8 +150,14 @@ impl Engine {
             Some(22) => Failure::permanent(22, "it is no regular file"),
             _ => system("opening it by its handle", &e),
         })?;
-        let mut state = FileState::read(&fd).map_err(|e| attribute(&e))?;
-        if !handle_of(&fd).is_ok_and(|own| state.belongs_to(&own)) && !state.hsm.is_released() {
+        let state = match request.command {
+            // The rest is looked at when its turn has come.
+            Command::Restore => read_hsm(&fd).map(|hsm| FileState { hsm, ..FileState::default() }),
+            _ => FileState::read(&fd),
+        };
+        let mut state = state.map_err(|e| attribute(&e))?;
+        let own = || state.record.is_none() || handle_of(&fd).is_ok_and(|own| state.belongs_to(&own));
+        if !state.hsm.is_released() && !own() {
             state = FileState::default();
         }
         let data = ActionData::parse(&request.data);
