@@ -1,10 +1,13 @@
 //! Removed members leave their packs.
 
+use crate::harness::Archive;
 use crate::packs::{Packing, content, small, uuid};
+use crate::watched::Watched;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use testkit::{FsKind, LoopFs};
 use transfer::{Encoding, KernelDurability, PosixStore, Repacked, TransferError};
 
 fn repack(packing: &Packing) -> Repacked {
@@ -181,6 +184,46 @@ fn p7_a_pack_that_was_rewritten_meanwhile_is_left_as_it_is() {
         });
         assert_eq!(done, Repacked::default(), "{marks_go}");
         assert!(fs::read(&path).unwrap() == old, "{marks_go}");
+    }
+}
+
+/// A tombstone takes room that is not there: the last member that is left takes the pack with it, and nothing else ever does.
+#[test]
+fn p7_the_last_member_of_a_pack_can_be_removed_from_a_full_archive() {
+    let disk = LoopFs::new(FsKind::Ext4, 8);
+    let watched = Arc::new(Watched::default());
+    let packing = Packing { archive: Archive::at(&disk.path(), watched.clone()), watched };
+    let fillers = disk.path().join("fillers");
+    fs::create_dir(&fillers).unwrap();
+    let fill = || {
+        let full = (0..).map(|n| fs::File::create(fillers.join(n.to_string()))).find_map(Result::err).unwrap();
+        assert_eq!(full.raw_os_error(), Some(28), "no inode is left");
+    };
+    for count in [2, 3] {
+        let stored = packing.pack_of(count);
+        packing.archive.remove(&stored[0].0).unwrap();
+        // Of two, the other one has then no directory of tombstones beside it.
+        assert_eq!(repack(&packing).rewritten, u64::from(count == 2));
+        fill();
+        for (id, content) in &stored[1..stored.len() - 1] {
+            let error = packing.archive.remove(id).unwrap_err();
+            assert_eq!((error.kind(), error.errno()), (model::ErrorKind::Temporary, 28), "{error}");
+            let failure = error.into_failure("cannot remove f");
+            assert!(failure.message.contains("free space on that filesystem"), "{failure}");
+            packing.restored(id, content).unwrap();
+            fs::remove_file(fillers.join("0")).unwrap();
+            packing.archive.remove(id).unwrap();
+        }
+        let (last, content) = stored.last().unwrap();
+        fill();
+        packing.archive.remove(last).unwrap();
+        assert!(packing.packs().is_empty() && packing.listed().is_empty());
+        fs::remove_file(fillers.join("1")).unwrap();
+        assert!(matches!(packing.restored(last, content), Err(TransferError::Missing { .. })));
+        assert_eq!(repack(&packing).failed, 0);
+        assert!(tombstones(&packing).is_empty());
+        fs::remove_dir_all(&fillers).unwrap();
+        fs::create_dir(&fillers).unwrap();
     }
 }
 

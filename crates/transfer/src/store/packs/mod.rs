@@ -8,6 +8,7 @@ mod building;
 mod content;
 mod known;
 mod place;
+mod removal;
 mod repack;
 mod sealer;
 
@@ -89,24 +90,6 @@ impl Packs {
     /// For messages.
     pub(super) fn missing(&self, id: &MemberId) -> TransferError {
         TransferError::Missing { path: place::member_path(&self.root, id) }
-    }
-
-    /// Marks a member as removed. `done` is called once that is durable; one that is not there counts as removed.
-    pub(super) fn remove(&self, id: &MemberId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
-        let marked = self.root.check_objects().and_then(|()| {
-            let there = match place::open(&self.root, id.pack)? {
-                // One that cannot be read well enough to tell may have it.
-                Some(pack) => !matches!(pack.describe(id.name), Ok(None)),
-                None => false,
-            };
-            let failed = TransferError::io("remove", place::member_path(&self.root, id));
-            if there { place::mark_removed(&self.root, id).map_err(failed) } else { Ok(()) }
-        });
-        match marked {
-            // Also when there was none: an earlier removal may have been cut short before its sync.
-            Ok(()) => self.sealer.settle(id.pack, done),
-            Err(e) => done(Err(e)),
-        }
     }
 
     /// Visits all members that are not removed. A pack that cannot be read holds up nothing: the first such error is given back when all
