@@ -19,6 +19,8 @@ pub struct Calls {
     /// The flags of the open(2) that one is in; `None` when none is, when two differ, and when one may open a file in a way that
     /// cannot be read: `openat2` (its flags are in the process's memory), `execve`, io_uring.
     pub open_flags: Option<i32>,
+    /// One is in mmap(2) of a file.
+    pub maps: bool,
     /// One is in an open(2) with `O_TRUNC`, or in one that cannot be read.
     pub may_truncate: bool,
 }
@@ -65,6 +67,7 @@ impl Caller {
             match parse(&line) {
                 Call::None => unclear |= !self.computes(&task.path()),
                 Call::Truncate => calls.truncate = true,
+                Call::Map => calls.maps = true,
                 Call::Other => {}
                 Call::Open(None) => (unknown_open, calls.may_truncate) = (true, true),
                 Call::Open(Some(found)) => {
@@ -97,6 +100,8 @@ enum Call {
     /// It runs, or the line makes no sense.
     None,
     Truncate,
+    /// Of a file.
+    Map,
     /// With these flags, if they can be read.
     Open(Option<i32>),
     Other,
@@ -115,12 +120,19 @@ fn parse(line: &str) -> Call {
     match number {
         libc::SYS_open => return Call::Open(argument(1)),
         libc::SYS_creat => return Call::Open(Some(libc::O_CREAT | libc::O_WRONLY | libc::O_TRUNC)),
+        // The oldest call of 32-bit programs, whose arguments are in the process's memory.
+        90 => return Call::Map,
         _ => {}
     }
     match number {
         libc::SYS_openat => Call::Open(argument(2)),
         // Also by the numbers that 32-bit programs have for it (x86 and arm): 92, and 193 for its 64-bit form.
         libc::SYS_truncate | 92 | 193 => Call::Truncate,
+        // 192: mmap2 of 32-bit programs, with the same flags in the same place.
+        libc::SYS_mmap | 192 => match argument(3) {
+            Some(flags) if flags & libc::MAP_ANONYMOUS != 0 => Call::Other,
+            _ => Call::Map,
+        },
         libc::SYS_openat2
         | libc::SYS_open_by_handle_at
         | libc::SYS_execve
@@ -146,6 +158,8 @@ mod tests {
         assert_eq!(line(libc::SYS_truncate), Call::Truncate);
         assert_eq!(line(libc::SYS_pread64), Call::Other);
         assert_eq!(line(libc::SYS_ftruncate), Call::Other);
+        let map = |flags: &str| parse(&format!("{} 0x0 0x10000 0x1 {flags} 0x3 0x0 0x7f 0x7f", libc::SYS_mmap));
+        assert_eq!([map("0x1"), map("0x2"), map("zz"), map("0x22")], [Call::Map, Call::Map, Call::Map, Call::Other]);
         assert_eq!(parse("running"), Call::None);
         assert_eq!(parse(""), Call::None);
         assert_eq!(parse("-1 0x7ffd 0x7f"), Call::Open(None));

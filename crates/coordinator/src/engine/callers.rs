@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_micros(500);
 /// After so long it stays unclear.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// What is unclear may be anything.
-const UNCLEAR: Calls = Calls { truncate: true, open_flags: None, may_truncate: true };
+const UNCLEAR: Calls = Calls { truncate: true, maps: true, open_flags: None, may_truncate: true };
 
 /// One look at the process of an event.
 pub(super) fn look_once(event: &PendingEvent) -> Option<Calls> {

@@ -2,8 +2,9 @@
 //!
 //! Why no reader sees a hole (P5):
 //! * An access is let through only when every chunk that it touches was fetched, verified by the mover, and is in the file.
-//! * Nothing that is there goes away: nothing is punched out of a file in parts while anybody has it open, since what is mapped is not
-//!   asked about again. The mark on the file (`residency`) keeps it so when the agent that knew is gone.
+//! * Whoever maps the file waits for all of it: mremap(2) and remap_file_pages(2) make a mapping reach further, and nobody is asked.
+//! * Nothing that is there goes away: nothing is punched out of a file in parts while anybody has it open, since what was handed out is in
+//!   use. The mark on the file (`residency`) keeps it so when the agent that knew is gone.
 //! * Only reads are let through. While a file is there in parts nobody gets it open for writing: such opens wait until all is
 //!   there, and when somebody had it open before, no access can be told from a write, and every one waits for
 //!   all of it. truncate(2), which needs no open, says a count of 0 or of one page; then its caller is looked at. So size and content
@@ -32,6 +33,7 @@ use queue::QueuedAction;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
+use sys::caller::Calls;
 
 /// Runs of resident chunks that are remembered of one file.
 const MAX_RUNS: usize = 4096;
@@ -59,8 +61,7 @@ impl Brain {
     /// Whether the answer to an event of a released file depends on what its process is about.
     pub(super) fn caller_matters(&self, event: &PendingEvent, file: &FileHandle) -> bool {
         let known = self.inodes.get(file).is_some_and(|inode| inode.parts.is_some());
-        event.is_open
-            || known && event.range.is_some_and(|(_, count)| count > 0 && count <= rustix::param::page_size() as u64)
+        event.is_open || known && event.range.is_some_and(|(_, count)| count > 0)
     }
 
     /// Whether a released file may be opened as it is, because its accesses can be served in parts: for reading only, and not by a
@@ -142,7 +143,8 @@ impl Brain {
         parts.used = Instant::now();
         let (offset, count) = event.range.unwrap_or_default();
         let a_page = rustix::param::page_size() as u64;
-        if parts.writers || !told || count == 0 || (count <= a_page && event.calls.is_none_or(|calls| calls.truncate)) {
+        let needs_all = |calls: Calls| calls.maps || count <= a_page && calls.truncate;
+        if parts.writers || !told || count == 0 || event.calls.is_none_or(needs_all) {
             return self.wait_for_all(event, file);
         }
         let touched = chunks_touched(offset, count, size);

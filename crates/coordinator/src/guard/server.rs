@@ -273,13 +273,11 @@ impl Guard {
     /// Whether somebody reads only parts of a released file that the agent said are there.
     ///
     /// That it is a read follows from two things. Nobody gets the file open for writing while it is there in parts: the agent
-    /// lets such an open through only when all is there and this is forgotten. And truncate(2), which needs no open, says no count or that
-    /// of one page, and then its caller is looked at.
+    /// lets such an open through only when all is there and this is forgotten. And the caller is looked at: truncate(2) needs no open, and a
+    /// mapping may be made to reach further without a word.
     fn finds_what_is_there(&mut self, waiting: &Waiting) -> bool {
         let Some((offset, count)) = waiting.range.filter(|_| waiting.mask & OPEN_PERM == 0) else { return false };
-        self.is_known_there(waiting, offset, count)
-            && !self.is_held(&waiting.file)
-            && (count > rustix::param::page_size() as u64 || is_not_truncating(waiting.pid))
+        self.is_known_there(waiting, offset, count) && !self.is_held(&waiting.file) && only_reads(waiting.pid)
     }
 
     fn is_known_there(&mut self, waiting: &Waiting, offset: u64, count: u64) -> bool {
@@ -503,9 +501,9 @@ fn is_resident(file: &OwnedFd) -> bool {
 }
 
 /// One look only: in doubt, the agent takes the time that it needs.
-fn is_not_truncating(pid: i32) -> bool {
+fn only_reads(pid: i32) -> bool {
     const MOST_THREADS: usize = 64;
-    sys::caller::Caller::new(pid).look(MOST_THREADS).is_some_and(|calls| !calls.truncate)
+    sys::caller::Caller::new(pid).look(MOST_THREADS).is_some_and(|calls| !calls.truncate && !calls.maps)
 }
 
 /// A line on stderr, or nowhere if nobody takes it: the guard waits for no reader of its log.
