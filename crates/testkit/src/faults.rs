@@ -4,6 +4,7 @@
 //! - ENOSPC: [`fill`] a small [`LoopFs`].
 //! - EIO: [`shut_down`] an ext4 or XFS filesystem, which is also what a power failure leaves. Not btrfs: it has no such
 //!   call before Linux 6.19. Not single blocks.
+//! - Data that is lost on its way from the page cache to the device: [`fill`] what a [`LoopFs::thin_on`] lies on.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};

@@ -49,7 +49,7 @@ impl FsKind {
         }
     }
 
-    fn mkfs(self, image: &Path) {
+    fn mkfs(self, image: &Path, more: &[&str]) {
         let (program, package, args): (_, _, &[&str]) = match self {
             // Without lazy initialisation: a kernel thread that goes on writing for minutes disturbs measurements.
             Self::Ext4 => {
@@ -58,7 +58,7 @@ impl FsKind {
             Self::Xfs => ("mkfs.xfs", "xfsprogs", &["-q", "-f"]),
             Self::Btrfs => ("mkfs.btrfs", "btrfs-progs", &["-q", "-f"]),
         };
-        tool::run(package, Command::new(program).args(args).arg(image));
+        tool::run(package, Command::new(program).args(args).args(more).arg(image));
     }
 }
 
@@ -82,17 +82,40 @@ impl LoopFs {
     /// When it cannot, saying what is missing: privileges, a package, a kernel module.
     #[track_caller]
     pub fn new(kind: FsKind, size_mib: u64) -> Self {
+        let fs = Self::not_made(kind);
+        fs.make(&fs.image(), size_mib, &[]);
+        fs
+    }
+
+    /// An ext4 filesystem whose image is a sparse file on `backing`, to be dropped before that. While `backing` is full, what is written
+    /// where nothing ever was cannot reach the device: the kernel finds that out when it writes it back. Without a journal, whose failure would end
+    /// everything.
+    ///
+    /// # Panics
+    /// As [`LoopFs::new`].
+    #[track_caller]
+    pub fn thin_on(backing: &Self, size_mib: u64) -> Self {
+        let fs = Self::not_made(FsKind::Ext4);
+        let image = backing.path().join(".image");
+        std::os::unix::fs::symlink(&image, fs.image()).expect("link to a filesystem image");
+        fs.make(&image, size_mib, &["-O", "^has_journal", "-b", "4096"]);
+        fs
+    }
+
+    fn not_made(kind: FsKind) -> Self {
         assert!(
             rustix::process::geteuid().is_root(),
             "tests on real filesystems mount loop devices: run them as root (`sudo make test`)"
         );
-        let fs = Self { kind, scratch: Scratch::new(kind.name()) };
-        let image = File::create_new(fs.image()).expect("create a filesystem image");
-        image.set_len(size_mib.max(kind.min_size_mib()) * MIB).expect("size a filesystem image");
-        kind.mkfs(&fs.image());
-        fs::create_dir(fs.path()).expect("make a mount point");
-        fs.mount();
-        fs
+        Self { kind, scratch: Scratch::new(kind.name()) }
+    }
+
+    fn make(&self, image: &Path, size_mib: u64, more: &[&str]) {
+        let file = File::create_new(image).expect("create a filesystem image");
+        file.set_len(size_mib.max(self.kind.min_size_mib()) * MIB).expect("size a filesystem image");
+        self.kind.mkfs(image, more);
+        fs::create_dir(self.path()).expect("make a mount point");
+        self.mount();
     }
 
     /// Which filesystem it is.

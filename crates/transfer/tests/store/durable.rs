@@ -171,6 +171,48 @@ fn p1_what_was_being_written_while_a_sync_failed_is_synced_by_itself() {
     assert!(since.iter().all(|inode| !synced.contains_key(inode)), "a group's files are not synced one by one");
 }
 
+/// The same with a device that really fails, and nobody between the store and the kernel.
+#[test]
+fn p1_nothing_is_acknowledged_that_the_kernel_lost_on_its_way_to_the_device() {
+    let backing = LoopFs::new(FsKind::Ext4, 64);
+    let thin = LoopFs::thin_on(&backing, 100);
+    let elsewhere = testkit::Scratch::new("lost");
+    let content = [7; 8192];
+    fs::write(elsewhere.join("source"), content).unwrap();
+    let source = transfer::OpenFile::for_reading(elsewhere.join("source")).unwrap();
+    let archive = Archive::at(&thin.path(), Arc::new(KernelDurability));
+    let stage = |name: &ObjectId| archive.store.stage(name, &source, described(Encoding::Raw), &Unwatched).unwrap();
+    let commit = |staged: Vec<_>| -> Vec<Result<ObjectId, TransferError>> {
+        let (tell, told) = channel();
+        for staged in staged {
+            let tell = tell.clone();
+            archive.store.commit(staged, Box::new(move |result| tell.send(result.map(|stored| stored.id)).unwrap()));
+        }
+        drop(tell);
+        told.iter().collect()
+    };
+    let named = |what: &str| -> Vec<ObjectId> { (0..200).map(|n| id(&format!("{:02x}{what}-{n}", n % 3))).collect() };
+    // So that all which the filesystem itself needs has its place on the device: only data will not.
+    let mut acknowledged: Vec<_> = commit(named("first").iter().map(stage).collect());
+    assert!(acknowledged.iter().all(Result::is_ok));
+
+    let early: Vec<_> = named("early").iter().map(stage).collect();
+    let ballast = faults::fill(&backing, 0);
+    assert!(commit(named("never").iter().map(stage).collect()).iter().any(Result::is_err), "the device does not fail");
+    drop(ballast);
+    acknowledged.extend(commit(early));
+    acknowledged.extend(commit(named("later").iter().map(stage).collect()));
+    drop(archive);
+    thin.remount();
+    let archive = Archive::at(&thin.path(), Arc::new(KernelDurability));
+    let acknowledged: Vec<ObjectId> = acknowledged.into_iter().flatten().collect();
+    assert!(acknowledged.len() >= 400, "nothing works any more");
+    for name in &acknowledged {
+        assert!(fs::read(archive.object(name)).unwrap() == content, "{name} was acknowledged, and is lost");
+        assert!(archive.store.manifest(name).unwrap().is_some(), "{name} has no manifest");
+    }
+}
+
 /// Of two threads that sync through the same open file only one hears of a failure.
 #[test]
 fn p1_no_two_threads_sync_the_filesystem_through_one_descriptor() {
