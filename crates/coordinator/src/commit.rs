@@ -444,14 +444,20 @@ fn second_half(half: Half, policy: &Policy) -> Done {
 mod tests {
     use super::*;
     use model::{FileHandle, Timestamp};
-    use testkit::{FsKind, LoopFs};
+    use std::fs::File;
+    use std::io::Write as _;
+    use std::path::Path;
+    use testkit::{FsKind, LoopFs, faults};
 
-    /// A restored file whose own sync always fails: it is a pipe.
-    fn restored(fs: &Filesystem) -> Half {
-        let (pipe, _) = std::io::pipe().unwrap();
+    const CONTENT: [u8; 8192] = [7; 8192];
+    const FILES: usize = 100;
+
+    /// A file that was opened for its restore, and then written by a mover.
+    fn restored(fs: &Filesystem, path: &Path) -> Half {
+        File::create_new(path).unwrap();
         let file = Opened {
             handle: FileHandle { kind: 1, bytes: Default::default() },
-            fd: Arc::new(pipe.into()),
+            fd: Arc::new(File::options().read(true).write(true).open(path).unwrap().into()),
             state: FileState::default(),
             before: Stamp::default(),
             mtime: Timestamp::default(),
@@ -459,29 +465,40 @@ mod tests {
             copies: Vec::new(),
             failed_syncs: fs.failed_syncs(),
         };
+        // Not truncated by that: ext4 would write it back at once.
+        File::options().write(true).open(path).unwrap().write_all(&CONTENT).unwrap();
         let item = Item { key: 0, file, archive_id: 1, step: Step::Restored(Identity::default(), None) };
         Half { item, outcome: Ok(Vec::new()), lease: None }
     }
 
-    fn synced(fs: &Filesystem, mut halves: Vec<Half>) -> Vec<bool> {
-        sync(fs, &mut halves, |step| matches!(step, Step::Restored(..)));
-        halves.iter().map(|half| half.outcome.is_ok()).collect()
-    }
-
-    /// A sync of the whole filesystem that comes back well says nothing of what an earlier one failed for.
+    /// A sync of the whole filesystem that comes back well says nothing of what the kernel lost before.
     #[test]
     fn p1_what_was_being_restored_while_a_sync_failed_is_synced_by_itself() {
-        let disk = LoopFs::new(FsKind::Ext4, FsKind::Ext4.min_size_mib());
-        let fs = Filesystem::at(&disk.path()).unwrap();
-        let many = |fs| (0..=SYNC_EACH).map(|_| restored(fs)).collect::<Vec<_>>();
-        assert_eq!(synced(&fs, many(&fs)), [true; SYNC_EACH + 1], "together");
-        let older = restored(&fs);
-        fs.sync_by(|_| Err(std::io::Error::from_raw_os_error(EIO))).unwrap_err();
-        let mut all = many(&fs);
-        all.push(older);
-        let mut expected = vec![true; SYNC_EACH + 1];
-        expected.push(false);
-        assert_eq!(synced(&fs, all), expected);
-        assert_eq!(synced(&fs, vec![restored(&fs)]), [false], "a few are synced by themselves anyway");
+        let backing = LoopFs::new(FsKind::Ext4, 64);
+        let thin = LoopFs::thin_on(&backing);
+        let fs = Filesystem::at(&thin.path()).unwrap();
+        let path = |what: &str, n: usize| thin.path().join(format!("{what}-{n}"));
+        let many = |what| (0..FILES).map(|n| restored(&fs, &path(what, n))).collect::<Vec<_>>();
+        let synced = |mut halves: Vec<Half>| -> Vec<usize> {
+            sync(&fs, &mut halves, |step| matches!(step, Step::Restored(..)));
+            (0..).zip(&halves).filter(|(_, half)| half.outcome.is_ok()).map(|(n, _)| n).collect()
+        };
+        // So that the directory is large enough: only data will have no place on the device.
+        (0..4 * FILES).for_each(|n| std::fs::write(path("empty", n), b"").unwrap());
+        assert_eq!(synced(many("first")).len(), FILES);
+        (0..4 * FILES).for_each(|n| std::fs::remove_file(path("empty", n)).unwrap());
+        // Written before the failure, and committed after it.
+        let older = many("older");
+        let ballast = faults::fill(&backing, 0);
+        assert_eq!(synced(many("failed")), [0; 0], "the device does not fail");
+        drop(ballast);
+        let older = synced(older);
+        assert_eq!(synced(many("newer")).len(), FILES);
+        drop(fs);
+        thin.remount();
+        for &n in &older {
+            assert!(std::fs::read(path("older", n)).unwrap() == CONTENT, "{n} is lost, and counts as restored");
+        }
+        assert!(older.len() < FILES, "the device has lost nothing");
     }
 }

@@ -93,21 +93,17 @@ impl Filesystem {
     /// Makes everything written to the filesystem so far durable, but for what an earlier call that failed may have been for: the
     /// kernel has told of that then, and takes it for written. See [`Filesystem::failed_syncs`].
     pub fn sync(&self) -> io::Result<()> {
-        self.sync_by(|root| sys::file::sync_fs(root))
+        // Held until a failure is counted: nobody whose own sync comes back well, because another one was told, misses it.
+        let _one_at_a_time = self.syncing.lock();
+        sys::file::sync_fs(&self.root).inspect_err(|_| {
+            self.failed_syncs.fetch_add(1, Ordering::Relaxed);
+        })
     }
 
     /// How often [`Filesystem::sync`] has failed. Data that was being written when this was less has to be synced file by file, through a
     /// descriptor that is older than the writes.
     pub(crate) fn failed_syncs(&self) -> u64 {
         self.failed_syncs.load(Ordering::Relaxed)
-    }
-
-    /// As [`Filesystem::sync`], by this call. The lock is held until a failure is counted: nobody whose own sync comes back well, because another one was told, misses it.
-    pub(crate) fn sync_by(&self, sync: impl FnOnce(&OwnedFd) -> io::Result<()>) -> io::Result<()> {
-        let _one_at_a_time = self.syncing.lock();
-        sync(&self.root).inspect_err(|_| {
-            self.failed_syncs.fetch_add(1, Ordering::Relaxed);
-        })
     }
 }
 

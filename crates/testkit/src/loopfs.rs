@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use rustix::fs::FallocateFlags;
+
 use crate::scratch::{Scratch, mounts_below};
 use crate::tool;
 
@@ -87,18 +89,22 @@ impl LoopFs {
         fs
     }
 
-    /// An ext4 filesystem whose image is a sparse file on `backing`, to be dropped before that. While `backing` is full, what is written
-    /// where nothing ever was cannot reach the device: the kernel finds that out when it writes it back. Without a journal, whose failure would end
-    /// everything.
+    /// An ext4 filesystem of 100 MiB whose image is a sparse file on `backing`, to be dropped before that. While `backing` is full, what is
+    /// written where nothing ever was cannot reach the device: the kernel finds that out when it writes it back. Inodes and bitmaps have
+    /// their places, and there is no journal, whose failure would end everything.
     ///
     /// # Panics
     /// As [`LoopFs::new`].
     #[track_caller]
-    pub fn thin_on(backing: &Self, size_mib: u64) -> Self {
+    pub fn thin_on(backing: &Self) -> Self {
         let fs = Self::not_made(FsKind::Ext4);
         let image = backing.path().join(".image");
         std::os::unix::fs::symlink(&image, fs.image()).expect("link to a filesystem image");
-        fs.make(&image, size_mib, &["-O", "^has_journal", "-b", "4096"]);
+        // One group: superblock, descriptors, two bitmaps, 256 blocks of inodes; then data.
+        let one_group = ["-b", "4096", "-N", "4096", "-I", "256", "-O", "^has_journal,^flex_bg,^resize_inode"];
+        fs.make(&image, 100, &one_group);
+        let file = File::options().write(true).open(&image).expect("open a filesystem image");
+        rustix::fs::fallocate(&file, FallocateFlags::empty(), 0, 264 * 4096).expect("allocate a filesystem's inodes");
         fs
     }
 

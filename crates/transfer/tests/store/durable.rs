@@ -175,7 +175,7 @@ fn p1_what_was_being_written_while_a_sync_failed_is_synced_by_itself() {
 #[test]
 fn p1_nothing_is_acknowledged_that_the_kernel_lost_on_its_way_to_the_device() {
     let backing = LoopFs::new(FsKind::Ext4, 64);
-    let thin = LoopFs::thin_on(&backing, 100);
+    let thin = LoopFs::thin_on(&backing);
     let elsewhere = testkit::Scratch::new("lost");
     let content = [7; 8192];
     fs::write(elsewhere.join("source"), content).unwrap();
@@ -191,17 +191,22 @@ fn p1_nothing_is_acknowledged_that_the_kernel_lost_on_its_way_to_the_device() {
         drop(tell);
         told.iter().collect()
     };
-    let named = |what: &str| -> Vec<ObjectId> { (0..200).map(|n| id(&format!("{:02x}{what}-{n}", n % 3))).collect() };
-    // So that all which the filesystem itself needs has its place on the device: only data will not.
-    let mut acknowledged: Vec<_> = commit(named("first").iter().map(stage).collect());
+    let named = |what: &str, count: u32| -> Vec<ObjectId> {
+        (0..count).map(|n| id(&format!("{:02x}{what}-{n}", n % 3))).collect()
+    };
+    // So that the directories are large enough: only data will have no place on the device.
+    let mut acknowledged: Vec<_> = commit(named("first", 300).iter().map(stage).collect());
     assert!(acknowledged.iter().all(Result::is_ok));
 
-    let early: Vec<_> = named("early").iter().map(stage).collect();
+    let early: Vec<_> = named("early", 100).iter().map(stage).collect();
     let ballast = faults::fill(&backing, 0);
-    assert!(commit(named("never").iter().map(stage).collect()).iter().any(Result::is_err), "the device does not fail");
+    assert!(
+        commit(named("never", 100).iter().map(stage).collect()).iter().any(Result::is_err),
+        "the device does not fail"
+    );
     drop(ballast);
     acknowledged.extend(commit(early));
-    acknowledged.extend(commit(named("later").iter().map(stage).collect()));
+    acknowledged.extend(commit(named("later", 100).iter().map(stage).collect()));
     drop(archive);
     thin.remount();
     let archive = Archive::at(&thin.path(), Arc::new(KernelDurability));
