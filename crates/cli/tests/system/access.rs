@@ -1,6 +1,6 @@
 //! P5: every way of touching a released file gives its content, or an error, and never the holes.
 
-use crate::support::{Hsm, LONG, cat, hsm_state, is_released, kill, noise};
+use crate::support::{Hsm, LONG, StopWhenDropped, cat, hsm_state, is_released, kill, noise};
 use model::HsmFlags;
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Seek, SeekFrom, Write};
@@ -84,15 +84,6 @@ fn p5_a_released_program_runs() {
     }
 }
 
-/// Sets the flag when it is dropped, whatever for.
-struct Raised<'a>(&'a AtomicBool);
-
-impl Drop for Raised<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// What a truncating open throws away stays away, also when a read comes before the kernel has truncated; and no reader sees holes.
 #[test]
 fn p5_truncating_opens_and_reads_at_once() {
@@ -130,7 +121,7 @@ for line in sys.stdin:
                 }
             };
             (0..processors).for_each(|_| drop(scope.spawn(busy)));
-            let _over = Raised(&over);
+            let _over = StopWhenDropped(&over);
             for path in &paths {
                 writeln!(commands, "{}", path.display()).unwrap();
                 let opens = || Caller::new(pid).look(1).and_then(|calls| calls.open_flags).is_some();

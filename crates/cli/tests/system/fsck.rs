@@ -1,6 +1,6 @@
 //! `sifaka fsck`, on systems where something went wrong, and beside an agent that works.
 
-use crate::support::{Hsm, LONG, hsm_state, is_released, noise, uuid_of};
+use crate::support::{Hsm, LONG, StopWhenDropped, hsm_state, is_released, noise, uuid_of};
 use model::HsmFlags;
 use serde_json::Value;
 use std::fs;
@@ -256,6 +256,7 @@ fn p7_repairs_beside_a_working_agent_take_nothing_that_is_named() {
             }
             checks
         });
+        let stop = StopWhenDropped(&stop);
         let until = Instant::now() + Duration::from_secs(8);
         let mut round = 0;
         while Instant::now() < until {
@@ -274,7 +275,7 @@ fn p7_repairs_beside_a_working_agent_take_nothing_that_is_named() {
             let _ = hsm.run(&["archive", "--wait", "--quiet"], &paths);
             let _ = hsm.run(&["release", "--quiet"], &paths);
         }
-        stop.store(true, Ordering::Relaxed);
+        drop(stop);
         checker.join().unwrap()
     });
     assert!(checks > 0);

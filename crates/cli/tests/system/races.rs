@@ -6,7 +6,7 @@
 //!
 //! A run in which nothing met proves nothing: the tests demand releases, refused releases, and operations on released files.
 
-use crate::support::{Hsm, LONG, is_released, queued};
+use crate::support::{Hsm, LONG, StopWhenDropped, is_released, queued};
 use rustix::fs::{SeekFrom, seek};
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -417,15 +417,6 @@ fn restore_some(hsm: &Hsm, slots: &[Slot], mut random: Random, tally: &Tally, st
         let (ok, _) = hsm_command(hsm, &["restore", "--wait"], &some_paths(slots, &mut random));
         tally.restores.fetch_add(u64::from(ok), SeqCst);
         std::thread::sleep(Duration::from_millis(random.within(0..100)));
-    }
-}
-
-/// Tells the others to stop, also when its thread panics.
-struct StopWhenDropped<'a>(&'a AtomicBool);
-
-impl Drop for StopWhenDropped<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, SeqCst);
     }
 }
 

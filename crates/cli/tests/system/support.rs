@@ -5,6 +5,7 @@ use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use testkit::{Daemon, FsKind, LoopFs, Site, wait_until};
 
@@ -235,6 +236,15 @@ pub(crate) fn kill(pid: i32) {
     // It may have died by itself meanwhile: then the round proves less, and tests count what they hit.
     if let Ok(process) = sys::process::PidFd::open(pid) {
         let _ = process.kill(9);
+    }
+}
+
+/// Tells other threads to stop, also when its own panics.
+pub(crate) struct StopWhenDropped<'a>(pub(crate) &'a AtomicBool);
+
+impl Drop for StopWhenDropped<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::SeqCst);
     }
 }
 
