@@ -138,19 +138,29 @@ fn replaced(item: &Item) -> Vec<OrphanCheck> {
 
 fn first_replaced(item: &Item) -> Option<OrphanCheck> {
     let old = &item.file.state.identity;
+    let was_in = u32::try_from(item.file.state.hsm.archive_id).unwrap_or(item.archive_id);
     let gone = match &item.step {
-        Step::Archived(new, _) => !old.uuid.is_empty() && old.uuid != new.uuid,
+        Step::Archived(new, archive_id) => {
+            let replaced = was_in == *archive_id && is_replaced(&old.uuid, &new.uuid);
+            !old.uuid.is_empty() && old.uuid != new.uuid && !replaced
+        }
         Step::Detach => true,
         Step::Copied(..) | Step::Restored(..) | Step::Verified(_) => false,
     };
     // An object that another file's attributes brought here is that file's.
     let own = item.file.state.belongs_to(&item.file.handle);
     (gone && own).then(|| OrphanCheck {
-        archive_id: u32::try_from(item.file.state.hsm.archive_id).unwrap_or(item.archive_id),
+        archive_id: was_in,
         uuid: old.uuid.clone(),
         url: old.url.clone(),
         file: item.file.handle.clone(),
     })
+}
+
+/// Whether the old object's id is the beginning of the new one's: then an earlier attempt of the same archive stored it, under the proposed id itself. The
+/// mover has replaced it; and a removal by a proposed id is one of all that attempts stored, in whatever encoding, the new one too.
+fn is_replaced(old: &str, new: &str) -> bool {
+    new.strip_prefix(old).is_some_and(|suffix| suffix.starts_with('.'))
 }
 
 fn object_of(check: &OrphanCheck) -> ObjectRef {

@@ -53,6 +53,7 @@ fn small_archive() -> (LoopFs, Hsm) {
     let hsm = Hsm::start_with(FsKind::Xfs, 300, |site| {
         site.set_archive_root(&root);
         site.add_agent_setting("remove_grace_s = 0");
+        site.add_archive_setting("compression = \"auto\"");
     });
     (archive, hsm)
 }
@@ -88,6 +89,25 @@ fn p7_an_archive_whose_result_was_lost_is_known_when_it_is_repeated() {
     assert_eq!((hsm.objects(), uuid_of(&path)), (1, uuid));
     fs::remove_file(&path).unwrap();
     wait_until(LONG, "its object is gone", || hsm.objects() == 0);
+}
+
+/// The repeated archive finds other content, and chooses another encoding for it under the same id: what it has replaced is not removed once more by
+/// that id, which would take every encoding of it.
+#[test]
+fn p2_an_archive_that_is_repeated_in_another_encoding_keeps_its_object() {
+    let (archive, mut hsm) = small_archive();
+    let (path, config) = archived_behind_the_queue(&mut hsm, &archive);
+    let first = uuid_of(&path);
+    let content = vec![b'x'; SIZE];
+    fs::write(&path, &content).unwrap();
+    fs::write(hsm.site.posix_config(), config).unwrap();
+    hsm.stop_agent();
+    hsm.agent = Some(hsm.site.start_agent());
+    hsm.wait_for_movers();
+    hsm.settle();
+    assert_eq!((uuid_of(&path), hsm.objects()), (format!("{first}.zst"), 1));
+    hsm.release(&[&path]);
+    assert!(fs::read(&path).unwrap() == content);
 }
 
 /// The file forgets its object first; the object goes also when the mover cannot remove it at once.
