@@ -608,7 +608,7 @@ pub(crate) fn removal_of_attempts(archive: &NewAction, now_ms: u64) -> Change {
 
 /// What a mover is told as `attempted_since_ms`: not before when it may find what an earlier attempt stored; 0 when there was none.
 pub(crate) fn may_be_left_since_ms(action: &NewAction, maybe_begun: bool) -> u64 {
-    // Other removals are not asked for before they may begin.
+    // Removals that wait for a grace period look so too: then it only takes longer.
     let of_attempts =
         action.command == Command::Remove && action.file.is_none() && action.created_ms < action.not_before_ms;
     if maybe_begun || of_attempts { action.created_ms } else { 0 }
