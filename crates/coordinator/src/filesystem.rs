@@ -91,7 +91,7 @@ impl Filesystem {
     }
 
     /// Makes everything written to the filesystem so far durable, but for what an earlier call that failed may have been for: the
-    /// kernel has told of that then, and takes it for written. See [`Filesystem::failed_syncs`].
+    /// kernel has told of that then, and takes it for written.
     pub fn sync(&self) -> io::Result<()> {
         // Held until a failure is counted: nobody whose own sync comes back well, because another one was told, misses it.
         let _one_at_a_time = self.syncing.lock();
