@@ -9,7 +9,8 @@ use std::fs::{self, File};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use testkit::{LoopFs, Random};
+use std::time::Duration;
+use testkit::{LoopFs, Random, wait_until};
 
 pub(crate) const ABOUT: &str = "Released files in an archive on a filesystem of the same disk, `restore { mode = \"range\" }`, nothing \
 in the page cache. First byte: the median of 100 `pread` calls of 4 KiB in a run, each in a part of the file that nobody read before; a file \
@@ -38,13 +39,13 @@ pub(crate) fn run(options: &Options) -> Vec<Finding> {
             Goal::AtMost(FIRST_BYTE_MS),
             Series::of("ranges", times),
         ));
-        fs::remove_file(&dense).expect("remove a file");
+        bed.remove(&dense);
         let size = options.size(80 << 10, 4 << 10) * MIB;
         let sparse = bed.released("sparse", |path| fill_sparse(path, size));
         let times = (0..runs as u64).map(|run| bed.first_bytes(&sparse, size, DATA_EVERY, run, runs as u64)).collect();
         let what = "first byte, 80 GiB of sparse size";
         findings.push(Finding::alone(what, "ms", Goal::AtMost(FIRST_BYTE_MS), Series::of("ranges", times)));
-        fs::remove_file(&sparse).expect("remove a file");
+        bed.remove(&sparse);
         findings.push(sequential(&bed, options));
     }
     let bed = Bed::new(options, "whole");
@@ -66,10 +67,13 @@ struct Bed {
 
 impl Bed {
     fn new(options: &Options, mode: &str) -> Self {
-        let new = || LoopFs::new(options.fs, options.size(12 << 10, 1 << 10));
+        let new = || LoopFs::new(options.fs, options.size(16 << 10, 1 << 10));
         let (fs, archive) = (new(), new());
-        let mut served = Served::new(&fs, &archive.path().join("objects"))
-            .configure(|site| site.add_agent_setting(&format!("restore {{ mode = \"{mode}\" }}")));
+        let mut served = Served::new(&fs, &archive.path().join("objects")).configure(|site| {
+            site.add_agent_setting(&format!("restore {{ mode = \"{mode}\" }}"));
+            // Objects of removed files make room for the next.
+            site.add_agent_setting("remove_grace_s = 0");
+        });
         served.start();
         Self { served, fs, archive }
     }
@@ -80,6 +84,16 @@ impl Bed {
         self.served.sifaka_on(&["archive", "--wait"], &path);
         self.served.sifaka_on(&["release"], &path);
         path
+    }
+
+    /// Its object goes too: it would take the room of the next one.
+    fn remove(&self, path: &Path) {
+        fs::remove_file(path).expect("remove a file");
+        wait_until(Duration::from_secs(120), "its object is gone", || self.largest_object().is_none());
+    }
+
+    fn largest_object(&self) -> Option<PathBuf> {
+        largest(&self.archive.path().join("objects"))
     }
 
     /// Milliseconds: the median of one run, of reads at multiples of `step`. Runs share the file without reading the same part of it.
@@ -124,7 +138,7 @@ fn fill_sparse(path: &Path, size: u64) {
 fn sequential(bed: &Bed, options: &Options) -> Finding {
     let size = options.size(4096, 256) * MIB;
     let path = bed.released("sequential", |path| fill_file(path, size));
-    let object = largest(&bed.archive.path().join("objects"));
+    let object = bed.largest_object().expect("an object in the archive");
     let (mut ours, mut peers) = (Vec::new(), Vec::new());
     for number in 0..=options.long_runs {
         let cat = |path: &Path| {
@@ -146,14 +160,14 @@ fn sequential(bed: &Bed, options: &Options) -> Finding {
     Finding::beside("sequential read, 4 GiB", OF_THE_ARCHIVE, ours, peers)
 }
 
-/// The largest file below a directory: the object.
-fn largest(root: &Path) -> PathBuf {
+/// The largest file below a directory: the object. `None`: there are no larger ones than those of the mover's own.
+fn largest(root: &Path) -> Option<PathBuf> {
     let mut found: Option<(u64, PathBuf)> = None;
     let mut directories = vec![root.to_owned()];
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory).expect("list a directory") {
-            let entry = entry.expect("list a directory");
-            let metadata = entry.metadata().expect("look at a file");
+        // What is gone since it was listed is nothing.
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let Ok(metadata) = entry.metadata() else { continue };
             if metadata.is_dir() {
                 directories.push(entry.path());
             } else if found.as_ref().is_none_or(|(size, _)| *size < metadata.size()) {
@@ -161,5 +175,5 @@ fn largest(root: &Path) -> PathBuf {
             }
         }
     }
-    found.expect("an object in the archive").1
+    found.filter(|(size, _)| *size > MIB).map(|(_, path)| path)
 }
