@@ -17,12 +17,13 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use testkit::pdm_agent::{Event, PdmAgent};
-use testkit::{Random, Scratch};
+use testkit::{LoopFs, Random, Scratch};
 use transfer::{Expected, KernelDurability, PosixStore, Store, Unwatched};
 
 const BASE: &str = "SIFAKA_TEST_PACK_MOVER_BASE";
+const REPACKS: &str = "SIFAKA_TEST_PACK_MOVER_REPACKS";
 
-/// Not a test by itself: the mover that the tests start. It repacks without a pause, where the real one does so every few minutes.
+/// Not a test by itself: the mover that the tests start. If asked to, it repacks without a pause, where the real one does so every few minutes.
 #[test]
 #[ignore = "run as a child process by the tests of this file"]
 fn child_mover() {
@@ -32,13 +33,15 @@ fn child_mover() {
         client_mountpoint: base.join("files"),
         config_dir: base.clone(),
     };
-    let store = PosixStore::open(&base.join("root"), Arc::new(KernelDurability)).unwrap();
-    std::thread::spawn(move || {
-        loop {
-            store.repack(&mut |_| {}).unwrap();
-            std::thread::yield_now();
-        }
-    });
+    if env::var_os(REPACKS).is_some() {
+        let store = PosixStore::open(&base.join("root"), Arc::new(KernelDurability)).unwrap();
+        std::thread::spawn(move || {
+            loop {
+                store.repack(&mut |_| {}).unwrap();
+                std::thread::yield_now();
+            }
+        });
+    }
     movers::posix::run(environment, &base.join("config")).unwrap();
 }
 
@@ -46,8 +49,11 @@ fn child_mover() {
 struct Mover(Child);
 
 impl Mover {
-    fn start(base: &Path) -> Self {
+    fn start(base: &Path, repacks: bool) -> Self {
         let mut command = Command::new(env::current_exe().unwrap());
+        if repacks {
+            command.env(REPACKS, "");
+        }
         command.args(["--exact", "child_mover", "--ignored", "--nocapture"]).env(BASE, base);
         Self(command.stdout(Stdio::null()).spawn().unwrap())
     }
@@ -88,14 +94,19 @@ impl Bench {
 
     fn start_with(settings: &str) -> Self {
         let scratch = Scratch::new("pack-mover");
-        fs::create_dir(scratch.join("files")).unwrap();
         fs::create_dir(scratch.join("root")).unwrap();
+        Self::start_in(scratch, settings, true)
+    }
+
+    /// With the archive in the directory `root`.
+    fn start_in(scratch: Scratch, settings: &str, repacks: bool) -> Self {
+        fs::create_dir(scratch.join("files")).unwrap();
         let root = scratch.join("root");
         let config = format!("archive \"one\" {{ id = 7 root = {root:?} {settings} }}\n");
         fs::write(scratch.join("config"), config).unwrap();
         fs::set_permissions(scratch.join("config"), fs::Permissions::from_mode(0o600)).unwrap();
         let mut agent = PdmAgent::start(scratch.join("agent.sock").to_str().unwrap());
-        let mover = Mover::start(scratch.path());
+        let mover = Mover::start(scratch.path(), repacks);
         let (_, handle) = agent.registration();
         agent.reports_opened();
         Self { agent, mover: Some(mover), handle, scratch }
@@ -123,7 +134,7 @@ impl Bench {
                 _ => {}
             }
         }
-        self.mover = Some(Mover::start(self.scratch.path()));
+        self.mover = Some(Mover::start(self.scratch.path(), true));
         (_, self.handle) = self.agent.registration();
         self.agent.reports_opened();
         last
@@ -276,6 +287,42 @@ fn p7_a_removal_by_the_proposed_id_finds_members() {
     let store = PosixStore::open(&bench.scratch.join("root"), Arc::new(KernelDurability)).unwrap();
     store.repack(&mut |_| {}).unwrap();
     assert_eq!(bench.files(), Vec::<PathBuf>::new());
+}
+
+/// Several times as many files as the archive has inodes, and all of it within the minutes between two repacks.
+#[test]
+fn p7_files_come_and_go_without_using_up_the_inodes() {
+    const FILES: u64 = 300;
+    let disk = LoopFs::with_inodes(64, 1024);
+    let scratch = Scratch::new("pack-mover");
+    std::os::unix::fs::symlink(disk.path(), scratch.join("root")).unwrap();
+    let mut bench = Bench::start_in(scratch, "", false);
+    for number in 0..FILES {
+        fs::write(bench.scratch.join("files").join(number.to_string()), content(number)).unwrap();
+    }
+    let until = Instant::now() + Duration::from_secs(60);
+    let mut packed = 0;
+    for round in 0..10 {
+        for number in 0..FILES {
+            // Those that come alone share a directory, which stays.
+            let uuid = format!("0e2f{:04x}-5ad1-4b6e-9b7a-0a4dd0c8f0aa", round * FILES + number);
+            let item = ActionItem { primary_path: number.to_string(), uuid, ..bench.item(number, Op::Archive) };
+            bench.agent.send(bench.handle, item);
+        }
+        let stored: Vec<_> = (0..FILES).map(|_| bench.end(until).unwrap()).collect();
+        for status in stored {
+            assert_eq!(status.error, 0, "{status:?}");
+            packed += u64::from(status.uuid.contains(".pk"));
+            let item = ActionItem { uuid: status.uuid, ..bench.item(status.id, Op::Remove) };
+            bench.agent.send(bench.handle, item);
+        }
+        for _ in 0..FILES {
+            let status = bench.end(until).unwrap();
+            assert_eq!(status.error, 0, "{status:?}");
+        }
+        assert_eq!(bench.files(), Vec::<PathBuf>::new());
+    }
+    assert!(packed > 2 * disk.inodes(), "{packed} were packed");
 }
 
 #[test]

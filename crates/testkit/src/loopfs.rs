@@ -89,6 +89,17 @@ impl LoopFs {
         fs
     }
 
+    /// An ext4 filesystem with so many inodes, or a few more: `mkfs` rounds up.
+    ///
+    /// # Panics
+    /// As [`LoopFs::new`].
+    #[track_caller]
+    pub fn with_inodes(size_mib: u64, inodes: u64) -> Self {
+        let fs = Self::not_made(FsKind::Ext4);
+        fs.make(&fs.image(), size_mib, &["-N", &inodes.to_string()]);
+        fs
+    }
+
     /// An ext4 filesystem of 100 MiB whose image is a sparse file on `backing`, to be dropped before that. While `backing` is full, what is
     /// written where nothing ever was cannot reach the device: the kernel finds that out when it writes it back. Inodes and bitmaps have
     /// their places, and there is no journal, whose failure would end everything.
@@ -156,6 +167,11 @@ impl LoopFs {
     pub fn free_bytes(&self) -> u64 {
         let stat = rustix::fs::statvfs(self.path()).expect("statvfs of a loop filesystem");
         stat.f_bavail * stat.f_frsize
+    }
+
+    /// All inodes, in use or not.
+    pub fn inodes(&self) -> u64 {
+        rustix::fs::statvfs(self.path()).expect("statvfs of a loop filesystem").f_files
     }
 
     /// Unmounts and mounts again: what is read afterwards comes from the image, and not from a cache.

@@ -67,6 +67,11 @@ impl<R: ReadAt> PackReader<R> {
         entry.map(|entry| Ok((entry, self.manifest(&entry)?))).transpose()
     }
 
+    /// How many members it has, as the footer says.
+    pub fn members(&self) -> Result<usize, PackError> {
+        Ok(usize::try_from(self.footer()?.count).unwrap_or(usize::MAX))
+    }
+
     /// The index, checked.
     pub fn index(&self) -> Result<Index, PackError> {
         let footer = self.footer()?;

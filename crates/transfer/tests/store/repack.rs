@@ -3,6 +3,7 @@
 use crate::harness::Archive;
 use crate::packs::{Packing, content, small, uuid};
 use crate::watched::Watched;
+use model::ObjectId;
 use std::fs::{self, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -51,12 +52,89 @@ fn a_pack_is_rewritten_when_half_of_it_is_dead_and_removed_when_all_of_it_is() {
     assert!(tombstones(&packing).is_empty(), "what is not in the pack needs none");
     assert_eq!(packing.listed(), kept.iter().map(|(id, _)| id.clone()).collect());
     for (id, _) in kept {
+        assert!(path.exists());
         packing.archive.remove(id).unwrap();
     }
-    let done = repack(&packing);
-    assert_eq!((done.rewritten, done.removed), (0, 1));
     assert!(packing.archive.files().is_empty(), "{:?}", packing.archive.files());
     assert_eq!(repack(&packing), Repacked::default());
+}
+
+/// More files are archived and removed than there are inodes, and nobody repacks.
+#[test]
+fn p7_removals_do_not_use_up_the_inodes() {
+    const FILES: u32 = 300;
+    let disk = LoopFs::with_inodes(16, 512);
+    let watched = Arc::new(Watched::default());
+    let packing = Packing { archive: Archive::at(&disk.path(), watched.clone()), watched };
+    let mut removed = 0;
+    let mut remove = |id: &ObjectId| {
+        packing.archive.remove(id).unwrap();
+        removed += 1;
+    };
+    let packs = [0, 1, 2, 3, 4].map(|round| {
+        let files: Vec<_> = (round * FILES..(round + 1) * FILES).map(|n| (uuid(n), content(n, 100))).collect();
+        let stored = packing.put(&files, small(Encoding::Raw)).into_iter().map(|stored| stored.unwrap().id);
+        let stored: Vec<_> = stored.zip(files.into_iter().map(|(_, content)| content)).collect();
+        // One by one, and less than half of each pack: the marks stay.
+        stored[..140].iter().for_each(|(id, _)| remove(id));
+        stored
+    });
+    assert!(tombstones(&packing).len() > usize::try_from(disk.inodes()).unwrap());
+    assert_eq!(packing.listed().len(), 5 * 160);
+    for pack in &packs {
+        for (id, content) in &pack[140..] {
+            packing.restored(id, content).unwrap();
+            remove(id);
+        }
+    }
+    assert!(removed > 2 * disk.inodes());
+    assert!(packing.archive.files().is_empty(), "{:?}", packing.archive.files());
+}
+
+/// Removed one after the other or by many at once, by one process or by several: a pack without members does not stay for long.
+#[test]
+fn a_pack_goes_with_its_last_member() {
+    let packing = Packing::new();
+    let stored = packing.pack_of(200);
+    std::thread::scope(|scope| {
+        for part in stored.chunks(50) {
+            scope.spawn(|| part.iter().for_each(|(id, _)| packing.archive.remove(id).unwrap()));
+        }
+    });
+    assert!(packing.archive.files().is_empty(), "{:?}", packing.archive.files());
+
+    // After a restart those that were removed before it count, too.
+    let stored = packing.pack_of(10);
+    stored[..6].iter().for_each(|(id, _)| packing.archive.remove(id).unwrap());
+    let anew = Archive::at(&packing.archive.base, Arc::new(KernelDurability));
+    stored.iter().skip(5).for_each(|(id, _)| anew.remove(id).unwrap());
+    assert!(packing.archive.files().is_empty(), "{:?}", packing.archive.files());
+
+    // Of two processes each counts only its own: then the next repack sees to it.
+    let stored = packing.pack_of(10);
+    for (n, (id, _)) in stored.iter().enumerate() {
+        if n % 2 == 0 { &anew } else { &packing.archive }.remove(id).unwrap();
+    }
+    assert_eq!(packing.packs().len(), 1);
+    assert_eq!(repack(&packing).removed, 1);
+    assert!(packing.archive.files().is_empty(), "{:?}", packing.archive.files());
+}
+
+/// What was removed stays so when the pack cannot be, and nobody is told otherwise before it is durable.
+#[test]
+fn p1_a_pack_that_cannot_be_removed_with_its_last_member_stays_marked() {
+    let packing = Packing::new();
+    let stored = packing.pack_of(3);
+    let (last, others) = stored.split_last().unwrap();
+    others.iter().for_each(|(id, _)| packing.archive.remove(id).unwrap());
+    packing.watched.failing.store(true, Ordering::SeqCst);
+    packing.archive.remove(&last.0).unwrap_err();
+    assert_eq!(tombstones(&packing).len(), 3, "the pack may come back");
+    packing.watched.failing.store(false, Ordering::SeqCst);
+    packing.archive.remove(&last.0).unwrap();
+    assert!(packing.listed().is_empty());
+    assert_eq!(repack(&packing).failed, 0);
+    assert!(packing.archive.files().is_empty(), "{:?}", packing.archive.files());
 }
 
 #[test]
@@ -148,10 +226,13 @@ fn p7_a_pack_is_rewritten_by_one_at_a_time_also_of_several_hosts() {
     drop(other_host);
     assert_eq!(repack(&packing).rewritten, 1);
     assert!(!lock.exists() && tombstones(&packing).is_empty());
-    // And when all of the pack is gone.
+    // With its last member it goes at once, but for the same reason: then the next one clears away.
+    let other_host = fs::File::create_new(&lock).unwrap();
+    assert!(sys::file::try_lock_exclusive(&other_host).unwrap());
     stored[6..].iter().for_each(|(id, _)| packing.archive.remove(id).unwrap());
-    fs::write(&lock, "").unwrap();
+    assert_eq!((tombstones(&packing).len(), path.exists()), (4, true));
     fs::remove_file(&path).unwrap();
+    drop(other_host);
     assert_eq!(repack(&packing), Repacked::default());
     assert!(packing.archive.files().is_empty(), "{:?}", packing.archive.files());
 }
@@ -187,7 +268,7 @@ fn p7_a_pack_that_was_rewritten_meanwhile_is_left_as_it_is() {
     }
 }
 
-/// A tombstone takes room that is not there: the last member that is left takes the pack with it, and nothing else ever does.
+/// A pack's first tombstone takes inodes that are not there: the last member that is left takes the pack with it, and nothing else ever does.
 #[test]
 fn p7_the_last_member_of_a_pack_can_be_removed_from_a_full_archive() {
     let disk = LoopFs::new(FsKind::Ext4, 8);
@@ -195,31 +276,40 @@ fn p7_the_last_member_of_a_pack_can_be_removed_from_a_full_archive() {
     let packing = Packing { archive: Archive::at(&disk.path(), watched.clone()), watched };
     let fillers = disk.path().join("fillers");
     fs::create_dir(&fillers).unwrap();
+    let filler = |n: u32| fillers.join(n.to_string());
     let fill = || {
-        let full = (0..).map(|n| fs::File::create(fillers.join(n.to_string()))).find_map(Result::err).unwrap();
+        let full = (0..).map(|n| fs::File::create(filler(n))).find_map(Result::err).unwrap();
         assert_eq!(full.raw_os_error(), Some(28), "no inode is left");
     };
-    for count in [2, 3] {
-        let stored = packing.pack_of(count);
-        packing.archive.remove(&stored[0].0).unwrap();
-        // Of two, the other one has then no directory of tombstones beside it.
-        assert_eq!(repack(&packing).rewritten, u64::from(count == 2));
-        fill();
-        for (id, content) in &stored[1..stored.len() - 1] {
-            let error = packing.archive.remove(id).unwrap_err();
+    for is_rewritten in [true, false] {
+        let stored = packing.pack_of(3);
+        let (last, others) = stored.split_last().unwrap();
+        // Makes the file that is restored into.
+        packing.restored(&last.0, &last.1).unwrap();
+        if is_rewritten {
+            // Then no directory of tombstones is beside it.
+            others.iter().for_each(|(id, _)| packing.archive.remove(id).unwrap());
+            assert_eq!(repack(&packing).rewritten, 1);
+            fill();
+        } else {
+            fill();
+            let (first, content) = &others[0];
+            let error = packing.archive.remove(first).unwrap_err();
             assert_eq!((error.kind(), error.errno()), (model::ErrorKind::Temporary, 28), "{error}");
             let failure = error.into_failure("cannot remove f");
             assert!(failure.message.contains("free space on that filesystem"), "{failure}");
-            packing.restored(id, content).unwrap();
-            fs::remove_file(fillers.join("0")).unwrap();
-            packing.archive.remove(id).unwrap();
+            packing.restored(first, content).unwrap();
+            // A directory and a file; the others' are links. To remove the pack it cannot be locked.
+            [0, 1].map(filler).iter().for_each(|file| fs::remove_file(file).unwrap());
+            packing.archive.remove(first).unwrap();
+            assert!(fs::File::create(filler(0)).is_err(), "no inode is left");
+            packing.archive.remove(&others[1].0).unwrap();
         }
-        let (last, content) = stored.last().unwrap();
-        fill();
-        packing.archive.remove(last).unwrap();
+        packing.restored(&last.0, &last.1).unwrap();
+        packing.archive.remove(&last.0).unwrap();
         assert!(packing.packs().is_empty() && packing.listed().is_empty());
-        fs::remove_file(fillers.join("1")).unwrap();
-        assert!(matches!(packing.restored(last, content), Err(TransferError::Missing { .. })));
+        fs::remove_file(filler(2)).unwrap();
+        assert!(matches!(packing.restored(&last.0, &last.1), Err(TransferError::Missing { .. })));
         assert_eq!(repack(&packing).failed, 0);
         assert!(tombstones(&packing).is_empty());
         fs::remove_dir_all(&fillers).unwrap();

@@ -1,12 +1,13 @@
 //! Packs in an archive: putting members in, finding and removing them, and getting rid of what is dead.
 //!
 //! A pack is never changed; a removed member is marked by an empty file beside the pack (a tombstone) and counts as gone from
-//! then on. [`repack`] takes the dead ones out by writing the pack anew under the same id. Nothing here keeps a table: ids
+//! then on. A pack goes with its last member; otherwise [`repack`] takes the dead ones out by writing it anew under the same id. Nothing here keeps a table: ids
 //! say where members are. The same rules work for a store that can only put, get ranges, list and remove whole objects.
 
 mod building;
 mod content;
 mod known;
+mod living;
 mod place;
 mod removal;
 mod repack;
@@ -23,6 +24,7 @@ use crate::pack::{Entry, Index, MemberId, MemberName, PackId, PackReader};
 use crate::{Durability, TransferError};
 use building::into_transfer;
 use known::Known;
+use living::Living;
 use model::ObjectId;
 use sealer::Sealer;
 use std::collections::HashSet;
@@ -52,6 +54,7 @@ pub(super) struct Packs {
     sessions: Arc<Sessions>,
     durability: Arc<dyn Durability>,
     known: Arc<Known>,
+    living: Living,
     sealer: Sealer,
 }
 
@@ -65,7 +68,7 @@ impl Packs {
     ) -> io::Result<Self> {
         let known = Arc::new(Known::default());
         let sealer = Sealer::start(root.clone(), sessions.clone(), durability.clone(), known.clone(), Box::new(alone))?;
-        Ok(Self { root, sessions, durability, known, sealer })
+        Ok(Self { root, sessions, durability, known, living: Living::default(), sealer })
     }
 
     /// Puts a file into the pack that is being built.

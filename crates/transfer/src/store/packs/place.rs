@@ -2,13 +2,15 @@
 //!
 //! ```text
 //! packs/<pack id[0:4]>/<pack id>              the pack
-//! packs/<pack id[0:4]>/<pack id>.d/<uuid>     an empty file: this member was removed
+//! packs/<pack id[0:4]>/<pack id>.d/<uuid>     an empty file: this member was removed. A link to another one's, where there are links
 //! packs/<pack id[0:4]>/<pack id>.lock         an empty file: whoever rewrites the pack has its lock
 //! ```
 
 use crate::TransferError;
 use crate::pack::{MemberId, MemberName, PackId, PackReader};
 use crate::store::root::{Root, entries, none_if_missing, unlink};
+use rustix::fs::AtFlags;
+use rustix::io::Errno;
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
@@ -87,20 +89,34 @@ pub(super) fn is_removed(root: &Root, member: &MemberId) -> io::Result<bool> {
     Ok(none_if_missing(sys::file::open_beneath(root.dir(), path, flags, Mode::empty()))?.is_some())
 }
 
-/// Marks a member as removed; not durable yet.
-pub(super) fn mark_removed(root: &Root, member: &MemberId) -> io::Result<()> {
+/// Marks a member as removed; not durable yet. Says whether it was not marked before.
+///
+/// A filesystem has only so many inodes, and making one takes most of the time: so the mark is made as a link to that of the member `like`,
+/// where that can be done.
+pub(super) fn mark_removed(root: &Root, member: &MemberId, like: Option<MemberName>) -> io::Result<bool> {
     let (path, name) = (tombstones(member.pack), member.name.to_string());
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW;
     let mut tries = 0;
     loop {
-        let made =
-            root.ensure_dir(&path).and_then(|dir| sys::file::open_beneath(&dir, &name, flags, Mode::RUSR | Mode::WUSR));
-        match made {
+        match root.ensure_dir(&path).and_then(|dir| make_mark(&dir, &name, like)) {
             // Somebody who rewrote the pack has just removed the directory.
             Err(e) if e.kind() == ErrorKind::NotFound && tries < 100 => tries += 1,
-            other => return other.map(drop),
+            Err(e) if e.kind() == ErrorKind::AlreadyExists => return Ok(false),
+            made => return made.map(|()| true),
         }
     }
+}
+
+fn make_mark(dir: &File, name: &str, like: Option<MemberName>) -> io::Result<()> {
+    if let Some(like) = like {
+        match rustix::fs::linkat(dir, like.to_string(), dir, name, AtFlags::empty()) {
+            Ok(()) => return Ok(()),
+            Err(e @ Errno::EXIST) => return Err(e.into()),
+            // It is gone with a pack that was rewritten, or has as many links as can be; or the filesystem has no links.
+            Err(_) => {}
+        }
+    }
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW;
+    sys::file::open_beneath(dir, name, flags, Mode::RUSR | Mode::WUSR).map(drop)
 }
 
 /// The tombstones' directory of a pack, if it has one.
@@ -138,7 +154,7 @@ pub(super) fn lock(root: &Root, pack: PackId) -> io::Result<Option<Lock>> {
 pub(super) fn remove_tombstones(root: &Root, pack: PackId) {
     if let Ok(dir) = root.open_dir(&directory(pack)) {
         let name = format!("{pack}{TOMBSTONES}");
-        let _ = rustix::fs::unlinkat(&dir, name, rustix::fs::AtFlags::REMOVEDIR);
+        let _ = rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR);
     }
 }
 

@@ -1,18 +1,24 @@
-//! Removing a member: a tombstone beside its pack, or the pack itself where there is no room for one.
+//! Removing a member: a tombstone beside its pack. With the last one the pack goes, and all its tombstones.
 //!
-//! A full archive is emptied by removals, and a tombstone is a file, sometimes with a directory. So the last member of a pack that is not
+//! So what is removed as it was archived leaves nothing behind, however much of it comes between two repacks. Other packs keep their tombstones
+//! until half of them is dead and somebody repacks: names in a directory, which share an inode.
+//!
+//! A full archive is emptied by removals, and a tombstone takes room, sometimes with a directory. So the last member of a pack that is not
 //! marked yet takes the pack with it when it cannot be marked. The others' removals fail for a while then.
 
+use super::repack::Seen;
 use super::{Packs, place};
 use crate::TransferError;
-use crate::pack::MemberId;
+use crate::pack::{MemberId, PackError, PackReader};
+use std::fs::File;
 use std::io;
 
 const ENOSPC: i32 = 28;
 const EDQUOT: i32 = 122;
 
 impl Packs {
-    /// Marks a member as removed. `done` is called once that is durable; one that is not there counts as removed.
+    /// Marks a member as removed. `done` is called once that is durable; one that is not there counts as removed. Waits for a sync
+    /// if it was the last one of its pack.
     pub(in crate::store) fn remove(&self, id: &MemberId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
         match self.root.check_objects().and_then(|()| self.mark_removed(id)) {
             // Also when there was none: an earlier removal may have been cut short before its sync.
@@ -22,20 +28,45 @@ impl Packs {
     }
 
     fn mark_removed(&self, id: &MemberId) -> Result<(), TransferError> {
-        let there = match place::open(&self.root, id.pack)? {
-            // One that cannot be read well enough to tell may have it.
-            Some(pack) => !matches!(pack.describe(id.name), Ok(None)),
-            None => false,
-        };
-        match if there { place::mark_removed(&self.root, id) } else { Ok(()) } {
-            Err(e) if matches!(e.raw_os_error(), Some(ENOSPC | EDQUOT)) && self.remove_last(id).unwrap_or(false) => {
+        let Some(pack) = place::open(&self.root, id.pack)? else { return Ok(()) };
+        // One that cannot be read well enough to tell may have it.
+        if let Ok(None) = pack.describe(id.name) {
+            return Ok(());
+        }
+        let like = self.living.before_mark(id.pack, || self.count_living(id, &pack));
+        match place::mark_removed(&self.root, id, like) {
+            Ok(is_new) => {
+                if is_new && self.living.after_mark(id) {
+                    self.remove_dead(id);
+                }
                 Ok(())
             }
-            marked => marked.map_err(TransferError::io(
+            Err(e) if is_full(&e) && self.remove_last(id).unwrap_or(false) => Ok(()),
+            Err(e) => Err(TransferError::io(
                 "note with an empty file beside its pack the removal of",
                 place::member_path(&self.root, id),
-            )),
+            )(e)),
         }
+    }
+
+    /// `None` where that cannot be told.
+    fn count_living(&self, id: &MemberId, pack: &PackReader<File>) -> Option<usize> {
+        let marked = match place::open_tombstones(&self.root, id.pack).ok()? {
+            Some(dir) => place::removed(&dir).ok()?.count(),
+            None => 0,
+        };
+        pack.members().ok()?.checked_sub(marked)
+    }
+
+    /// Removes the pack of a member that was marked as its last. Where that fails, the next repack does it.
+    fn remove_dead(&self, id: &MemberId) {
+        let error = match self.repack_one(id.pack, Seen::is_dead) {
+            Ok(_) => return,
+            // It locks with a file. That of the pack makes room for the next one's.
+            Err(PackError::Io(e)) if is_full(&e) && self.remove_last(id).unwrap_or(false) => return,
+            Err(error) => self.failed(error, id.pack),
+        };
+        tracing::warn!(%error, "a pack whose members were all removed cannot be removed yet");
     }
 
     /// Removes the pack of a member if all others in it are marked as removed; says whether it did. Not durable yet.
@@ -61,4 +92,8 @@ impl Packs {
         }
         Ok(false)
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(ENOSPC | EDQUOT))
 }

@@ -36,7 +36,7 @@ impl Packs {
         let _ = self.each_name(None, &mut |name| {
             let Some(pack) = place::pack_of_tombstones(name) else { return Ok(ControlFlow::Continue(())) };
             self.root.check()?;
-            match self.repack_one(pack) {
+            match self.repack_one(pack, Seen::is_due) {
                 Ok(Done::Nothing) => {}
                 Ok(Done::Removed { freed }) => {
                     all.removed += 1;
@@ -58,7 +58,8 @@ impl Packs {
         Ok(all)
     }
 
-    fn repack_one(&self, pack: PackId) -> Result<Done, PackError> {
+    /// Removes or rewrites a pack if it `is_due`, and clears away tombstones that nothing needs.
+    pub(super) fn repack_one(&self, pack: PackId, is_due: fn(&Seen) -> bool) -> Result<Done, PackError> {
         let Some(tombstones) = place::open_tombstones(&self.root, pack)? else { return Ok(Done::Nothing) };
         if !sys::file::try_lock_exclusive(&tombstones)? || !place::is_still(&self.root, pack, &tombstones) {
             return Ok(Done::Nothing);
@@ -66,7 +67,7 @@ impl Packs {
         let mut seen = self.look(pack, &tombstones)?;
         let mut lock = None;
         // Of a pack that is gone too: a crash may have left the lock's file.
-        if seen.is_due() || seen.reader.is_none() {
+        if is_due(&seen) || seen.reader.is_none() {
             lock = place::lock(&self.root, pack)?;
             if lock.is_none() {
                 return Ok(Done::Nothing);
@@ -74,7 +75,7 @@ impl Packs {
             // Whoever had the lock before may have done it.
             seen = self.look(pack, &tombstones)?;
         }
-        let done = if seen.is_due() { self.without(pack, &tombstones, &seen)? } else { Done::Nothing };
+        let done = if is_due(&seen) { self.without(pack, &tombstones, &seen)? } else { Done::Nothing };
         // Nothing was applied: then only those go that have no member.
         let has_no_member = |name: &MemberName| seen.index.find(*name).is_none();
         let applied = |name: &MemberName| match done {
@@ -116,7 +117,7 @@ impl Packs {
     fn without(&self, pack: PackId, tombstones: &File, seen: &Seen) -> Result<Done, PackError> {
         let Seen { reader: Some(reader), index, dead } = seen else { return Ok(Done::Nothing) };
         let (all_bytes, dead_bytes) = seen.bytes();
-        if dead.len() == index.entries().len() {
+        if seen.is_dead() {
             if !self.is_as_seen(pack, tombstones, seen)? {
                 return Ok(Done::Nothing);
             }
@@ -156,7 +157,7 @@ impl Packs {
 }
 
 /// A pack, and what is marked as removed in it.
-struct Seen {
+pub(super) struct Seen {
     /// `None`: there is no pack any more.
     reader: Option<PackReader<File>>,
     index: Index,
@@ -171,6 +172,11 @@ impl Seen {
         (bytes(&mut self.index.entries().iter()), bytes(&mut dead))
     }
 
+    /// Whether none of its members is left.
+    pub(super) fn is_dead(&self) -> bool {
+        self.reader.is_some() && self.dead.len() == self.index.entries().len()
+    }
+
     /// Whether enough of it is dead to be worth the work.
     fn is_due(&self) -> bool {
         let (all, dead) = self.bytes();
@@ -179,7 +185,7 @@ impl Seen {
 }
 
 /// What became of one pack.
-enum Done {
+pub(super) enum Done {
     Nothing,
     Removed { freed: u64 },
     Rewritten { moved: u64, freed: u64 },
