@@ -8,6 +8,7 @@ mod commit;
 mod copies;
 mod engine;
 mod filesystem;
+mod gate;
 pub mod guard;
 mod journal;
 mod mapping_probe;

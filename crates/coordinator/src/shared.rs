@@ -1,4 +1,4 @@
-//! Objects that several files may name: the mark on the files, the note on the filesystem, and the question before a removal.
+//! Objects that several files may name: the mark on the files, and the note on the filesystem.
 //!
 //! An object is removed only when it is proven that no file names it. What proves it:
 //! - Before a second file comes to name an object, the first one gets a mark that names the object ([`mark`]). A file without it
@@ -6,26 +6,17 @@
 //! - The queue's table has all files that ever came to name a marked object. Before such a file can be seen, the filesystem's
 //!   root notes which database knows of it ([`note`]). At its start the agent compares ([`reconcile`]): a database that
 //!   is another one, or is behind, was lost or restored. Nothing that it says of older objects is believed then.
-//! - The table's files are looked at once more when the object is about to go ([`may_remove`]).
+//! - The table's files are looked at once more when the object is about to go ([`crate::gate`]).
 //!
-//! Where there is no proof the object stays, and the action's failure says so: finding out takes a look at all files, which is
-//! `sifaka fsck`'s.
+//! Not here: the question before a removal, which is `gate`'s.
 
-use crate::copies;
 use crate::engine::Shared;
 use crate::filesystem::Filesystem;
-use crate::prepare::{EIO, ENOENT, ESTALE, Prepared, system};
-use model::{ActionId, Command, Failure, xattr};
-use queue::{Change, NewAction, Queue, QueueError, Sharing};
+use crate::prepare::{EIO, system};
+use model::{ActionId, Failure, xattr};
+use queue::{Change, Queue, QueueError, Sharing};
 use std::io;
 use std::os::fd::AsFd;
-use sys::OFlags;
-
-const EBUSY: i32 = 16;
-const EINVAL: i32 = 22;
-
-/// Referrers looked at for one question to the queue.
-const PAGE: usize = 256;
 
 /// Says on the file that others may name this object too. Not durable by itself.
 pub(crate) fn mark(fd: impl AsFd, uuid: &str) -> io::Result<()> {
@@ -91,84 +82,8 @@ pub(crate) fn reconcile(fs: &Filesystem, queue: &dyn Queue) -> Result<ActionId, 
     Ok(sharing.doubted)
 }
 
-fn unreadable(error: &QueueError) -> Failure {
+pub(crate) fn unreadable(error: &QueueError) -> Failure {
     Failure::temporary(EIO, error.to_string())
-}
-
-/// What is known of an object that is about to be removed.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Verdict {
-    /// No file names it.
-    Remove,
-    /// It is needed still: why.
-    Keep(String),
-}
-
-/// Whether an object may be removed by this action. A permanent failure: nothing proves it, so the object stays.
-pub(crate) fn may_remove(shared: &Shared, id: ActionId, archive_id: u32, uuid: &str) -> Result<Verdict, Failure> {
-    let queue = shared.queue.as_ref();
-    if id <= shared.doubted {
-        return Err(unproven("was asked for before the queue database was lost or restored from an older copy"));
-    }
-    let now_ms = shared.now_ms();
-    let later = |r: &queue::RetiredObject| r.id != id && r.until_ms > now_ms;
-    if queue.retired_object(archive_id, uuid, PAGE).map_err(|e| unreadable(&e))?.iter().any(later) {
-        return Ok(Verdict::Keep("it was another file's too, whose grace period is not over".into()));
-    }
-    let Some(complete) = queue.shared(archive_id, uuid).map_err(|e| unreadable(&e))? else {
-        return Ok(Verdict::Remove);
-    };
-    let mut after = None;
-    loop {
-        let page = queue.referrers(archive_id, uuid, after.as_ref(), PAGE).map_err(|e| unreadable(&e))?;
-        for file in &page {
-            if names(&shared.fs, file, uuid)? {
-                return Ok(Verdict::Keep(format!("file {file} names it")));
-            }
-        }
-        let Some(last) = page.last() else { break };
-        after = Some(last.clone());
-    }
-    if complete {
-        Ok(Verdict::Remove)
-    } else {
-        Err(unproven("may be named by files that the queue database does not know"))
-    }
-}
-
-fn unproven(why: &str) -> Failure {
-    Failure::permanent(
-        EBUSY,
-        format!("the object is kept: it {why}. `sifaka fsck` finds out whether any file names it"),
-    )
-}
-
-/// Whether the file is there and names the object.
-fn names(fs: &Filesystem, file: &model::FileHandle, uuid: &str) -> Result<bool, Failure> {
-    let fd = match fs.open(file, OFlags::PATH) {
-        Ok(fd) => fd,
-        Err(error) if matches!(error.raw_os_error(), Some(ESTALE | ENOENT | EINVAL)) => return Ok(false),
-        Err(error) => return Err(system("looking at a file that may name it", &error)),
-    };
-    // One whose attributes are damaged may be repaired.
-    Ok(copies::names(&fd, uuid).unwrap_or(true))
-}
-
-/// Lets a removal go on only when the object may go.
-pub(crate) fn gate(shared: &Shared, id: ActionId, action: &NewAction, prepared: Prepared) -> Prepared {
-    match prepared {
-        Prepared::Run(None, identity) if action.command == Command::Remove && !identity.uuid.is_empty() => {
-            match may_remove(shared, id, action.archive_id, &identity.uuid) {
-                Ok(Verdict::Remove) => Prepared::Run(None, identity),
-                Ok(Verdict::Keep(why)) => {
-                    tracing::info!(object = identity.uuid, why, "the object is kept");
-                    Prepared::Done(identity.uuid)
-                }
-                Err(failure) => Prepared::Failed(failure),
-            }
-        }
-        other => other,
-    }
 }
 
 /// What the queue has to know of an object that a file is about to stop naming, if others may name it.

@@ -19,7 +19,7 @@ pub use entry::{
     RequestStatus, SyncedStamp, Totals,
 };
 pub use memory::MemoryQueue;
-pub use sharing::{About, Retired, RetiredObject, Sharing};
+pub use sharing::{About, Removal, Retired, RetiredObject, Sharing, Standing};
 pub use sqlite::{Claim, SqliteQueue, claims};
 pub use tally::Retention;
 
@@ -95,9 +95,9 @@ pub trait Queue: Send + Sync {
     /// How far the tables of referrers can be relied on.
     fn sharing(&self) -> Result<Sharing, QueueError>;
 
-    /// Whether the object was ever shared, as far as is known: if so, whether [`Queue::referrers`] names all files that
-    /// may name it.
-    fn shared(&self, archive_id: u32, uuid: &str) -> Result<Option<bool>, QueueError>;
+    /// What may keep these objects from being removed at `now_ms`: one answer each, in their order, all as of one moment. Everything
+    /// counts of which a call has returned before this one begins; what is being written at the same time may or may not.
+    fn standing(&self, removals: &[Removal<'_>], now_ms: u64) -> Result<Vec<Standing>, QueueError>;
 
     /// Files that may name the object, by their handles' stored form, from just after `after`.
     fn referrers(

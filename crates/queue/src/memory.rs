@@ -7,7 +7,7 @@ mod sharing;
 use crate::tally::{RequestCounts, Retention, Tally, clamp};
 use crate::{
     About, Change, Cursor, Finished, ListFilter, NewAction, ObjectRef, OrphanCheck, Queue, QueueError, QueuedAction,
-    RequestId, RequestStatus, Retired, RetiredObject, Sharing, SyncedStamp, Totals,
+    Removal, RequestId, RequestStatus, Retired, RetiredObject, Sharing, Standing, SyncedStamp, Totals,
 };
 use model::{ActionId, Class, Command, Failure, FileHandle};
 use parking_lot::Mutex;
@@ -338,8 +338,15 @@ impl Queue for MemoryQueue {
         Ok(self.state.lock().objects.sharing)
     }
 
-    fn shared(&self, archive_id: u32, uuid: &str) -> Result<Option<bool>, QueueError> {
-        Ok(self.state.lock().objects.is_complete(archive_id, uuid))
+    fn standing(&self, removals: &[Removal<'_>], now_ms: u64) -> Result<Vec<Standing>, QueueError> {
+        let state = self.state.lock();
+        let look = |removal: &Removal<'_>| {
+            let Removal { id, archive_id, uuid } = *removal;
+            let same = |r: &RetiredObject| r.object.archive_id == archive_id && r.object.uuid == uuid;
+            let waits = state.retired(|r| same(r) && r.id != id && r.until_ms > now_ms).next().is_some();
+            Standing { waits, shared: state.objects.is_complete(archive_id, uuid) }
+        };
+        Ok(removals.iter().map(look).collect())
     }
 
     fn referrers(

@@ -51,6 +51,26 @@ pub struct RetiredObject {
     pub until_ms: u64,
 }
 
+/// An object that an action is about to remove.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Removal<'a> {
+    /// The action.
+    pub id: ActionId,
+    /// Where the object is.
+    pub archive_id: u32,
+    /// Its id there.
+    pub uuid: &'a str,
+}
+
+/// What may keep an object from being removed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Standing {
+    /// It waits for another removal too, whose time has not come.
+    pub waits: bool,
+    /// Whether it was ever shared, as far as is known: if so, whether [`crate::Queue::referrers`] names all files that may name it.
+    pub shared: Option<bool>,
+}
+
 /// How far the tables of referrers can be relied on.
 ///
 /// The agent writes `database` and `sequence` on the filesystem after each [`crate::Change::Share`]: a database that is not that one,

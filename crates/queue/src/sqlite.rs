@@ -2,7 +2,8 @@
 //!
 //! Write-ahead log with `synchronous = FULL`: a call that returned is on disk, at the price of one sync a call. One
 //! connection writes and answers what dispatch asks; a second, read-only one answers listings and status, so that a long
-//! listing holds nobody up. Memory is the two page caches, however many actions wait.
+//! listing holds no dispatch up, and what is asked before removals, so that they need not wait for a transaction's end. Memory
+//! is the two page caches, however many actions wait.
 //!
 //! An error that is not `Corrupt` means that nothing was changed. Only when the disk failed the sync itself and the
 //! machine then crashes may the change be found made after all.
@@ -22,7 +23,7 @@ mod tests;
 use crate::tally::{Retention, clamp};
 use crate::{
     About, Change, Cursor, Finished, ListFilter, NewAction, ObjectRef, OrphanCheck, Queue, QueueError, QueuedAction,
-    RequestId, RequestStatus, RetiredObject, Sharing, SyncedStamp, Totals,
+    Removal, RequestId, RequestStatus, RetiredObject, Sharing, Standing, SyncedStamp, Totals,
 };
 use batch::transact;
 pub use claims::{Claim, claims};
@@ -305,9 +306,10 @@ impl Queue for SqliteQueue {
         found.ok_or_else(|| self.failed("read", Fault::Damage("sharing has no row".into())))
     }
 
-    fn shared(&self, archive_id: u32, uuid: &str) -> Result<Option<bool>, QueueError> {
-        let decode = |row: &Row<'_>| Ok(row.get(0)?);
-        Ok(self.rows(&self.writer, sharing::SELECT_SHARED, params![archive_id, uuid], decode)?.pop())
+    fn standing(&self, removals: &[Removal<'_>], now_ms: u64) -> Result<Vec<Standing>, QueueError> {
+        // Not by the writer, which would have to end its transaction first. What is committed is seen by every
+        // transaction that begins after that, on any connection.
+        sharing::standing(&mut self.reader.lock(), removals, now_ms).map_err(|e| self.failed("read", e))
     }
 
     fn referrers(

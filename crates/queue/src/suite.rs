@@ -36,7 +36,7 @@ pub use results::{
 };
 pub use sharing::{
     a_doubt_forgets_objects_and_owed_checks, files_are_described_until_their_stamp_is_forgotten,
-    referrers_are_known_until_a_doubt, retired_objects_wait_with_what_they_were,
+    many_objects_are_asked_for_at_once, referrers_are_known_until_a_doubt, retired_objects_wait_with_what_they_were,
 };
 
 use crate::{Change, NewAction, Queue, RequestId, Retention};
@@ -44,7 +44,7 @@ use model::{ActionId, Class, Command, Digest, Failure, FileHandle, Identity};
 
 /// Every check, each on a queue of its own with [`Retention::DEFAULT`].
 pub fn run(make: impl Fn() -> Box<dyn Queue>) {
-    let checks: [fn(&dyn Queue); 24] = [
+    let checks: [fn(&dyn Queue); 25] = [
         accepted_actions_come_back_whole,
         ids_rise_in_the_order_of_the_entries,
         empty_calls_do_nothing,
@@ -69,6 +69,7 @@ pub fn run(make: impl Fn() -> Box<dyn Queue>) {
         referrers_are_known_until_a_doubt,
         a_doubt_forgets_objects_and_owed_checks,
         retired_objects_wait_with_what_they_were,
+        many_objects_are_asked_for_at_once,
     ];
     for check in checks {
         check(&*make());

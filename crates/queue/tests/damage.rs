@@ -9,8 +9,8 @@
 
 use model::{ActionId, Class, Command, ErrorKind, Failure, FileHandle, Identity};
 use sifaka_queue::{
-    About, Change, Cursor, ListFilter, NewAction, ObjectRef, OrphanCheck, Queue, QueueError, RequestId, Retired,
-    SqliteQueue, SyncedStamp,
+    About, Change, Cursor, ListFilter, NewAction, ObjectRef, OrphanCheck, Queue, QueueError, Removal, RequestId,
+    Retired, SqliteQueue, SyncedStamp,
 };
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -78,7 +78,7 @@ fn use_objects(queue: &dyn Queue) -> Result<(), QueueError> {
     for n in 0..20 {
         queue.about(&handle(n))?;
         queue.copies(&handle(n))?;
-        queue.shared(1, &format!("u{n}"))?;
+        queue.standing(&[Removal { id: ActionId(n), archive_id: 1, uuid: &format!("u{n}") }], 5)?;
         queue.referrers(1, &format!("u{n}"), None, 9)?;
         queue.retired_of_file(&handle(n), 9)?;
     }

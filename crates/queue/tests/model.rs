@@ -10,8 +10,8 @@
 use model::{ActionId, Class, Command, Failure, FileHandle, Identity, Stamp};
 use proptest::prelude::*;
 use sifaka_queue::{
-    About, Change, Cursor, ListFilter, MemoryQueue, NewAction, ObjectRef, OrphanCheck, Queue, RequestId, Retention,
-    Retired, SqliteQueue, SyncedStamp,
+    About, Change, Cursor, ListFilter, MemoryQueue, NewAction, ObjectRef, OrphanCheck, Queue, Removal, RequestId,
+    Retention, Retired, SqliteQueue, SyncedStamp,
 };
 
 /// Small, so that short histories reach all limits.
@@ -149,7 +149,9 @@ fn observe(queue: &dyn Queue) -> Vec<String> {
     for (archive_id, uuid) in [(1, "a"), (1, "b"), (2, "a"), (2, "b")] {
         let files = queue.referrers(archive_id, uuid, Some(&handle(0)), 2).unwrap();
         let retired = queue.retired_object(archive_id, uuid, 2).unwrap();
-        seen.push(format!("{archive_id} {uuid}: {:?} {files:?} {retired:?}", queue.shared(archive_id, uuid).unwrap()));
+        let removals = [0, 5].map(|id| Removal { id: ActionId(id), archive_id, uuid });
+        let standing = [0, 25, 60].map(|now_ms| queue.standing(&removals, now_ms).unwrap());
+        seen.push(format!("{archive_id} {uuid}: {standing:?} {files:?} {retired:?}"));
     }
     for after in [None, Some((b"b/a".as_slice(), ActionId(4)))] {
         seen.push(format!("{:?}", queue.retired_in(b"a/b", b"c/b", after, 3).unwrap()));

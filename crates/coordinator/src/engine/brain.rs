@@ -290,23 +290,13 @@ impl Brain {
         self.run_job(entry.id.0, job);
     }
 
-    /// Prepares a job whose inode is locked for it.
-    pub(super) fn run_job(&mut self, key: u64, job: Job) {
-        let action = job.action.clone();
-        self.jobs.insert(key, job);
-        self.outgoing.prepare(key, action);
-    }
-
     fn prepared(&mut self, key: u64, prepared: Prepared) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         if job.cancelled {
             return self.failed(key, Failure::cancelled());
         }
         match prepared {
-            Prepared::Run(None, identity)
-                if job.action.command == Command::Remove
-                    && self.held.contains_key(&(job.action.archive_id, identity.uuid.clone())) =>
-            {
+            Prepared::Run(None, _) if job.began_held => {
                 self.failed(key, Failure::temporary(EBUSY, "a file that names the object is being made"));
             }
             Prepared::Run(Some(file), identity) if job.action.command == Command::Restore => {

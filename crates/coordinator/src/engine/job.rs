@@ -52,6 +52,8 @@ pub(crate) struct Job {
     pub(crate) reader: Option<u32>,
     /// A commit failed or the action has no file: the result that is being recorded.
     pub(crate) detached: bool,
+    /// It is to remove an object that was held when it began to look whether it may.
+    pub(crate) began_held: bool,
 }
 
 impl Job {
@@ -70,6 +72,7 @@ impl Job {
             cancelled: false,
             reader: None,
             detached: false,
+            began_held: false,
         }
     }
 }

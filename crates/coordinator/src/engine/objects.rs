@@ -1,10 +1,11 @@
 //! Objects at the end of their life: of deleted files, of removed copies; and those that must not end just now.
 
 use super::brain::Brain;
+use super::job::Job;
 use super::{ObjectKey, removal_action};
 use model::{Command, FileHandle, Identity};
 use queue::{About, Change, NewAction, ObjectRef, Retired};
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 impl Brain {
     /// The last link of files went: their archive copies go after the grace period.
@@ -48,8 +49,9 @@ impl Brain {
     pub(super) fn remove_detached(&mut self, key: u64) {
         let Some(job) = self.jobs.get_mut(&key) else { return };
         job.file = None;
-        let (action, identity) = (job.action.clone(), job.identity.clone());
-        self.outgoing.prepare_removal(key, action, identity);
+        let action = NewAction { file: None, identity: job.identity.clone(), ..job.action.clone() };
+        job.began_held = is_held(&self.held, &action);
+        self.outgoing.prepare(key, action);
     }
 
     /// A mover removed the object.
@@ -68,6 +70,14 @@ impl Brain {
         let Some(job) = self.jobs.get(&key) else { return };
         let (archive_id, uuid) = (job.action.archive_id, job.identity.uuid.clone());
         self.succeeded(key, 0, vec![Change::SettleOrphanCheck { archive_id, uuid }]);
+    }
+
+    /// Prepares a job whose inode is locked for it, if it has one.
+    pub(super) fn run_job(&mut self, key: u64, mut job: Job) {
+        let action = job.action.clone();
+        job.began_held = is_held(&self.held, &action);
+        self.jobs.insert(key, job);
+        self.outgoing.prepare(key, action);
     }
 
     /// Holds the objects of which no removal runs, and returns them.
@@ -96,4 +106,12 @@ impl Brain {
             }
         }
     }
+}
+
+/// Whether the action removes an object of which no removal is to be started. Asked before it looks whether the object may go: what it
+/// sees then may be from before the files were made for whom it was held, and be told only after the hold has ended.
+fn is_held(held: &HashMap<ObjectKey, usize>, action: &NewAction) -> bool {
+    !held.is_empty()
+        && action.command == Command::Remove
+        && held.contains_key(&(action.archive_id, action.identity.uuid.clone()))
 }

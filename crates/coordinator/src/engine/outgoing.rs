@@ -1,16 +1,19 @@
 //! What the brain hands to other threads, gathered over one round of its loop: they are woken once for all of it.
 
 use super::{Msg, Shared};
+use crate::gate::{Removal, gate};
 use crate::journal::Journal;
 use crate::pool::Pool;
-use crate::prepare::prepare;
-use model::{ActionId, Command};
+use crate::prepare::{Prepared, prepare};
+use model::Command;
 use queue::{Change, NewAction};
 use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 /// Archives that one thread prepares before it tells what came of it.
 const PREPARED_TOGETHER: usize = 16;
+/// Removals of objects that the queue is asked about at once.
+const REMOVED_TOGETHER: usize = 256;
 const PREPARING_THREADS: usize = 4;
 
 pub(super) struct Outgoing {
@@ -19,6 +22,8 @@ pub(super) struct Outgoing {
     messages: Sender<Msg>,
     pool: Pool,
     archives: Vec<(u64, NewAction)>,
+    /// Those that concern no file (any more).
+    removals: Vec<(u64, NewAction)>,
     changes: Vec<Change>,
     after: Vec<Msg>,
 }
@@ -26,7 +31,16 @@ pub(super) struct Outgoing {
 impl Outgoing {
     pub(super) fn new(shared: Arc<Shared>, journal: Arc<Journal>, messages: Sender<Msg>) -> std::io::Result<Self> {
         let pool = Pool::new("prepare", PREPARING_THREADS)?;
-        Ok(Self { shared, journal, messages, pool, archives: Vec::new(), changes: Vec::new(), after: Vec::new() })
+        Ok(Self {
+            shared,
+            journal,
+            messages,
+            pool,
+            archives: Vec::new(),
+            removals: Vec::new(),
+            changes: Vec::new(),
+            after: Vec::new(),
+        })
     }
 
     /// The queue's database takes nothing at the moment.
@@ -34,34 +48,35 @@ impl Outgoing {
         self.journal.is_stuck()
     }
 
-    /// Prepares an action whose inode is locked for it; the brain hears [`Msg::Prepared`].
+    /// Prepares an action whose inode is locked for it, if it has one; the brain hears [`Msg::Prepared`].
     pub(super) fn prepare(&mut self, key: u64, action: NewAction) {
-        if action.command == Command::Archive {
-            return self.archives.push((key, action));
+        match action.command {
+            Command::Archive => self.archives.push((key, action)),
+            Command::Remove if action.file.is_none() => self.removals.push((key, action)),
+            // Somebody may be waiting for it, and it may take long.
+            _ => self.prepare_together(vec![(key, action)]),
         }
-        // Somebody may be waiting for it, and it may take long.
-        self.prepare_together(vec![(key, action)]);
     }
 
     fn prepare_together(&self, jobs: Vec<(u64, NewAction)>) {
         let (shared, messages) = (Arc::clone(&self.shared), self.messages.clone());
         self.pool.run(move || {
-            let look = |(key, action): (u64, NewAction)| {
-                let prepared = prepare(&shared.fs, shared.group.as_ref(), &action);
-                (key, crate::shared::gate(&shared, ActionId(key), &action, prepared))
-            };
-            let prepared = jobs.into_iter().map(look).collect();
-            let _ = messages.send(Msg::Prepared(prepared));
-        });
-    }
-
-    /// The removal of an object that its file has forgotten already; the brain hears [`Msg::Prepared`].
-    pub(super) fn prepare_removal(&self, key: u64, action: NewAction, identity: model::Identity) {
-        let (shared, messages) = (Arc::clone(&self.shared), self.messages.clone());
-        self.pool.run(move || {
-            let prepared = crate::prepare::Prepared::Run(None, identity);
-            let prepared = crate::shared::gate(&shared, ActionId(key), &action, prepared);
-            let _ = messages.send(Msg::Prepared(vec![(key, prepared)]));
+            let tell = |prepared| drop(messages.send(Msg::Prepared(prepared)));
+            let (mut settled, mut removals) = (Vec::new(), Vec::new());
+            for (key, action) in jobs {
+                match prepare(&shared.fs, shared.group.as_ref(), &action) {
+                    Prepared::Run(None, identity) if action.command == Command::Remove => {
+                        removals.push(Removal { key, archive_id: action.archive_id, identity });
+                    }
+                    prepared => settled.push((key, prepared)),
+                }
+            }
+            if !settled.is_empty() {
+                tell(settled);
+            }
+            if !removals.is_empty() {
+                gate(&shared, removals, tell);
+            }
         });
     }
 
@@ -83,11 +98,16 @@ impl Outgoing {
     /// The round is over.
     pub(super) fn send(&mut self) {
         self.send_changes();
-        let archives = std::mem::take(&mut self.archives);
+        let (archives, removals) = (std::mem::take(&mut self.archives), std::mem::take(&mut self.removals));
+        self.prepare_in_groups(removals, REMOVED_TOGETHER);
         let together = archives.len().div_ceil(PREPARING_THREADS).clamp(1, PREPARED_TOGETHER);
-        let mut archives = archives.into_iter();
+        self.prepare_in_groups(archives, together);
+    }
+
+    fn prepare_in_groups(&self, jobs: Vec<(u64, NewAction)>, together: usize) {
+        let mut jobs = jobs.into_iter();
         loop {
-            let some: Vec<_> = archives.by_ref().take(together).collect();
+            let some: Vec<_> = jobs.by_ref().take(together).collect();
             if some.is_empty() {
                 return;
             }

@@ -4,9 +4,9 @@ use super::batch::Batch;
 use super::fault::Fault;
 use super::rows::Decoder;
 use crate::tally::clamp;
-use crate::{About, NewAction, ObjectRef, Retired, RetiredObject, Sharing};
+use crate::{About, NewAction, ObjectRef, Removal, Retired, RetiredObject, Sharing, Standing};
 use model::{ActionId, Digest, FileHandle, Timestamp};
-use rusqlite::{Row, params};
+use rusqlite::{Connection, Row, params};
 
 pub(super) const SELECT_ABOUT: &str =
     "SELECT path, size, mode, uid, gid, mtime_s, mtime_ns, hash FROM about WHERE file = ?1";
@@ -16,8 +16,10 @@ pub(super) const SELECT_COPIES: &str =
 
 pub(super) const SELECT_SHARING: &str = "SELECT database, sequence, doubted FROM sharing WHERE one = 1";
 
-pub(super) const SELECT_SHARED: &str = "SELECT generation = (SELECT generation FROM sharing WHERE one = 1) FROM shared \
-    WHERE archive_id = ?1 AND uuid = ?2";
+pub(super) const SELECT_STANDING: &str = "SELECT \
+    EXISTS (SELECT 1 FROM retired JOIN live ON live.id = retired.id WHERE retired.archive_id = ?1 AND retired.uuid = ?2 \
+        AND retired.id <> ?3 AND live.not_before_ms > ?4), \
+    (SELECT generation = (SELECT generation FROM sharing WHERE one = 1) FROM shared WHERE archive_id = ?1 AND uuid = ?2)";
 
 pub(super) const SELECT_REFERRERS: &str =
     "SELECT file FROM referrer WHERE archive_id = ?1 AND uuid = ?2 AND file > ?3 ORDER BY file LIMIT ?4";
@@ -128,6 +130,18 @@ impl Batch<'_> {
         self.run("DELETE FROM copy", [])?;
         self.run("DELETE FROM orphan", [])
     }
+}
+
+/// In one transaction, that all is of one moment and the log is looked into once.
+pub(super) fn standing(db: &mut Connection, removals: &[Removal<'_>], now_ms: u64) -> Result<Vec<Standing>, Fault> {
+    let now_ms = clamp(now_ms).cast_signed();
+    let tx = db.transaction()?;
+    let mut select = tx.prepare_cached(SELECT_STANDING)?;
+    let mut look = |r: &Removal<'_>| {
+        let params = params![r.archive_id, r.uuid, clamp(r.id.0).cast_signed(), now_ms];
+        Ok(select.query_row(params, |row| Ok(Standing { waits: row.get(0)?, shared: row.get(1)? }))?)
+    };
+    removals.iter().map(&mut look).collect()
 }
 
 pub(super) fn about(row: &Row<'_>, file: &FileHandle) -> Result<About, Fault> {

@@ -39,6 +39,40 @@ fn objects_are_found_by_index() {
     for (plan, expected) in plans.iter().zip(expected) {
         assert!(plan.starts_with(expected) && !plan.contains("SORT") && !plan.contains("B-TREE"), "{plan}");
     }
+    let standing = plan(&queue, sharing::SELECT_STANDING);
+    assert!(
+        standing.contains("SEARCH retired USING COVERING INDEX retired_object (archive_id=? AND uuid=?)"),
+        "{standing}"
+    );
+    assert!(standing.contains("SEARCH shared USING PRIMARY KEY (archive_id=? AND uuid=?)"), "{standing}");
+    assert!(!standing.contains("SCAN retired") && !standing.contains("SCAN live"), "{standing}");
     let referrers = plan(&queue, sharing::SELECT_REFERRERS);
     assert_eq!(referrers, "SEARCH referrer USING PRIMARY KEY (archive_id=? AND uuid=? AND file>?)");
+}
+
+/// Removals go on while results are written; and what was written counts from the moment its call returned.
+#[test]
+fn objects_are_asked_for_beside_a_transaction_that_writes() {
+    let directory = tempfile::tempdir().unwrap();
+    let queue = SqliteQueue::open(directory.path().join("queue.db")).unwrap();
+    let share = |uuid: &str| {
+        let object = ObjectRef { archive_id: 1, uuid: uuid.into(), url: String::new() };
+        queue.apply(&[Change::Share { object, complete: true, files: Vec::new() }]).unwrap();
+    };
+    let shared = || {
+        let removals = ["a", "b", "c"].map(|uuid| Removal { id: ActionId(1), archive_id: 1, uuid });
+        queue.standing(&removals, 0).unwrap().iter().map(|found| found.shared).collect::<Vec<_>>()
+    };
+    assert_eq!(shared(), [None; 3]);
+    share("a");
+    assert_eq!(shared(), [Some(true), None, None]);
+    let mut writer = queue.writer.lock();
+    let tx = writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate).unwrap();
+    tx.execute("INSERT INTO shared (archive_id, uuid, generation) VALUES (1, 'b', 1)", []).unwrap();
+    assert_eq!(shared(), [Some(true), None, None]);
+    tx.commit().unwrap();
+    assert_eq!(shared(), [Some(true), Some(true), None]);
+    drop(writer);
+    share("c");
+    assert_eq!(shared(), [Some(true); 3]);
 }
