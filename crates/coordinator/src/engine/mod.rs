@@ -7,6 +7,7 @@
 mod administration;
 mod brain;
 mod callers;
+mod entries;
 mod gone;
 mod job;
 mod lanes;
@@ -17,6 +18,7 @@ mod parts;
 mod ranges;
 mod readers;
 mod releases;
+mod results;
 mod sources;
 mod truncations;
 mod turns;

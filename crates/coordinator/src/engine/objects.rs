@@ -1,7 +1,6 @@
 //! Objects at the end of their life: of deleted files, of removed copies; and those that must not end just now.
 
 use super::brain::Brain;
-use super::job::Job;
 use super::{ObjectKey, removal_action};
 use model::{Command, FileHandle, Identity};
 use queue::{About, Change, NewAction, ObjectRef, Retired};
@@ -72,14 +71,6 @@ impl Brain {
         self.succeeded(key, 0, vec![Change::SettleOrphanCheck { archive_id, uuid }]);
     }
 
-    /// Prepares a job whose inode is locked for it, if it has one.
-    pub(super) fn run_job(&mut self, key: u64, mut job: Job) {
-        let action = job.action.clone();
-        job.began_held = is_held(&self.held, &action);
-        self.jobs.insert(key, job);
-        self.outgoing.prepare(key, action);
-    }
-
     /// Holds the objects of which no removal runs, and returns them.
     pub(super) fn hold(&mut self, objects: Vec<ObjectKey>) -> Vec<ObjectKey> {
         let removals = self.jobs.values().filter(|job| job.action.command == Command::Remove);
@@ -110,7 +101,7 @@ impl Brain {
 
 /// Whether the action removes an object of which no removal is to be started. Asked before it looks whether the object may go: what it
 /// sees then may be from before the files were made for whom it was held, and be told only after the hold has ended.
-fn is_held(held: &HashMap<ObjectKey, usize>, action: &NewAction) -> bool {
+pub(super) fn is_held(held: &HashMap<ObjectKey, usize>, action: &NewAction) -> bool {
     !held.is_empty()
         && action.command == Command::Remove
         && held.contains_key(&(action.archive_id, action.identity.uuid.clone()))
