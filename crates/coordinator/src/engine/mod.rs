@@ -7,6 +7,7 @@
 mod administration;
 mod brain;
 mod callers;
+mod config;
 mod entries;
 mod gone;
 mod job;
@@ -18,12 +19,15 @@ mod parts;
 mod ranges;
 mod readers;
 mod releases;
+mod removals;
 mod results;
 mod sources;
 mod truncations;
 mod turns;
 
+pub use config::{EngineConfig, RangeConfig};
 pub use outbox::Dispatch;
+pub(crate) use removals::{may_be_left_since_ms, removal, removal_action, removal_of_attempts};
 
 use crate::changes;
 use crate::commit::{Done, Item, Policy};
@@ -35,66 +39,21 @@ use crate::prepare::Prepared;
 use crate::release::Released;
 use crate::snapshots::{Snapshot, Snapshots};
 use brain::Brain;
-use model::{ActionId, Backoff, Class, Command, Extent, Failure, FileHandle, Identity, Outcome};
+use model::{ActionId, Class, Command, Extent, Failure, FileHandle, Outcome};
 use outbox::Outbox;
 use outgoing::Outgoing;
 use parking_lot::Mutex;
-use queue::{Change, NewAction, Queue};
+use queue::{NewAction, Queue};
+use removals::settle_orphans;
 use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::thread::JoinHandle;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 use sys::fanotify::PreContentGroup;
 use tokio::sync::oneshot;
-
-/// How a filesystem is managed.
-#[derive(Debug, Clone)]
-pub struct EngineConfig {
-    /// Where the agent reaches the filesystem: best its private mount.
-    pub root: PathBuf,
-    /// The archive of requests that name none.
-    pub default_archive: u32,
-    /// The archives that every archived file gets a copy in; empty: the default one alone. A release waits for all of them.
-    pub copies: Vec<u32>,
-    /// How long a blocked reader waits at most.
-    pub restore_timeout: Option<Duration>,
-    /// How temporary failures are tried again.
-    pub backoff: Backoff,
-    /// How long the archive copy of a file stays after its last link went.
-    pub remove_grace: Duration,
-    /// How long the archive copy of an older version stays after the file was archived again.
-    pub keep_versions: Duration,
-    /// Whether each archived version gets a released file in [`crate::SNAPSHOT_DIRECTORY`].
-    pub snapshots: bool,
-    /// Whether large files are restored in parts; `None`: all files whole, when they are opened.
-    pub ranges: Option<RangeConfig>,
-}
-
-/// How files are restored in parts.
-#[derive(Debug, Clone)]
-pub struct RangeConfig {
-    /// Files of fewer bytes are restored whole.
-    pub threshold: u64,
-    /// Bytes that are fetched ahead of a reader who reads in order, at most.
-    pub readahead: u64,
-    /// Programs, by their name as `/proc/PID/comm` has it, for which files are restored whole when they are opened: those that look for
-    /// holes and would take what is away for one.
-    pub whole_for: Vec<String>,
-}
-
-impl RangeConfig {
-    /// Whether the process is one of [`Self::whole_for`]; so is one that cannot be looked at.
-    fn is_for_whole(&self, pid: i32) -> bool {
-        /// The kernel keeps so many bytes of a name.
-        const KEPT: usize = 15;
-        let Ok(comm) = std::fs::read_to_string(format!("/proc/{pid}/comm")) else { return true };
-        let comm = comm.trim_end_matches('\n').as_bytes();
-        self.whole_for.iter().any(|name| name.as_bytes().get(..KEPT).unwrap_or(name.as_bytes()) == comm)
-    }
-}
 
 /// Archive and id of an object.
 pub(crate) type ObjectKey = (u32, String);
@@ -561,74 +520,4 @@ fn connect(setup: GuardSetup, kernel_fsid: [u8; 8], messages: Sender<Msg>) -> Re
             event.deny(5);
         }
     })
-}
-
-/// Objects that a crash left between two names: those that their file does not name are removed. A file that cannot be
-/// looked at now may name its object: that check stays owed.
-fn settle_orphans(fs: &Filesystem, queue: &dyn Queue, now_ms: u64) -> Result<(), queue::QueueError> {
-    loop {
-        let mut changes = Vec::new();
-        for check in queue.orphan_checks(1000)? {
-            let named = match fs.open(&check.file, sys::OFlags::PATH) {
-                Ok(fd) => crate::copies::names(&fd, &check.uuid).ok(),
-                Err(error) => (error.raw_os_error() == Some(crate::prepare::ESTALE)).then_some(false),
-            };
-            let Some(named) = named else {
-                tracing::warn!(object = check.uuid, file = %check.file, "cannot tell whether the file names the object; it is kept");
-                continue;
-            };
-            if !named {
-                let identity = Identity { uuid: check.uuid.clone(), hash: None, url: check.url };
-                changes.push(removal(
-                    check.archive_id,
-                    identity,
-                    format!("object {} no file names", check.uuid),
-                    now_ms,
-                ));
-            }
-            changes.push(Change::SettleOrphanCheck { archive_id: check.archive_id, uuid: check.uuid });
-        }
-        if changes.is_empty() {
-            return Ok(());
-        }
-        queue.apply(&changes)?;
-    }
-}
-
-/// The removal of an object that no file names (any more).
-pub(crate) fn removal(archive_id: u32, identity: Identity, path: String, not_before_ms: u64) -> Change {
-    Change::Submit(removal_action(archive_id, identity, path, not_before_ms))
-}
-
-/// The removal of whatever attempts of an archive that is given up may have stored, under the id that was proposed for it. Says by the time it was
-/// asked for since when there may be anything: see [`may_be_left_since_ms`].
-pub(crate) fn removal_of_attempts(archive: &NewAction, now_ms: u64) -> Change {
-    let path = format!("what is left of archiving {}", archive.path);
-    let removal = removal_action(archive.archive_id, crate::copies::proposed(archive), path, now_ms);
-    Change::Submit(NewAction { created_ms: archive.created_ms.min(now_ms.saturating_sub(1)), ..removal })
-}
-
-/// What a mover is told as `attempted_since_ms`: not before when it may find what an earlier attempt stored; 0 when there was none.
-pub(crate) fn may_be_left_since_ms(action: &NewAction, maybe_begun: bool) -> u64 {
-    // Removals that wait for a grace period look so too: then it only takes longer.
-    let of_attempts =
-        action.command == Command::Remove && action.file.is_none() && action.created_ms < action.not_before_ms;
-    if maybe_begun || of_attempts { action.created_ms } else { 0 }
-}
-
-/// As [`removal`], not yet entered.
-pub(crate) fn removal_action(archive_id: u32, identity: Identity, path: String, not_before_ms: u64) -> NewAction {
-    NewAction {
-        request: queue::RequestId(0),
-        class: Class::Remove,
-        command: Command::Remove,
-        archive_id,
-        owner: 0,
-        file: None,
-        path,
-        identity,
-        data: Vec::new(),
-        not_before_ms,
-        created_ms: not_before_ms,
-    }
 }
