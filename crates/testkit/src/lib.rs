@@ -1,4 +1,4 @@
-//! For tests only: file trees, loop-device filesystems, child processes, faults.
+//! For tests only: file trees, loop-device filesystems, child processes, object stores, faults.
 //!
 //! Everything here blocks, cleans up when dropped, and panics when something is wrong: a prerequisite that is missing
 //! fails the test that needs it, with a message that says what to install. Not here: stand-ins for what is tested.
@@ -18,6 +18,7 @@ pub mod process;
 pub mod random;
 mod remains;
 pub mod scratch;
+pub mod services;
 pub mod site;
 pub mod tool;
 pub mod tree;

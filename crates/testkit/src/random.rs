@@ -69,7 +69,7 @@ pub fn rounds(usual: u64, soak: u64) -> u64 {
     if std::env::var_os("SIFAKA_SOAK").is_some() { soak } else { usual }
 }
 
-fn fresh_seed() -> u64 {
+pub(crate) fn fresh_seed() -> u64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a clock after 1970");
     // Two processes started in the same tick differ by their number.
     Random::new(u64::from(since.subsec_nanos()) ^ (since.as_secs() << 30) ^ (u64::from(std::process::id()) << 10))
