@@ -4,6 +4,7 @@
 //! - ENOSPC: [`fill`] a small [`LoopFs`].
 //! - EIO: [`shut_down`] an ext4 or XFS filesystem, which is also what a power failure leaves. Not btrfs: it has no such
 //!   call before Linux 6.19. Not single blocks.
+//! - A device that does not answer: [`freeze`] what a [`LoopFs::thin_on`] lies on.
 //! - Data that is lost on its way from the page cache to the device: [`fill`] what a [`LoopFs::thin_on`] lies on.
 
 use std::fs::File;
@@ -54,6 +55,29 @@ pub fn fill(fs: &LoopFs, leave_bytes: u64) -> Ballast {
         tool::run("coreutils", Command::new("sync").arg("-f").arg(fs.path()));
     }
     ballast
+}
+
+/// A filesystem that takes no writes; dropping it lets them go on.
+#[derive(Debug)]
+pub struct Frozen {
+    path: PathBuf,
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = Command::new("fsfreeze").arg("-u").arg(&self.path).status();
+    }
+}
+
+/// From now on whoever writes to `fs` waits, and so does what is written to filesystems whose images lie on it. Reads go on. Dropping
+/// what this gives ends it.
+///
+/// # Panics
+/// When it cannot be frozen.
+#[track_caller]
+pub fn freeze(fs: &LoopFs) -> Frozen {
+    tool::run("util-linux", Command::new("fsfreeze").arg("-f").arg(fs.path()));
+    Frozen { path: fs.path() }
 }
 
 /// From now on every access to `fs` fails with EIO, and what was not synced is lost, the journal's buffers too.

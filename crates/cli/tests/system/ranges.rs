@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use testkit::random::rounds;
-use testkit::{FsKind, LoopFs, Random, Scratch, faults, wait_until};
+use testkit::{FsKind, LoopFs, Random, Scratch, Site, faults, wait_until};
 
 const MIB: usize = 1 << 20;
 const RESIDENT: &str = "trusted.sifaka_resident";
@@ -130,6 +130,43 @@ fn p5_the_last_part_makes_an_ordinary_file_and_it_can_go_again() {
             assert!(blocks(&path) < 64, "{kind:?}: {} blocks", blocks(&path));
         }
     }
+}
+
+#[test]
+fn readers_do_not_wait_until_what_they_read_is_durable() {
+    let backing = LoopFs::new(FsKind::Ext4, 200);
+    let fs = LoopFs::thin_on(&backing);
+    let mut site = Site::local(&fs);
+    site.add_agent_setting("restore { mode = \"range\" threshold = \"1MiB\" readahead = \"16MiB\" }");
+    let agent = Some(site.start_agent());
+    let hsm = Hsm { agent, site, fs };
+    hsm.wait_for_movers();
+    let content = noise(31, 12 * MIB);
+    let path = hsm.archived_and_released("f", &content);
+
+    let frozen = faults::freeze(&backing);
+    for chunk in 0..6 {
+        assert!(read_at(&path, chunk * MIB, MIB).unwrap() == content[chunk * MIB..][..MIB]);
+    }
+    // All of it was fetched ahead, and the agent waits for the disk.
+    let agent = hsm.agent_pid();
+    wait_until(LONG, "a thread of the agent syncs", || {
+        let tasks = fs::read_dir(format!("/proc/{agent}/task")).unwrap().flatten();
+        tasks
+            .map(|task| fs::read_to_string(task.path().join("stat")).unwrap_or_default())
+            .any(|stat| stat.contains(") D") && (stat.contains("(commit-restore") || stat.contains("(parts-record")))
+    });
+    let (done, read) = std::sync::mpsc::channel();
+    let reader = std::thread::spawn({
+        let path = path.clone();
+        move || done.send(read_at(&path, 6 * MIB, 6 * MIB))
+    });
+    let rest = read.recv_timeout(LONG);
+    assert!(is_released(&path), "it is not durable yet");
+    drop(frozen);
+    assert!(rest.expect("a reader waits for the sync").unwrap() == content[6 * MIB..]);
+    reader.join().unwrap().unwrap();
+    wait_until(LONG, "it is an ordinary file", || !is_released(&path));
 }
 
 #[test]

@@ -184,7 +184,10 @@ pub(crate) struct Parts {
     pub(crate) unrecorded: bool,
     /// It is being written down.
     pub(crate) recording: bool,
+    /// The last time that was begun, or that the first came after it.
     pub(crate) recorded_at: Instant,
+    /// The last chunks.
+    pub(crate) came_at: Instant,
     pub(crate) used: Instant,
 }
 
@@ -212,6 +215,7 @@ impl Parts {
             unrecorded: false,
             recording: false,
             recorded_at: Instant::now(),
+            came_at: Instant::now(),
             used: Instant::now(),
         }
     }

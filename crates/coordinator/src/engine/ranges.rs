@@ -40,8 +40,10 @@ const MAX_RUNS: usize = 4096;
 /// Files in parts with nothing going on that are kept in memory; what is known of others is on the file.
 const MAX_IDLE: usize = 256;
 const IDLE: Duration = Duration::from_secs(30);
-/// How often what came is written down.
-const RECORD_EVERY: Duration = Duration::from_secs(3);
+/// What came is written down, which takes a sync, when nothing more came for so long: a reader in order is not held up by the disk.
+const RECORD_AFTER: Duration = Duration::from_secs(3);
+/// But at the latest after this time. A crash of the machine costs a second fetch of what came within it.
+const RECORD_WITHIN: Duration = Duration::from_secs(30);
 /// Fetches of one file that somebody waits for.
 const DEMANDED: usize = 64;
 /// Fetches of one file beyond which nothing is fetched ahead.
@@ -122,10 +124,15 @@ impl Brain {
         let told = self.ranges_work();
         let limit = self.config.ranges.as_ref().map_or(0, |config| config.readahead / CHUNK);
         let Some(parts) = self.parts(file) else { return };
-        let Some(size) = parts.file.as_ref().filter(|_| parts.phase == Phase::Ready).map(|f| f.size) else {
+        // Everything is there while it is committed, and nobody who only reads it has to wait for the sync.
+        let committing = parts.phase == Phase::Committing;
+        let served = committing || parts.phase == Phase::Ready;
+        let Some(size) = parts.file.as_ref().filter(|_| served).map(|f| f.size) else {
             return self.block(file, event);
         };
         match sys::file::stamp(&event.file) {
+            Ok(stamp) if stamp.size == size && committing => {}
+            _ if committing => return self.block(file, event),
             Ok(stamp) if stamp.size == size => {
                 let mtime = crate::filesystem::stamp_of(&stamp).mtime;
                 if parts.fetches.is_empty() && parts.mtime != mtime {
@@ -145,7 +152,7 @@ impl Brain {
         let a_page = rustix::param::page_size() as u64;
         let needs_all = |calls: Calls| calls.maps || count <= a_page && calls.truncate;
         if parts.writers || !told || count == 0 || event.calls.is_none_or(needs_all) {
-            return self.wait_for_all(event, file);
+            return if committing { self.block(file, event) } else { self.wait_for_all(event, file) };
         }
         let touched = chunks_touched(offset, count, size);
         if !touched.is_empty() {
@@ -417,8 +424,9 @@ impl Brain {
         parts.suspect.remove(&run);
         parts.resident.insert_bounded(run.clone(), MAX_RUNS);
         parts.attempts = 0;
+        parts.came_at = Instant::now();
         if !std::mem::replace(&mut parts.unrecorded, true) {
-            parts.recorded_at = Instant::now();
+            parts.recorded_at = parts.came_at;
         }
         let mut answered = Vec::new();
         let mut at = 0;
@@ -426,7 +434,7 @@ impl Brain {
             reader.missing.remove(&run);
             if reader.missing.is_empty() { answered.push(parts.readers.remove(at)) } else { at += 1 }
         }
-        self.due(Instant::now() + RECORD_EVERY);
+        self.due(Instant::now() + RECORD_AFTER);
         self.count_blocked(-i64::try_from(answered.len()).unwrap_or(0));
         for reader in answered {
             self.let_through(reader.waiting.event, file, &reader.touched);

@@ -3,7 +3,7 @@
 use super::super::brain::Brain;
 use super::super::job::{Blocked, Holder, Parked};
 use super::super::parts::{Parts, Phase, record_parts};
-use super::{IDLE, MAX_IDLE, RECORD_EVERY};
+use super::{IDLE, MAX_IDLE, RECORD_AFTER, RECORD_WITHIN};
 use crate::engine::Msg;
 use crate::prepare::EIO;
 use crate::ranges::residency;
@@ -97,7 +97,7 @@ impl Brain {
                 && !parts.recording
                 && !matches!(inode.holder, Some(Holder::Job(_) | Holder::Release(_)));
             if quiet && parts.unrecorded {
-                let at = parts.recorded_at + RECORD_EVERY;
+                let at = (parts.came_at + RECORD_AFTER).min(parts.recorded_at + RECORD_WITHIN);
                 if at <= now { recorded.push(file.clone()) } else { wake(at) }
             } else if quiet && inode.holder.is_none() && parts.is_unwanted() {
                 idle.push((parts.used, file.clone()));
