@@ -60,6 +60,20 @@ pub fn describe(file: &OpenFile, path: &[u8], fsid: [u8; 8]) -> Result<Descripti
     describe_stat(file.file().as_fd(), &stat, path, fsid).map_err(file.failed("read attributes of"))
 }
 
+/// As [`describe`], of a file of at most `largest` bytes: `None` for a larger one, at the cost of one `statx(2)`.
+pub(crate) fn describe_small(
+    file: &OpenFile,
+    path: &[u8],
+    fsid: [u8; 8],
+    largest: u64,
+) -> Result<Option<Description>, TransferError> {
+    let stat = statx(file.file().as_fd()).map_err(file.failed("read attributes of"))?;
+    if stat.stx_size > largest {
+        return Ok(None);
+    }
+    describe_stat(file.file().as_fd(), &stat, path, fsid).map(Some).map_err(file.failed("read attributes of"))
+}
+
 /// Describes what `path` beneath `root` names, without following symbolic links anywhere on the way, and without opening it: no event is raised
 /// and nothing is waited for. The empty path is `root` itself. A regular file is described as a hard link, by its inode.
 ///

@@ -20,6 +20,7 @@ mod table;
 mod tree;
 
 pub use apply::{Unset, apply};
+pub(crate) use describe::describe_small;
 pub use describe::{Description, describe, describe_beneath};
 pub use read_at::{ReadAt, Window};
 pub use table::{Block, Chunk, ChunkTable, Frame, Group, TableBuilder};

@@ -80,12 +80,10 @@ impl PosixStore {
         source: &OpenFile,
         options: PutOptions<'_>,
     ) -> Result<Option<Packed>, TransferError> {
-        let largest = options.pack_up_to_bytes;
-        let Some(name) = MemberName::parse(id.as_str()).filter(|_| largest > 0) else { return Ok(None) };
+        let packs = options.pack_up_to_bytes > 0;
+        let Some(name) = MemberName::parse(id.as_str()).filter(|_| packs) else { return Ok(None) };
         match (options.origin, options.digest) {
-            (Some(origin), Some(DigestKind::Blake3)) if source.stamp()?.size <= largest => {
-                packs::pack(name, source, origin, options)
-            }
+            (Some(origin), Some(DigestKind::Blake3)) => packs::pack(name, source, origin, options),
             _ => Ok(None),
         }
     }

@@ -6,7 +6,7 @@
 use crate::TransferError;
 use crate::manifest;
 use model::ObjectId;
-use rustix::fs::{AtFlags, Dir};
+use rustix::fs::{AtFlags, Dir, FileType};
 use rustix::io::Errno;
 use std::fs::File;
 use std::io;
@@ -82,7 +82,7 @@ impl Root {
             let why = format!("cannot make the directory {OBJECTS:?}: {e}");
             TransferError::Unavailable { path: self.path.clone(), why }
         };
-        if self.open_dir(Path::new(OBJECTS)).is_err() {
+        if !self.has_objects() {
             self.ensure_dir(Path::new(OBJECTS)).map_err(failed)?;
             sys::file::sync_all(&self.dir).map_err(failed)?;
         }
@@ -92,6 +92,9 @@ impl Root {
     /// Whether anything was ever archived here; an unmounted archive looks as if not.
     pub(super) fn check_objects(&self) -> Result<(), TransferError> {
         self.check()?;
+        if self.has_objects() {
+            return Ok(());
+        }
         match self.open_dir(Path::new(OBJECTS)) {
             Ok(_) => Ok(()),
             Err(e) => {
@@ -99,6 +102,12 @@ impl Root {
                 Err(TransferError::Unavailable { path: self.path.clone(), why })
             }
         }
+    }
+
+    /// For every file: it costs a quarter of what opening the directory does.
+    fn has_objects(&self) -> bool {
+        let stamp = sys::file::stamp_at(&self.dir, OBJECTS);
+        stamp.is_ok_and(|stamp| FileType::from_raw_mode(stamp.mode) == FileType::Directory)
     }
 
     /// For messages.

@@ -6,7 +6,7 @@
 use super::building::Arrival;
 use crate::compress::{FrameEncoder, shrinks_enough};
 use crate::manifest::ReadAt as _;
-use crate::manifest::{Content, Description, HoleMap, Kind, ManifestError, describe};
+use crate::manifest::{Content, Description, HoleMap, Kind, ManifestError, describe_small};
 use crate::pack::{MAX_CONTENT_BYTES, MemberName, NewMember};
 use crate::store::{Compression, Done, Origin, PutOptions};
 use crate::{Encoding, OpenFile, TransferError};
@@ -41,11 +41,9 @@ pub(in crate::store) fn pack(
     origin: Origin<'_>,
     options: PutOptions<'_>,
 ) -> Result<Option<Packed>, TransferError> {
-    let description = describe(source, origin.path, origin.fsid)?;
+    let largest = options.pack_up_to_bytes.min(MAX_CONTENT_BYTES as u64);
+    let Some(description) = describe_small(source, origin.path, origin.fsid, largest)? else { return Ok(None) };
     let size = description.size;
-    if size > options.pack_up_to_bytes.min(MAX_CONTENT_BYTES as u64) {
-        return Ok(None);
-    }
     let holes = HoleMap::of(source, size, description.blocks)?.into_extents();
     let mut content = vec![0; usize::try_from(size).unwrap_or(0)];
     let read = source.read_full_at(&mut content, 0).map_err(source.failed("read"))?;
