@@ -47,6 +47,8 @@ struct Shared {
 struct Queue {
     waiting: [FairQueue<(Task, Reply)>; Class::ALL.len()],
     turns: ClassTurns,
+    /// How many of those that wait are restores.
+    restores: usize,
     /// How many restores run, by user.
     restoring: HashMap<u32, usize>,
     /// Threads that take anything and have nothing.
@@ -57,6 +59,7 @@ struct Queue {
 impl Queue {
     fn push(&mut self, task: Task, reply: Reply) {
         if let Some(lane) = self.waiting.get_mut(task.class() as usize) {
+            self.restores += usize::from(task.command == Command::Restore);
             lane.push(task.owner, (task, reply));
         }
     }
@@ -64,7 +67,9 @@ impl Queue {
     fn pop(&mut self) -> Option<(Task, Reply)> {
         let Self { waiting, turns, .. } = self;
         let class = turns.next(|class| waiting.get(class as usize).is_some_and(|lane| !lane.is_empty()))?;
-        waiting.get_mut(class as usize)?.pop()
+        let popped = waiting.get_mut(class as usize)?.pop();
+        self.count_out(popped.iter());
+        popped
     }
 
     /// The next restore of a user who has none running, if no other thread is there to take it.
@@ -73,9 +78,16 @@ impl Queue {
             return None;
         }
         let Self { waiting, restoring, .. } = self;
-        waiting.iter_mut().find_map(|lane| {
+        let popped = waiting.iter_mut().find_map(|lane| {
             lane.pop_if(|owner, (task, _)| task.command == Command::Restore && !restoring.contains_key(&owner))
-        })
+        });
+        self.count_out(popped.iter());
+        popped
+    }
+
+    /// These do not wait any more.
+    fn count_out<'a>(&mut self, gone: impl Iterator<Item = &'a (Task, Reply)>) {
+        self.restores -= gone.filter(|(task, _)| task.command == Command::Restore).count();
     }
 
     fn begin(&mut self, task: &Task) {
@@ -95,7 +107,9 @@ impl Queue {
 
     fn remove_cancelled(&mut self) -> Vec<Reply> {
         let removed = self.waiting.iter_mut().flat_map(|lane| lane.remove(|(_, reply)| reply.is_cancelled()));
-        removed.map(|(_, reply)| reply).collect()
+        let removed: Vec<_> = removed.collect();
+        self.count_out(removed.iter());
+        removed.into_iter().map(|(_, reply)| reply).collect()
     }
 }
 
@@ -139,8 +153,10 @@ impl Shared {
             let work = if first_restores_only { queue.pop_first_restore() } else { queue.pop() };
             if let Some((task, reply)) = work {
                 queue.begin(&task);
-                // What is left may be for the one thread more, now that this one is busy.
-                self.first_restore.notify_one();
+                // What is left may be for the one thread more, now that this one is busy. Not woken for nothing, with each small file.
+                if queue.restores > 0 {
+                    self.first_restore.notify_one();
+                }
                 return Some((task, reply));
             }
             if queue.closed {
