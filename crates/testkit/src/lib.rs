@@ -1,4 +1,4 @@
-//! For tests only: file trees, loop-device filesystems, child processes, object stores, faults.
+//! For tests only: file trees, loop-device filesystems, child processes, object stores, faults, a proxy that spoils requests.
 //!
 //! Everything here blocks, cleans up when dropped, and panics when something is wrong: a prerequisite that is missing
 //! fails the test that needs it, with a message that says what to install. Not here: stand-ins for what is tested.
@@ -10,6 +10,7 @@
     reason = "a panic is how a test fails, and this crate is used by tests alone"
 )]
 
+pub mod fault_proxy;
 pub mod faults;
 pub mod lemur;
 pub mod loopfs;
@@ -24,6 +25,7 @@ pub mod tool;
 pub mod tree;
 pub mod wait;
 
+pub use fault_proxy::FaultProxy;
 pub use loopfs::{FsKind, LoopFs};
 pub use process::Daemon;
 pub use random::Random;

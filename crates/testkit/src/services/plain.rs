@@ -54,12 +54,19 @@ impl Answer {
     }
 }
 
-/// Asks with `curl` and further arguments; `body` is sent when there is one, by way of a file in `dir`.
+/// Asks with `curl` and further arguments; `body` is sent when there is one, by way of a file in `dir`. When there is no
+/// complete answer, the error is curl's exit code.
 ///
 /// # Panics
-/// When there is no answer.
+/// When curl is not installed.
 #[track_caller]
-pub(crate) fn curl(dir: &Path, method: &str, url: &str, body: Option<&[u8]>, args: &[String]) -> Answer {
+pub(crate) fn try_curl(
+    dir: &Path,
+    method: &str,
+    url: &str,
+    body: Option<&[u8]>,
+    args: &[String],
+) -> Result<Answer, i32> {
     let mut command = Command::new("curl");
     command.args(["-sS", "-i", "--http1.1", "--path-as-is", "--globoff", "--max-time", "60", "--noproxy", "*"]);
     command.args(args);
@@ -75,8 +82,21 @@ pub(crate) fn curl(dir: &Path, method: &str, url: &str, body: Option<&[u8]>, arg
             command.args(["-X", method, "-H", "Content-Type: application/octet-stream", "--data-binary"]).arg(data)
         }
     };
-    let output = tool::run("curl", command.arg(url));
-    Answer::parse(&output).unwrap_or_else(|| panic!("no answer to {method} {url}: {output:?}"))
+    let output = tool::output("curl", command.arg(url));
+    match output.status.code() {
+        Some(0) => Ok(Answer::parse(&output.stdout)
+            .unwrap_or_else(|| panic!("no answer to {method} {url}: {}", String::from_utf8_lossy(&output.stdout)))),
+        code => Err(code.unwrap_or(-1)),
+    }
+}
+
+/// As [`try_curl`], when there has to be an answer.
+///
+/// # Panics
+/// When there is none.
+#[track_caller]
+pub(crate) fn curl(dir: &Path, method: &str, url: &str, body: Option<&[u8]>, args: &[String]) -> Answer {
+    try_curl(dir, method, url, body, args).unwrap_or_else(|code| panic!("curl: exit code {code}: {method} {url}"))
 }
 
 /// The texts of all `<tag>`s in a document of XML, in order.

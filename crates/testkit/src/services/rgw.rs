@@ -129,6 +129,22 @@ impl Rgw {
     /// When there is no answer.
     #[track_caller]
     pub fn request(&self, method: &str, path: &str, body: Option<&[u8]>, headers: &[&str]) -> Answer {
+        let answer = self.request_at(&self.endpoint(), method, path, body, headers);
+        answer.unwrap_or_else(|code| panic!("curl: exit code {code}: {method} {path}"))
+    }
+
+    /// As [`Rgw::request`], by way of a proxy at `endpoint`; when there is no complete answer, the error is curl's exit code.
+    ///
+    /// # Errors
+    /// The exit code.
+    pub fn request_at(
+        &self,
+        endpoint: &str,
+        method: &str,
+        path: &str,
+        body: Option<&[u8]>,
+        headers: &[&str],
+    ) -> Result<Answer, i32> {
         let mut args = vec![
             "--aws-sigv4".to_owned(),
             format!("aws:amz:{}:s3", Self::REGION),
@@ -139,7 +155,7 @@ impl Rgw {
             "x-amz-content-sha256: UNSIGNED-PAYLOAD".to_owned(),
         ];
         args.extend(headers.iter().flat_map(|line| ["-H".to_owned(), (*line).to_owned()]));
-        plain::curl(self.scratch.path(), method, &format!("{}{path}", self.endpoint()), body, &args)
+        plain::try_curl(self.scratch.path(), method, &format!("{endpoint}{path}"), body, &args)
     }
 
     /// The keys in a bucket, in order.
