@@ -48,10 +48,10 @@ pub(crate) fn open(archive: &ArchiveArgs, config_file: &Path) -> Result<(u32, Po
 fn configured_root(id: u32, config_file: &Path) -> Result<PathBuf, CliError> {
     let file = config_file.parent().unwrap_or(Path::new(".")).join(POSIX_CONFIG);
     let (config, _) = PosixConfig::load(&file).map_err(|error| CliError::new(Exit::Config, error.to_string()))?;
-    let found = config.archives.into_iter().find(|archive| archive.id == id);
+    let found = config.archives.into_iter().find(|archive| archive.settings.id == id);
     let none = || {
         let why = format!("{} has no archive of number {id}; give its root with --root", file.display());
         CliError::new(Exit::Config, why)
     };
-    Ok(found.ok_or_else(none)?.root)
+    Ok(found.ok_or_else(none)?.place.0)
 }

@@ -1,5 +1,5 @@
 //! Configuration files (HCL and JSON) as trees that know where each value stood, a typed reader over
-//! them, and the two configurations that more than one program reads: the agent's and the posix mover's.
+//! them, and the configurations that more than one program reads: the agent's and those of movers with archives.
 //!
 //! The layers, each using only those above it:
 //!
@@ -7,13 +7,14 @@
 //!    the two syntaxes; [`tree::parse`] chooses between them.
 //! 2. [`reader`]: a [`reader::Section`] is asked for keys by name and type. It collects every problem of a
 //!    file instead of stopping at the first, and calls every key nobody asked for unknown.
-//! 3. [`agent`] and [`posix`]: the validated values the programs work with.
+//! 3. [`agent`]; [`archive`] and, for what is the mover's own, [`posix`]: the validated values the programs work with.
 //!
 //! The crate is not for the configuration of other movers (those live with their mover and use the first two
 //! layers), and it opens no sockets and changes no files: the only I/O is reading the one file that `load`
 //! is given. Expressions, variables and templates of HCL are deliberately absent: a configuration is literals.
 
 pub mod agent;
+pub mod archive;
 mod bytes;
 mod device;
 mod error;

@@ -4,7 +4,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use sifaka_config::agent::{LogLevel, TransportKind};
-use sifaka_config::posix::{Checksums, Codec, Compression, Format};
+use sifaka_config::archive::{Checksums, Codec, Compression, Format};
 use sifaka_config::{AgentConfig, ClientDevice, PosixConfig};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
@@ -56,12 +56,18 @@ fn lemur_posix_file_in_hcl_and_json_means_the_same() {
     assert_eq!(hcl, json);
     assert_eq!(hcl.num_threads, 8);
     let [one, two] = hcl.archives.as_slice() else { panic!("two archives, not {:?}", hcl.archives) };
-    assert_eq!((one.name.as_str(), one.id, one.root.as_path()), ("one", 1, Path::new("/srv/archives/1")));
-    assert_eq!((one.format, one.compression), (Format::Lemur, Compression::On(Codec::Gzip)));
-    assert_eq!(one.checksums, Checksums { disabled: true, disable_compare_on_restore: false });
-    assert_eq!((two.name.as_str(), two.id, two.root.as_path()), ("two", 2, Path::new("/srv/archives/2")));
-    assert_eq!((two.format, two.compression), (Format::Sifaka, Compression::Auto(Codec::Zstd)));
-    assert_eq!(two.checksums, Checksums::default());
+    assert_eq!(
+        (one.settings.name.as_str(), one.settings.id, one.place.0.as_path()),
+        ("one", 1, Path::new("/srv/archives/1"))
+    );
+    assert_eq!((one.settings.format, one.settings.compression), (Format::Lemur, Compression::On(Codec::Gzip)));
+    assert_eq!(one.settings.checksums, Checksums { disabled: true, disable_compare_on_restore: false });
+    assert_eq!(
+        (two.settings.name.as_str(), two.settings.id, two.place.0.as_path()),
+        ("two", 2, Path::new("/srv/archives/2"))
+    );
+    assert_eq!((two.settings.format, two.settings.compression), (Format::Sifaka, Compression::Auto(Codec::Zstd)));
+    assert_eq!(two.settings.checksums, Checksums::default());
 }
 
 #[test]
@@ -144,9 +150,9 @@ fn every_posix_default() {
     assert_eq!(config.num_threads, 4);
     assert_eq!(config.checksums, Checksums { disabled: false, disable_compare_on_restore: false });
     let [archive] = config.archives.as_slice() else { panic!("one archive, not {:?}", config.archives) };
-    assert_eq!(archive.compression, Compression::Off);
-    assert_eq!(archive.format, Format::Sifaka);
-    assert_eq!(archive.checksums, config.checksums);
+    assert_eq!(archive.settings.compression, Compression::Off);
+    assert_eq!(archive.settings.format, Format::Sifaka);
+    assert_eq!(archive.settings.checksums, config.checksums);
 }
 
 /// A file of the given mode in a directory of its own, which goes with the first part of the pair.

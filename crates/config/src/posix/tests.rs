@@ -1,13 +1,14 @@
 use super::*;
+use crate::archive::{ArchiveSettings, Checksums, Codec, Compression, Format};
 
 fn refusal(text: &str) -> String {
     PosixConfig::parse(text, "f").unwrap_err().to_string()
 }
 
 /// The one archive whose block holds `keys` besides id and root.
-fn archive(keys: &str) -> PosixArchive {
+fn archive(keys: &str) -> ArchiveSettings {
     let text = format!("archive \"a\" {{ id = 1 root = \"/a\" {keys} }}");
-    PosixConfig::parse(&text, "f").unwrap().0.archives.remove(0)
+    PosixConfig::parse(&text, "f").unwrap().0.archives.remove(0).settings
 }
 
 #[test]
@@ -34,8 +35,8 @@ fn an_archive_overrides_only_the_checksum_keys_it_names() {
         archive "a" { id = 1 root = "/a" }
         archive "b" { id = 2 root = "/b" checksums { disabled = false } }"#;
     let config = PosixConfig::parse(text, "f").unwrap().0;
-    assert_eq!(config.archives[0].checksums, Checksums { disabled: true, disable_compare_on_restore: true });
-    assert_eq!(config.archives[1].checksums, Checksums { disabled: false, disable_compare_on_restore: true });
+    assert_eq!(config.archives[0].settings.checksums, Checksums { disabled: true, disable_compare_on_restore: true });
+    assert_eq!(config.archives[1].settings.checksums, Checksums { disabled: false, disable_compare_on_restore: true });
 }
 
 #[test]

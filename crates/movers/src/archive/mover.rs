@@ -7,9 +7,9 @@
 use super::attempts;
 use super::rate::Limiter;
 use super::reload::ServedArchive;
-use config::posix::{Codec, Compression as Configured, Format, PosixArchive};
+use config::archive::{ArchiveSettings, Codec, Compression as Configured, Format};
 use model::{Command, Digest, Extent, Identity, ObjectId};
-use plugin::{Environment, Mover, Reply, Task};
+use plugin::{Capabilities, Environment, Mover, Reply, Task};
 use std::fs::File;
 use std::sync::Arc;
 use transfer::copy::hash_file;
@@ -21,7 +21,7 @@ use transfer::{
 use uuid::Uuid;
 
 /// Serves one archive out of a store.
-pub(super) struct PosixMover<S> {
+pub(crate) struct ArchiveMover<S> {
     /// As the configuration has it now: see [`super::reload`].
     archive: Arc<ServedArchive>,
     store: Arc<S>,
@@ -30,7 +30,7 @@ pub(super) struct PosixMover<S> {
     fsid: [u8; 8],
 }
 
-impl<S: Store + 'static> Mover for PosixMover<S> {
+impl<S: Store + 'static> Mover for ArchiveMover<S> {
     fn run(&self, task: Task, reply: Reply) {
         match task.command {
             Command::Archive if task.metadata_only => self.record(&task, reply),
@@ -42,8 +42,8 @@ impl<S: Store + 'static> Mover for PosixMover<S> {
     }
 }
 
-impl<S: Store + 'static> PosixMover<S> {
-    pub(super) fn new(archive: Arc<ServedArchive>, store: Arc<S>, environment: Environment) -> Self {
+impl<S: Store + 'static> ArchiveMover<S> {
+    pub(crate) fn new(archive: Arc<ServedArchive>, store: Arc<S>, environment: Environment) -> Self {
         let fsid = sys::mounts::filesystem_of(&environment.client_mountpoint).map_or([0; 8], |found| found.fsid);
         Self { archive, store, environment, fsid }
     }
@@ -107,7 +107,7 @@ impl<S: Store + 'static> PosixMover<S> {
             // The hash alone says that the file did not change, not that its copy is there.
             let id = ObjectId::parse(&task.identity.uuid)?;
             if self.store.head(&id)?.is_none() {
-                return Err(TransferError::Missing { path: self.archive.settings().root.join(id.as_str()) });
+                return Err(TransferError::Missing { path: id.as_str().into() });
             }
         }
         let kind = task.identity.hash.as_ref().map_or(self.digest_kind(), DigestKind::of);
@@ -173,13 +173,25 @@ impl<S: Store + 'static> PosixMover<S> {
     }
 }
 
+/// What the agent may ask of it.
+pub(super) fn capabilities(archive: &ArchiveSettings) -> Capabilities {
+    Capabilities {
+        cancel: true,
+        verify: true,
+        proposed_uuid: true,
+        range: restores_ranges(archive),
+        namespace: keeps_manifests(archive),
+        ..Capabilities::default()
+    }
+}
+
 /// Whether objects get manifests. Lemur's layout has none, and without hashes there is nothing to put into them.
-pub(super) fn keeps_manifests(archive: &PosixArchive) -> bool {
+fn keeps_manifests(archive: &ArchiveSettings) -> bool {
     archive.format == Format::Sifaka && !archive.checksums.disabled
 }
 
 /// Whether parts of files can be restored: each is compared before it is written.
-pub(super) fn restores_ranges(archive: &PosixArchive) -> bool {
+fn restores_ranges(archive: &ArchiveSettings) -> bool {
     keeps_manifests(archive) && !archive.checksums.disable_compare_on_restore
 }
 

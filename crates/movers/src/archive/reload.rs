@@ -3,63 +3,62 @@
 //! A file that is wrong changes nothing. What an action that runs has begun with, it keeps (but for the rate).
 
 use super::rate::Limiter;
-use config::PosixConfig;
-use config::posix::PosixArchive;
+use config::archive::{Archive, ArchiveSettings, MoverConfig, Place};
 use model::limits::DEFAULT_CREDITS;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 
 /// An archive with the settings that it has now.
 #[derive(Debug)]
-pub(super) struct ServedArchive {
-    settings: RwLock<Arc<PosixArchive>>,
+pub(crate) struct ServedArchive {
+    settings: RwLock<Arc<ArchiveSettings>>,
     limiter: Limiter,
 }
 
 impl ServedArchive {
-    pub(super) fn new(archive: PosixArchive) -> Self {
+    pub(crate) fn new(archive: ArchiveSettings) -> Self {
         let limiter = Limiter::new(archive.bandwidth_limit);
         Self { settings: RwLock::new(Arc::new(archive)), limiter }
     }
 
     /// As they are at this moment.
-    pub(super) fn settings(&self) -> Arc<PosixArchive> {
+    pub(crate) fn settings(&self) -> Arc<ArchiveSettings> {
         Arc::clone(&self.settings.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What all workers of the archive share.
-    pub(super) fn limiter(&self) -> &Limiter {
+    pub(crate) fn limiter(&self) -> &Limiter {
         &self.limiter
     }
 
-    fn set(&self, settings: PosixArchive) {
+    fn set(&self, settings: ArchiveSettings) {
         self.limiter.set_rate(settings.bandwidth_limit);
         *self.settings.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(settings);
     }
 }
 
 /// How many actions of an archive the agent is asked to give at once: what the file says, or what is usual.
-pub(super) fn credits(archive: &PosixArchive) -> u32 {
+pub(crate) fn credits(archive: &ArchiveSettings) -> u32 {
     archive.max_in_flight.map_or(DEFAULT_CREDITS, u32::from)
 }
 
 /// Does it, as often as it is asked to.
 #[derive(Debug)]
-pub(super) struct Reload {
+pub(crate) struct Reload<P> {
     file: PathBuf,
     /// As the mover was started with.
-    started: PosixConfig,
+    started: MoverConfig<P>,
     served: Vec<Arc<ServedArchive>>,
 }
 
-impl Reload {
-    pub(super) fn new(file: PathBuf, started: PosixConfig, served: Vec<Arc<ServedArchive>>) -> Self {
+impl<P: Place> Reload<P> {
+    pub(crate) fn new(file: PathBuf, started: MoverConfig<P>, served: Vec<Arc<ServedArchive>>) -> Self {
         Self { file, started, served }
     }
 
     /// Reads the file and takes over what can change: the archives, each with how many actions it wants at once now.
-    pub(super) fn run(&self) -> Vec<(u32, u32)> {
-        match PosixConfig::load(&self.file) {
+    pub(crate) fn run(&self) -> Vec<(u32, u32)> {
+        match MoverConfig::load(&self.file) {
             Ok((config, warnings)) => {
                 warnings.iter().for_each(|warning| tracing::warn!("{warning}"));
                 for what in self.needs_restart(&config) {
@@ -75,42 +74,50 @@ impl Reload {
         }
     }
 
-    fn apply(&self, config: &PosixConfig) -> Vec<(u32, u32)> {
+    fn apply(&self, config: &MoverConfig<P>) -> Vec<(u32, u32)> {
         let mut wanted = Vec::new();
         for served in &self.served {
             let now = served.settings();
-            let Some(new) = config.archives.iter().find(|archive| archive.id == now.id) else { continue };
-            let settings = changeable(&now, new);
+            let Some(new) = config.archives.iter().find(|archive| archive.settings.id == now.id) else { continue };
+            let settings = changeable(&now, &new.settings);
             wanted.push((settings.id, credits(&settings)));
             served.set(settings);
         }
         wanted
     }
 
-    fn needs_restart(&self, config: &PosixConfig) -> Vec<String> {
+    fn needs_restart(&self, config: &MoverConfig<P>) -> Vec<String> {
         let mut changed = Vec::new();
         if config.num_threads != self.started.num_threads {
             changed.push("`num_threads`".to_owned());
         }
+        let number = |archive: &Archive<P>| archive.settings.id;
+        let name = |archive: &Archive<P>| archive.settings.name.escape_debug().to_string();
         for archive in &config.archives {
-            match self.started.archives.iter().find(|started| started.id == archive.id) {
-                None => changed.push(format!("`archive \"{}\"` is new: this", archive.name.escape_debug())),
-                Some(started) if changeable(started, archive) != *archive => changed.push(format!(
-                    "more of `archive \"{}\"` than max_in_flight, bandwidth_limit, compression, checksums and pack",
-                    archive.name.escape_debug()
-                )),
+            match self.started.archives.iter().find(|started| number(started) == number(archive)) {
+                None => changed.push(format!("`archive \"{}\"` is new: this", name(archive))),
+                Some(started)
+                    if started.place != archive.place
+                        || changeable(&started.settings, &archive.settings) != archive.settings =>
+                {
+                    changed.push(format!(
+                        "more of `archive \"{}\"` than max_in_flight, bandwidth_limit, compression, checksums and pack",
+                        name(archive)
+                    ));
+                }
                 Some(_) => {}
             }
         }
-        let gone = self.started.archives.iter().filter(|old| config.archives.iter().all(|new| new.id != old.id));
-        changed.extend(gone.map(|old| format!("`archive \"{}\"` is gone: this", old.name.escape_debug())));
+        let is_gone = |old: &&Archive<P>| config.archives.iter().all(|new| number(new) != number(old));
+        let gone = self.started.archives.iter().filter(is_gone);
+        changed.extend(gone.map(|old| format!("`archive \"{}\"` is gone: this", name(old))));
         changed
     }
 }
 
 /// `now` with those settings of `new` that can change while the mover runs.
-fn changeable(now: &PosixArchive, new: &PosixArchive) -> PosixArchive {
-    PosixArchive {
+fn changeable(now: &ArchiveSettings, new: &ArchiveSettings) -> ArchiveSettings {
+    ArchiveSettings {
         max_in_flight: new.max_in_flight,
         bandwidth_limit: new.bandwidth_limit,
         // Another codec is another format's, and formats do not change.
@@ -128,7 +135,9 @@ fn changeable(now: &PosixArchive, new: &PosixArchive) -> PosixArchive {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use config::posix::{Codec, Compression};
+    use config::PosixConfig;
+    use config::archive::{Codec, Compression};
+    use config::posix::Root;
     use std::os::unix::fs::OpenOptionsExt;
     use std::path::Path;
 
@@ -138,9 +147,10 @@ mod tests {
         file.write_all(text.as_bytes()).unwrap();
     }
 
-    fn reload(path: &Path) -> Reload {
+    fn reload(path: &Path) -> Reload<Root> {
         let (config, _) = PosixConfig::load(path).unwrap();
-        let served = config.archives.iter().map(|archive| Arc::new(ServedArchive::new(archive.clone()))).collect();
+        let served =
+            config.archives.iter().map(|archive| Arc::new(ServedArchive::new(archive.settings.clone()))).collect();
         Reload::new(path.to_owned(), config, served)
     }
 
@@ -159,7 +169,7 @@ mod tests {
         write(&path, text);
         assert_eq!(reload.run(), [(1, 7)]);
         let a = reload.served[0].settings();
-        assert_eq!((a.root.as_path(), a.compression), (Path::new("/a"), Compression::On(Codec::Zstd)));
+        assert_eq!(a.compression, Compression::On(Codec::Zstd));
         assert!(a.checksums.disabled && a.bandwidth_limit.is_some());
         let told = reload.needs_restart(&PosixConfig::load(&path).unwrap().0).join("\n");
         for what in ["num_threads", "more of `archive \"a\"`", "`archive \"b\"` is gone", "`archive \"c\"` is new"] {
