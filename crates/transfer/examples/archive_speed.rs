@@ -33,7 +33,13 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     };
     let pack_bytes = rest.get(2).and_then(|n| n.to_str()).map_or(Ok(0), str::parse)?;
     let origin = Some(Origin { path: b"speed", fsid: [0; 8] });
-    let options = PutOptions { digest: Some(DigestKind::Blake3), compression, origin, pack_up_to_bytes: pack_bytes };
+    let options = PutOptions {
+        digest: Some(DigestKind::Blake3),
+        compression,
+        origin,
+        pack_up_to_bytes: pack_bytes,
+        repeated: false,
+    };
     let files: Vec<PathBuf> =
         std::fs::read_dir(source)?.map(|entry| entry.map(|e| e.path())).collect::<Result<_, _>>()?;
     sys::process::raise_nofile_limit();

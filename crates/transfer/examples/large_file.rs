@@ -23,7 +23,8 @@ fn main() -> Result<(), Box<dyn Error + Send + Sync>> {
     let zstd = rest.first().is_some_and(|codec| codec == Path::new("zstd"));
     let compression = if zstd { Compression::On(Encoding::Zstd) } else { Compression::Off };
     let origin = Some(Origin { path: b"large", fsid: [0; 8] });
-    let options = PutOptions { digest: Some(DigestKind::Blake3), compression, origin, pack_up_to_bytes: 0 };
+    let options =
+        PutOptions { digest: Some(DigestKind::Blake3), compression, origin, pack_up_to_bytes: 0, repeated: false };
     let store = PosixStore::open(root, Arc::new(KernelDurability))?;
     let begin = Instant::now();
     let staged = store.stage(&ObjectId::parse("large-file")?, &OpenFile::for_reading(source)?, options, &Unwatched)?;

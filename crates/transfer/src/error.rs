@@ -24,6 +24,20 @@ pub enum TransferError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// A service that is asked over a network did not do it.
+    #[error("cannot {doing} {path}: {why}", path = path.display())]
+    Service {
+        /// What was being done, to be read after "cannot".
+        doing: &'static str,
+        /// To which object, as people name it.
+        path: PathBuf,
+        /// What the service said, or why nothing was heard from it. Holds no secrets.
+        why: String,
+        /// Whether trying again later may help.
+        kind: ErrorKind,
+        /// What a blocked reader is told.
+        errno: i32,
+    },
     /// Somebody asked to stop.
     #[error("cancelled")]
     Cancelled,
@@ -127,9 +141,24 @@ pub enum TransferError {
 }
 
 impl TransferError {
-    /// For `map_err`: `doing` is read after "cannot".
+    /// For `map_err`: `doing` is read after "cannot". An error of ours that came as an I/O error, through [`TransferError::into_io`], comes out
+    /// as it was.
     pub fn io(doing: &'static str, path: impl AsRef<Path>) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { doing, path: path.as_ref().to_owned(), source }
+        move |source| match Self::within(source) {
+            Ok(error) => error,
+            Err(source) => Self::Io { doing, path: path.as_ref().to_owned(), source },
+        }
+    }
+
+    /// For what has to give an I/O error, such as a [`ReadAt`](crate::manifest::ReadAt): whoever asked gets this very error.
+    #[must_use]
+    pub fn into_io(self) -> io::Error {
+        io::Error::other(self)
+    }
+
+    /// The error that was hidden in an I/O error.
+    pub(crate) fn within(error: io::Error) -> Result<Self, io::Error> {
+        error.downcast::<Self>()
     }
 
     /// Whether trying again later may help.
@@ -139,6 +168,7 @@ impl TransferError {
             Self::Io { source, .. } => errno_kind(source.raw_os_error().unwrap_or(EIO)),
             Self::Changed { .. } | Self::Unavailable { .. } => ErrorKind::Temporary,
             Self::NotDurable { errno, .. } => errno_kind(*errno),
+            Self::Service { kind, .. } => *kind,
             Self::Cancelled
             | Self::Damaged { .. }
             | Self::DamagedChunk { .. }
@@ -164,7 +194,7 @@ impl TransferError {
             Self::Missing { .. } => ENOENT,
             Self::Unavailable { .. } => ESTALE,
             Self::Id(_) | Self::Reserved(_) | Self::Undescribed { .. } | Self::NotRegular { .. } => EINVAL,
-            Self::NotDurable { errno, .. } => *errno,
+            Self::NotDurable { errno, .. } | Self::Service { errno, .. } => *errno,
         }
     }
 

@@ -88,6 +88,7 @@ fn archive<'t>(store: &PosixStore, group: &'t [Source], bar: &ProgressBar) -> Re
         compression: Compression::Off,
         origin: None,
         pack_up_to_bytes: 0,
+        repeated: false,
     };
     let (done, results) = channel();
     for (index, source) in group.iter().enumerate() {

@@ -192,7 +192,8 @@ impl Archived {
         let encoded = number.is_multiple_of(3);
         let compression = if encoded { Compression::On(transfer::Encoding::Zstd) } else { Compression::Off };
         let origin = Some(Origin { path: path.as_os_str().as_bytes(), fsid });
-        let options = PutOptions { digest: Some(DigestKind::Blake3), compression, origin, pack_up_to_bytes: 0 };
+        let options =
+            PutOptions { digest: Some(DigestKind::Blake3), compression, origin, pack_up_to_bytes: 0, repeated: false };
         let file = OpenFile::for_reading(full).unwrap();
         let staged = self.store.stage(&id, &file, options, &Unwatched).unwrap();
         let (done, stored) = mpsc::channel();

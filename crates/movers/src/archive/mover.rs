@@ -155,7 +155,8 @@ impl<S: Store + 'static> ArchiveMover<S> {
         };
         let digest = (!archive.checksums.disabled).then(|| self.digest_kind());
         let origin = keeps_manifests(&archive).then_some(Origin { path: &task.tree_path, fsid: self.fsid });
-        PutOptions { digest, compression, origin, pack_up_to_bytes: archive.pack_threshold_bytes }
+        let repeated = task.attempted_since_ms != 0;
+        PutOptions { digest, compression, origin, pack_up_to_bytes: archive.pack_threshold_bytes, repeated }
     }
 
     fn digest_kind(&self) -> DigestKind {

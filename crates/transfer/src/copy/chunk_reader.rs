@@ -7,6 +7,7 @@ use model::Extent;
 use model::limits::CHUNK_SIZE_BYTES;
 use parking_lot::Mutex;
 use std::io;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -67,8 +68,27 @@ impl<O: ReadAt, M: ReadAt> ChunkReader<O, M> {
     }
 
     /// What the content is read from.
-    pub(crate) fn object(&self) -> &O {
+    #[must_use]
+    pub fn object(&self) -> &O {
         &self.object
+    }
+
+    /// Which bytes of the object hold these chunks, of which there has to be one at least.
+    ///
+    /// # Errors
+    /// [`TransferError::NoManifest`] when a part of the manifest does not verify.
+    pub fn stored(&self, chunks: Range<u64>) -> Result<Range<u64>, TransferError> {
+        let shape = self.shape();
+        let (first, last) = (chunks.start, chunks.end.saturating_sub(1));
+        let place = |index: u64| -> Result<(u64, u64), TransferError> {
+            let Extent { offset, length } = shape.chunk(index);
+            let chunk = self.group(shape.group_of(index))?.chunk(index);
+            let frame = chunk.and_then(|chunk| chunk.frame);
+            Ok(frame.map_or((offset, length), |frame| (frame.offset, frame.length.into())))
+        };
+        let (start, _) = place(first)?;
+        let (offset, length) = place(last)?;
+        Ok(start..offset.saturating_add(length).max(start))
     }
 
     /// That the object, which has so many bytes, has those it had when it was stored. Reading all chunks alone would not find that
@@ -162,7 +182,7 @@ pub fn read_chunks<O: ReadAt, M: ReadAt>(
 }
 
 /// A manifest that cannot be used is as good as none. Not so when only reading it failed, which may work later.
-pub(crate) fn unusable(path: &Path) -> impl FnOnce(ManifestError) -> TransferError + '_ {
+pub fn unusable(path: &Path) -> impl FnOnce(ManifestError) -> TransferError + '_ {
     move |error| match error {
         ManifestError::Io(source) => TransferError::io("read", path)(source),
         other => TransferError::NoManifest { path: path.to_owned(), why: other.to_string() },

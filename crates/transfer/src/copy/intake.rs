@@ -1,6 +1,7 @@
 //! From a file into the archive by chunks: each is read, hashed, and stored where it belongs.
 
 use super::each::{Step, each_chunk};
+use super::write_at::WriteAt;
 use crate::compress::FrameEncoder;
 use crate::manifest::{Block, Frame, HoleMap, ReadAt as _, Shape, TableBuilder, Value};
 use crate::{Encoding, Monitor, OpenFile, TransferError};
@@ -28,21 +29,23 @@ pub(crate) enum Outlet<'a> {
     Nothing,
     /// An empty file, holes kept.
     Raw(&'a OpenFile),
-    /// An empty file, one frame for each chunk.
-    Frames(&'a OpenFile, Encoding),
+    /// Something that knows no holes.
+    Whole(&'a dyn WriteAt),
+    /// One frame for each chunk.
+    Frames(&'a dyn WriteAt, Encoding),
 }
 
 /// Collects the hashes of the chunks.
 pub(crate) struct Hashes<'a> {
     builder: Mutex<TableBuilder>,
     /// Where blocks of the table go as soon as they are complete; without it they are kept if there is one, and dropped if more.
-    table: Option<&'a OpenFile>,
+    table: Option<&'a dyn WriteAt>,
     last: Mutex<Option<Block>>,
 }
 
 impl<'a> Hashes<'a> {
     /// For a manifest in `table`, whose descriptive part has `start` bytes.
-    pub(crate) fn new(size: u64, encoding: Encoding, start: u64, table: Option<&'a OpenFile>) -> Self {
+    pub(crate) fn new(size: u64, encoding: Encoding, start: u64, table: Option<&'a dyn WriteAt>) -> Self {
         Self { builder: Mutex::new(TableBuilder::new(size, encoding, start)), table, last: Mutex::new(None) }
     }
 
@@ -95,15 +98,15 @@ pub(crate) fn take_in(
         match outlet {
             Outlet::Nothing => {}
             Outlet::Raw(file) => bytes.map_or(Ok(()), |bytes| put_raw(file, intake, extent, bytes))?,
+            Outlet::Whole(file) => file.write_all_at(or_zeros(bytes, extent), extent.offset)?,
             Outlet::Frames(file, encoding) => {
+                let failed = || TransferError::io("compress into", file.path());
                 let encoder = match &mut buffers.encoder {
                     Some(encoder) => encoder,
-                    none => none.insert(FrameEncoder::new(encoding).map_err(file.failed("compress into"))?),
+                    none => none.insert(FrameEncoder::new(encoding).map_err(failed())?),
                 };
                 // A hole is compressed like any zeros, which take next to nothing.
-                let length = usize::try_from(extent.length).unwrap_or(0);
-                let content = bytes.or_else(|| ZEROS.get(..length)).unwrap_or_default();
-                let encoded = encoder.encode(content).map_err(file.failed("compress into"))?;
+                let encoded = encoder.encode(or_zeros(bytes, extent)).map_err(failed())?;
                 let length = u32::try_from(encoded.len()).unwrap_or(u32::MAX);
                 // Whoever comes before has failed, and tells why.
                 let Some(offset) = turn.take(length.into()) else { return Ok(Step::Skipped) };
@@ -121,8 +124,15 @@ pub(crate) fn take_in(
     match outlet {
         Outlet::Nothing => intake.still_as_long().map(|()| 0),
         Outlet::Raw(file) => intake.finish(file).map(|()| intake.size),
+        Outlet::Whole(_) => intake.still_as_long().map(|()| intake.size),
         Outlet::Frames(..) => intake.still_as_long().map(|()| stored),
     }
+}
+
+/// The bytes of a chunk, or those of a hole.
+fn or_zeros(bytes: Option<&[u8]>, extent: Extent) -> &[u8] {
+    let length = usize::try_from(extent.length).unwrap_or(0);
+    bytes.or_else(|| ZEROS.get(..length)).unwrap_or_default()
 }
 
 /// Has what was written lately handed to the device early, from time to time.
@@ -132,14 +142,14 @@ fn write_back(outlet: Outlet<'_>, index: u64, extent: Extent, frame: Frame) {
     }
     // Twice as much as was written since the last time: what the other threads had not written then, and what is clean by now.
     let reach = 2 * WRITE_BACK_CHUNKS * CHUNK_SIZE_BYTES as u64;
-    let (file, end) = match outlet {
+    let (file, end): (&dyn WriteAt, u64) = match outlet {
         Outlet::Nothing => return,
         Outlet::Raw(file) => (file, extent.offset + extent.length),
+        Outlet::Whole(file) => (file, extent.offset + extent.length),
         Outlet::Frames(file, _) => (file, frame.offset + u64::from(frame.length)),
     };
     let from = end.saturating_sub(reach);
-    // DONTNEED starts write-back of dirty pages and drops the clean ones. Errors show at the sync.
-    let _ = sys::file::advise_dontneed(file.file(), from, end - from);
+    file.settle(from, end - from);
 }
 
 impl Intake<'_> {

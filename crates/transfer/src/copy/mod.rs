@@ -5,14 +5,17 @@
 //! data and holes, a digest that sees them and a `sink` that takes them, in two threads when it is much. Memory is a few chunks,
 //! whatever the file's size (P6). Cancellation is looked at before each chunk (P4).
 
+pub(crate) mod archive;
 mod chunk_reader;
 pub(crate) mod each;
 pub(crate) mod intake;
 pub(crate) mod kernel;
 pub(crate) mod outlet;
 mod pipeline;
+mod restore;
 pub(crate) mod sink;
 pub(crate) mod source;
+mod write_at;
 
 use crate::manifest::HoleMap;
 use crate::{DigestKind, Digester, Encoding, Monitor, OpenFile, TransferError};
@@ -21,9 +24,12 @@ use model::Digest;
 use sink::{Discard, NewFile};
 use source::FileSource;
 
-pub(crate) use chunk_reader::unusable;
-pub use chunk_reader::{ChunkBuffer, ChunkReader, Verified, read_chunks};
+pub use archive::{Archived, archive_file};
+pub use chunk_reader::{ChunkBuffer, ChunkReader, Verified, read_chunks, unusable};
 pub(crate) use pipeline::run;
+pub(crate) use restore::{compare, right_size};
+pub use restore::{open_chunks, restore_chunks, restore_range, restore_stream};
+pub use write_at::WriteAt;
 
 /// Buffers of one chunk each between the reading and the writing thread.
 const RING: usize = 4;
@@ -50,7 +56,7 @@ pub fn copy_file(
     monitor: &dyn Monitor,
 ) -> Result<Copied, TransferError> {
     if digest != Some(DigestKind::Sha1) {
-        return by_chunks(source, Outlet::Raw(target), digest, monitor);
+        return Ok(by_chunks(source, Outlet::Raw(target), Encoding::Raw, digest, monitor)?.0);
     }
     let mut source = FileSource::new(source)?;
     let mut sink = NewFile::new(target);
@@ -62,30 +68,32 @@ pub fn copy_file(
 /// Hashes the content of a file.
 pub fn hash_file(file: &OpenFile, kind: DigestKind, monitor: &dyn Monitor) -> Result<(u64, Digest), TransferError> {
     let copied = match kind {
-        DigestKind::Blake3 => by_chunks(file, Outlet::Nothing, Some(kind), monitor)?,
+        DigestKind::Blake3 => by_chunks(file, Outlet::Nothing, Encoding::Raw, Some(kind), monitor)?.0,
         DigestKind::Sha1 => run(&mut FileSource::new(file)?, &mut Discard, Some(kind), monitor)?,
     };
     Ok((copied.bytes, copied.digest.unwrap_or_else(|| Digester::new(kind).finish())))
 }
 
+/// Without a manifest. Gives back how many bytes were stored, too.
 fn by_chunks(
     file: &OpenFile,
     outlet: Outlet<'_>,
+    encoding: Encoding,
     digest: Option<DigestKind>,
     monitor: &dyn Monitor,
-) -> Result<Copied, TransferError> {
+) -> Result<(Copied, u64), TransferError> {
     let stamp = file.stamp()?;
     let holes = HoleMap::of(file, stamp.size, stamp.blocks)?;
     let intake = Intake { file, size: stamp.size, holes: &holes };
     if let (None, Outlet::Raw(target)) = (digest, outlet)
         && kernel::copy_ranges(&intake, target, monitor)?
     {
-        return Ok(Copied { bytes: stamp.size, digest: None });
+        return Ok((Copied { bytes: stamp.size, digest: None }, stamp.size));
     }
-    let hashes = digest.map(|_| Hashes::new(stamp.size, Encoding::Raw, 0, None));
-    take_in(&intake, outlet, hashes.as_ref(), monitor)?;
+    let hashes = digest.map(|_| Hashes::new(stamp.size, encoding, 0, None));
+    let stored = take_in(&intake, outlet, hashes.as_ref(), monitor)?;
     let digest = hashes.and_then(Hashes::finish).map(|(hash, _)| Digest::Blake3(hash));
-    Ok(Copied { bytes: stamp.size, digest })
+    Ok((Copied { bytes: stamp.size, digest }, stored))
 }
 
 #[cfg(test)]

@@ -1,9 +1,9 @@
 //! Where content goes: a new file, a file that is written over, a compressed object, or nowhere.
 
+use super::write_at::WriteAt;
 use crate::compress::Encoder;
 use crate::{Encoding, OpenFile, TransferError};
 use std::io::{self, Write};
-use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Once so much was written, the kernel is told to begin writing it back: the sync at the end is short then, and an
@@ -44,10 +44,9 @@ struct WriteBack {
 }
 
 impl WriteBack {
-    fn wrote_up_to(&mut self, file: &OpenFile, end: u64) {
+    fn wrote_up_to(&mut self, file: &dyn WriteAt, end: u64) {
         if end.saturating_sub(self.from) >= WRITE_BACK_BYTES {
-            // DONTNEED starts write-back of dirty pages and drops the clean ones. Errors show at the sync.
-            let _ = sys::file::advise_dontneed(file.file(), self.from, end - self.from);
+            file.settle(self.from, end - self.from);
             self.from = end;
         }
     }
@@ -187,25 +186,25 @@ impl Sink for Overwrite<'_> {
     }
 }
 
-/// A new compressed object. Holes become zeros, which compress to next to nothing.
+/// A new object, encoded or not, in something that knows no holes: they become zeros.
 pub(crate) struct Encoded<'a> {
-    file: &'a OpenFile,
+    to: &'a dyn WriteAt,
     encoder: Encoder<Append<'a>>,
 }
 
-/// Appends to an empty file.
+/// Appends to something empty.
 struct Append<'a> {
-    file: &'a OpenFile,
+    to: &'a dyn WriteAt,
     position: u64,
     write_back: WriteBack,
 }
 
 impl Write for Append<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.file.file().write_at(bytes, self.position)?;
-        self.position += written as u64;
-        self.write_back.wrote_up_to(self.file, self.position);
-        Ok(written)
+        self.to.write_all_at(bytes, self.position).map_err(TransferError::into_io)?;
+        self.position += bytes.len() as u64;
+        self.write_back.wrote_up_to(self.to, self.position);
+        Ok(bytes.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
@@ -214,19 +213,20 @@ impl Write for Append<'_> {
 }
 
 impl<'a> Encoded<'a> {
-    pub(crate) fn new(file: &'a OpenFile, encoding: Encoding, size: u64) -> Result<Self, TransferError> {
-        let append = Append { file, position: 0, write_back: WriteBack { from: 0 } };
-        let encoder = Encoder::new(append, encoding, Some(size)).map_err(file.failed("compress into"))?;
-        Ok(Self { file, encoder })
+    pub(crate) fn new(to: &'a dyn WriteAt, encoding: Encoding, size: u64) -> Result<Self, TransferError> {
+        let append = Append { to, position: 0, write_back: WriteBack { from: 0 } };
+        let failed = TransferError::io("compress into", to.path());
+        Ok(Self { to, encoder: Encoder::new(append, encoding, Some(size)).map_err(failed)? })
     }
 
-    /// Writes the end of the stream.
-    pub(crate) fn finish(self) -> Result<(), TransferError> {
-        self.encoder.finish().map(drop).map_err(self.file.failed("write to"))
+    /// Writes the end of the stream, and gives back how many bytes there are.
+    pub(crate) fn finish(self) -> Result<u64, TransferError> {
+        let written = self.encoder.finish().map_err(TransferError::io("write to", self.to.path()))?;
+        Ok(written.position)
     }
 
     fn put(&mut self, bytes: &[u8]) -> Result<(), TransferError> {
-        self.encoder.write_all(bytes).map_err(self.file.failed("write to"))
+        self.encoder.write_all(bytes).map_err(TransferError::io("write to", self.to.path()))
     }
 }
 

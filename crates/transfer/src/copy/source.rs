@@ -1,11 +1,11 @@
 //! Where content comes from: a file with holes, or a compressed object.
 
 use crate::compress::Decoder;
-use crate::manifest::ReadAt as _;
+use crate::manifest::ReadAt;
 use crate::{Encoding, OpenFile, TransferError};
 use model::limits::CHUNK_SIZE_BYTES;
 use std::io::{self, Read};
-use std::os::unix::fs::FileExt;
+use std::path::Path;
 
 /// The longest hole in one step, so that hashing its zeros does not delay a cancel for long.
 const HOLE_STEP_BYTES: u64 = 64 << 20;
@@ -127,9 +127,47 @@ impl Source for FileSource<'_> {
     }
 }
 
+/// The content of an object that is not encoded, and not a file that could tell its holes: a row of zeros becomes one.
+pub(crate) struct StoredSource<'a> {
+    pub(crate) object: &'a dyn ReadAt,
+    pub(crate) path: &'a Path,
+    pub(crate) size: u64,
+    pub(crate) position: u64,
+}
+
+impl Source for StoredSource<'_> {
+    fn next(&mut self, buffer: &mut [u8]) -> Result<Step, TransferError> {
+        let left = usize::try_from(self.size - self.position).unwrap_or(usize::MAX);
+        let wanted = left.min(buffer.len()).min(ZERO_SEARCH_BYTES);
+        let piece = buffer.get_mut(..wanted).unwrap_or_default();
+        let read = self.object.read_full_at(piece, self.position).map_err(TransferError::io("read", self.path))?;
+        self.position += read as u64;
+        if read < wanted {
+            let why = format!("it ends after {} bytes, and should have {}", self.position, self.size);
+            return Err(TransferError::Damaged { path: self.path.to_owned(), why });
+        }
+        Ok(step(piece))
+    }
+
+    fn data_hint(&self) -> u64 {
+        self.size
+    }
+}
+
+/// What a piece of content is.
+fn step(piece: &[u8]) -> Step {
+    match piece {
+        [] => Step::End,
+        zeros if zeros.len() == ZERO_SEARCH_BYTES && zeros.iter().all(|byte| *byte == 0) => {
+            Step::Hole(zeros.len() as u64)
+        }
+        _ => Step::Data(piece.len()),
+    }
+}
+
 /// The content of a compressed object.
 pub(crate) struct DecodedSource<'a> {
-    object: &'a OpenFile,
+    path: &'a Path,
     decoder: Decoder<ObjectBytes<'a>>,
     /// The most that may come.
     limit: u64,
@@ -140,40 +178,38 @@ pub(crate) struct DecodedSource<'a> {
 impl<'a> DecodedSource<'a> {
     /// `None` for [`Encoding::Raw`]. `size` bounds what is decompressed, however much the object holds.
     pub(crate) fn new(
-        object: &'a OpenFile,
+        object: &'a dyn ReadAt,
+        path: &'a Path,
+        stored: u64,
         encoding: Encoding,
         size: Option<u64>,
     ) -> Result<Option<Self>, TransferError> {
-        let stored = object.stamp()?.size;
-        let decoder = Decoder::new(ObjectBytes { object, offset: 0 }, encoding).map_err(|e| damaged(object, e))?;
+        let decoder = Decoder::new(ObjectBytes { object, offset: 0 }, encoding).map_err(|e| damaged(path, e))?;
         let limit = size.unwrap_or(u64::MAX);
-        Ok(decoder.map(|decoder| Self { object, decoder, limit, position: 0, stored }))
+        Ok(decoder.map(|decoder| Self { path, decoder, limit, position: 0, stored }))
     }
 }
 
 /// An error without a number is the decoder's: the bytes were read, and make no sense.
-fn damaged(object: &OpenFile, error: io::Error) -> TransferError {
+fn damaged(path: &Path, error: io::Error) -> TransferError {
     if error.raw_os_error().is_some() {
-        return object.failed("read")(error);
+        return TransferError::io("read", path)(error);
     }
-    TransferError::Damaged { path: object.path().to_owned(), why: error.to_string() }
+    TransferError::within(error)
+        .unwrap_or_else(|error| TransferError::Damaged { path: path.to_owned(), why: error.to_string() })
 }
 
 impl Source for DecodedSource<'_> {
     fn next(&mut self, buffer: &mut [u8]) -> Result<Step, TransferError> {
         let piece = buffer.len().min(ZERO_SEARCH_BYTES);
         let piece = buffer.get_mut(..piece).unwrap_or_default();
-        let count = self.decoder.read_full(piece).map_err(|e| damaged(self.object, e))?;
+        let count = self.decoder.read_full(piece).map_err(|e| damaged(self.path, e))?;
         self.position += count as u64;
         if self.position > self.limit {
             let why = format!("it holds more than the {} bytes that were archived", self.limit);
-            return Err(TransferError::Damaged { path: self.object.path().to_owned(), why });
+            return Err(TransferError::Damaged { path: self.path.to_owned(), why });
         }
-        Ok(match piece.get(..count).unwrap_or_default() {
-            [] => Step::End,
-            data if count == ZERO_SEARCH_BYTES && data.iter().all(|byte| *byte == 0) => Step::Hole(count as u64),
-            _ => Step::Data(count),
-        })
+        Ok(step(piece.get(..count).unwrap_or_default()))
     }
 
     fn data_hint(&self) -> u64 {
@@ -183,13 +219,13 @@ impl Source for DecodedSource<'_> {
 
 /// The stored bytes in order.
 struct ObjectBytes<'a> {
-    object: &'a OpenFile,
+    object: &'a dyn ReadAt,
     offset: u64,
 }
 
 impl Read for ObjectBytes<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.object.file().read_at(buffer, self.offset)?;
+        let read = self.object.read_full_at(buffer, self.offset)?;
         self.offset += read as u64;
         Ok(read)
     }

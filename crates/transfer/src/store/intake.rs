@@ -1,17 +1,18 @@
 //! How a file becomes an object and its manifest, in temporary files.
 
-use super::posix::{PosixStore, not_reserved};
+use super::forms::not_reserved;
+use super::posix::PosixStore;
 use super::session::{TempFile, Written};
 use super::{Origin, PutOptions};
-use crate::copy::intake::{Hashes, Intake, Outlet, take_in};
+use crate::copy::archive::{described, undescribed};
+use crate::copy::intake::{Intake, Outlet, take_in};
 use crate::copy::kernel::reflink;
 use crate::copy::sink::Encoded;
 use crate::copy::source::FileSource;
 use crate::copy::{Copied, copy_file, run};
-use crate::manifest::{Content, HoleMap, Manifest, ManifestError, describe};
+use crate::manifest::{Manifest, ManifestError};
 use crate::{DigestKind, Encoding, Monitor, OpenFile, TransferError};
-use model::limits::CHUNK_SIZE_BYTES;
-use model::{Digest, ObjectId};
+use model::ObjectId;
 
 impl PosixStore {
     pub(super) fn take_in(
@@ -49,47 +50,21 @@ impl PosixStore {
         origin: Origin<'_>,
         monitor: &dyn Monitor,
     ) -> Result<Option<(Written, Copied)>, TransferError> {
-        let description = describe(source, origin.path, origin.fsid)?;
-        if !description.fits() {
-            return Ok(None);
-        }
-        let (size, blocks) = (description.size, description.blocks);
-        let holes = HoleMap::of(source, size, blocks)?;
-        let kept = holes.clone().into_extents();
-        let content = Content { size, stored_bytes: size, encoding, hash: [0; 32], holes: kept };
         let (object, table) = (self.create(id)?, self.create(id)?);
-        let mut manifest = description.with_content(id.clone(), content);
-        // Its length does not depend on what is not known yet. Content of one chunk has no table behind it.
-        let start = if size > CHUNK_SIZE_BYTES as u64 { encoded(&manifest, source)?.len() as u64 } else { 0 };
-        let hashes = Hashes::new(size, encoding, start, Some(table.file()));
-        let stored_bytes = if encoding == Encoding::Raw && reflink(source, size, object.file())? {
-            let intake = Intake { file: object.file(), size, holes: &holes };
-            take_in(&intake, Outlet::Nothing, Some(&hashes), monitor)?;
-            size
-        } else {
-            let intake = Intake { file: source, size, holes: &holes };
+        let copied = described(id, source, encoding, origin, table.file(), |intake, hashes| {
+            let size = intake.size;
+            if encoding == Encoding::Raw && reflink(source, size, object.file())? {
+                let intake = Intake { file: object.file(), ..*intake };
+                take_in(&intake, Outlet::Nothing, Some(hashes), monitor)?;
+                return Ok(size);
+            }
             let outlet = match encoding {
                 Encoding::Raw => Outlet::Raw(object.file()),
                 other => Outlet::Frames(object.file(), other),
             };
-            take_in(&intake, outlet, Some(&hashes), monitor)?
-        };
-        // Every chunk came: else taking it in had failed.
-        let Some((hash, blocks)) = hashes.finish() else { return Err(TransferError::Cancelled) };
-        if let crate::manifest::Kind::File(content) = &mut manifest.kind {
-            (content.hash, content.stored_bytes) = (hash, stored_bytes);
-        }
-        let mut head = encoded(&manifest, source)?;
-        for block in blocks {
-            if block.offset == head.len() as u64 {
-                head.extend(block.bytes);
-            } else {
-                table.file().write_all_at(&block.bytes, block.offset)?;
-            }
-        }
-        table.file().write_all_at(&head, 0)?;
-        let copied = Copied { bytes: size, digest: Some(Digest::Blake3(hash)) };
-        Ok(Some((Written { object: Some(object), manifest: Some(table) }, copied)))
+            take_in(intake, outlet, Some(hashes), monitor)
+        })?;
+        Ok(copied.map(|copied| (Written { object: Some(object), manifest: Some(table) }, copied)))
     }
 
     /// A manifest alone.
@@ -105,12 +80,4 @@ impl PosixStore {
         manifest.file().write_all_at(&bytes, 0)?;
         Ok(Written { object: None, manifest: Some(manifest) })
     }
-}
-
-fn encoded(manifest: &Manifest, source: &OpenFile) -> Result<Vec<u8>, TransferError> {
-    manifest.encode().map_err(|e| undescribed(source, &e))
-}
-
-fn undescribed(file: &OpenFile, error: &ManifestError) -> TransferError {
-    TransferError::Undescribed { path: file.path().to_owned(), why: error.to_string() }
 }

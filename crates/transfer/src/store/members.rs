@@ -1,8 +1,9 @@
 //! Members of packs as objects of the posix store, and what has to look at both.
 
+use super::forms::with_encoding;
 use super::group::GroupSync;
 use super::packs::{self, Arrival, Found, Packed, Repacked};
-use super::posix::{PosixStore, StagedObject, publish, with_encoding};
+use super::posix::{PosixStore, StagedObject, publish};
 use super::root::Root;
 use super::session::{Sessions, Written};
 use super::{Expected, PutOptions, Store as _};

@@ -3,6 +3,7 @@
 //! A [`Store`] knows objects by id and nothing of files' names, HSM state or actions.
 
 mod directories;
+pub mod forms;
 mod group;
 mod intake;
 mod members;
@@ -17,7 +18,7 @@ pub use posix::{PosixStore, StagedFile};
 pub use session::Swept;
 
 use crate::manifest::Manifest;
-use crate::{DigestKind, Encoding, Monitor, OpenFile, TransferError};
+use crate::{DigestKind, Encoding, Monitor, OpenFile, TransferError, shrinks};
 use model::{Digest, Extent, ObjectId};
 use std::ops::ControlFlow;
 
@@ -39,7 +40,8 @@ pub trait Store: Send + Sync {
         monitor: &dyn Monitor,
     ) -> Result<Self::Staged, TransferError>;
 
-    /// Makes staged content an object. Replaces one of the same id atomically, and removes those of the same id in other encodings.
+    /// Makes staged content an object. Replaces one of the same id atomically, and removes those of the same id in other encodings if
+    /// [`PutOptions::repeated`] said that there may be any.
     ///
     /// `done` is called with success once content and name are durable (P1), or with the error; then nothing is left.
     fn commit(&self, staged: Self::Staged, done: Done);
@@ -121,6 +123,9 @@ pub struct PutOptions<'a> {
     pub origin: Option<Origin<'a>>,
     /// Files of up to so many bytes (at most 1 MiB; 0: none) share packs: those that get a manifest, under an id that is a UUID.
     pub pack_up_to_bytes: u64,
+    /// Whether an earlier attempt may have stored something under this id: then a store looks for it, which costs a request where each one
+    /// counts.
+    pub repeated: bool,
 }
 
 /// Where a file is, as far as whoever archives it knows.
@@ -141,6 +146,18 @@ pub enum Compression {
     On(Encoding),
     /// Compress if a sample shrinks enough.
     Auto(Encoding),
+}
+
+impl Compression {
+    /// What it comes to for this file.
+    pub fn encoding_of(self, source: &OpenFile) -> Result<Encoding, TransferError> {
+        Ok(match self {
+            Self::Off => Encoding::Raw,
+            Self::On(encoding) => encoding,
+            Self::Auto(encoding) if shrinks(source, encoding)? => encoding,
+            Self::Auto(_) => Encoding::Raw,
+        })
+    }
 }
 
 /// An object that is durable.

@@ -1,18 +1,18 @@
 //! Objects in a directory tree, laid out as Lemur does: `<root>/objects/<id[0:2]>/<id[2:4]>/<id>`, and `<id>.manifest` beside them.
 
+use super::forms::{not_reserved, other_encodings, with_encoding};
 use super::group::{GroupSync, Item};
 use super::members::{Ordinary, Part};
 use super::packs::{Packed, Packs};
 use super::root::{OBJECTS, Root, entries};
 use super::session::{Sessions, Swept, TempFile, Written, sweep};
-use super::{Compression, Done, Expected, Head, PutOptions, Restored, Store, Stored};
-use crate::copy::outlet::{Target, bring_back};
-use crate::copy::sink::{Discard, Overwrite, Sink, fit};
+use super::{Done, Expected, Head, PutOptions, Restored, Store, Stored};
+use crate::copy::sink::{Discard, Overwrite, Sink};
 use crate::copy::source::{DecodedSource, FileSource, Source};
-use crate::copy::{ChunkReader, Copied, read_chunks, run, unusable};
+use crate::copy::{ChunkReader, Copied, compare, open_chunks, restore_chunks, restore_range, right_size, unusable};
 use crate::manifest::{self, Manifest};
 use crate::pack::MemberId;
-use crate::{DigestKind, Durability, Encoding, Monitor, OpenFile, TransferError, shrinks};
+use crate::{Durability, Encoding, Monitor, OpenFile, TransferError};
 use model::{Digest, Extent, ObjectId};
 use std::io;
 use std::ops::ControlFlow;
@@ -105,21 +105,11 @@ impl PosixStore {
         if let Some(member) = MemberId::parse(id) {
             return self.member_chunks(&member, expected).map(Some);
         }
-        let Some(Digest::Blake3(hash)) = expected.digest else { return Ok(None) };
+        let Some(Digest::Blake3(_)) = expected.digest else { return Ok(None) };
         let object = self.open_object(id)?;
         let Some(file) = self.open_manifest(id)? else { return Ok(None) };
         let (object_path, path) = (object.path().to_owned(), file.path().to_owned());
-        let (manifest, reader) = read_chunks((Part::File(object), object_path), (Part::File(file), path.clone()))?;
-        let fits = manifest.content().is_some_and(|content| {
-            content.hash == hash
-                && expected.size.is_none_or(|size| size == content.size)
-                && content.encoding == Encoding::split(id.as_str()).1
-        });
-        if !fits {
-            let why = "it describes other content than was archived".to_owned();
-            return Err(TransferError::NoManifest { path, why });
-        }
-        Ok(Some(reader))
+        open_chunks(id, (Part::File(object), object_path), (Part::File(file), path), expected)
     }
 
     fn open_manifest(&self, id: &ObjectId) -> Result<Option<OpenFile>, TransferError> {
@@ -153,12 +143,7 @@ impl PosixStore {
     ) -> Result<Option<Restored>, TransferError> {
         let read = self.chunks(id, expected).and_then(|reader| {
             let Some(reader) = reader else { return Ok(None) };
-            reader.expect_whole(reader.object().bytes()?)?;
-            let shape = reader.shape();
-            let into = target.map(Target::growing).transpose()?;
-            bring_back(&reader, into.as_ref(), 0..shape.chunks(), monitor)?;
-            target.map_or(Ok(()), |target| fit(target, shape.size()))?;
-            Ok(Some(Restored { bytes: shape.size(), digest: expected.digest }))
+            restore_chunks(&reader, reader.object().bytes()?, target, expected, monitor).map(Some)
         });
         match read {
             Err(error @ TransferError::NoManifest { .. }) => {
@@ -178,37 +163,22 @@ impl PosixStore {
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
         let object = self.open_object(id)?;
-        let damaged = |why: String| TransferError::Damaged { path: object.path().to_owned(), why };
-        let wrong_size = |found: u64, size: u64| damaged(format!("it holds {found} bytes, {size} were archived"));
         let (_, encoding) = Encoding::split(id.as_str());
         let (mut raw, mut decoded);
-        let source: &mut dyn Source = match DecodedSource::new(&object, encoding, expected.size)? {
+        let stored = object.stamp()?.size;
+        let source: &mut dyn Source = match DecodedSource::new(&object, object.path(), stored, encoding, expected.size)?
+        {
             Some(source) => {
                 decoded = source;
                 &mut decoded
             }
             None => {
                 raw = FileSource::new(&object)?;
-                if let Some(size) = expected.size
-                    && size != raw.size()
-                {
-                    return Err(wrong_size(raw.size(), size));
-                }
+                right_size(object.path(), raw.size(), expected)?;
                 &mut raw
             }
         };
-        let copied = run(source, sink, expected.digest.as_ref().map(DigestKind::of), monitor)?;
-        if let Some(size) = expected.size
-            && size != copied.bytes
-        {
-            return Err(wrong_size(copied.bytes, size));
-        }
-        match (expected.digest, copied.digest) {
-            (Some(expected), Some(found)) if expected != found => {
-                Err(TransferError::Mismatch { path: object.path().to_owned(), expected, found })
-            }
-            _ => Ok(Restored { bytes: copied.bytes, digest: copied.digest }),
-        }
+        compare(source, sink, object.path(), expected, monitor)
     }
 
     fn list_dir(
@@ -285,12 +255,7 @@ impl Store for PosixStore {
             monitor.advanced(Extent { offset: 0, length: packed.bytes() });
             return Ok(StagedFile(Staged::Member(packed)));
         }
-        let encoding = match options.compression {
-            Compression::Off => Encoding::Raw,
-            Compression::On(encoding) => encoding,
-            Compression::Auto(encoding) if shrinks(source, encoding)? => encoding,
-            Compression::Auto(_) => Encoding::Raw,
-        };
+        let encoding = options.compression.encoding_of(source)?;
         let id = with_encoding(id, encoding)?;
         let (written, copied) = self.take_in(&id, source, encoding, options, monitor)?;
         let synced = copied.bytes >= SYNC_ALONE_FROM_BYTES;
@@ -352,11 +317,7 @@ impl Store for PosixStore {
             path: self.root.manifest_path(id),
             why: "there is none, or no hash to compare with".to_owned(),
         })?;
-        let shape = reader.shape();
-        let chunks = shape.touched(extent);
-        let bytes = chunks.clone().map(|index| shape.chunk(index).length).sum();
-        bring_back(&reader, Some(&Target::of_its_size(target)?), chunks, monitor)?;
-        Ok(Restored { bytes, digest: expected.digest })
+        restore_range(&reader, target, extent, expected, monitor)
     }
 
     fn put_record(&self, record: &Manifest, done: Done) {
@@ -439,11 +400,6 @@ fn milliseconds((seconds, nanos): sys::file::Moment) -> u64 {
     u64::try_from(seconds).unwrap_or(0).saturating_mul(1000).saturating_add(u64::from(nanos / 1_000_000))
 }
 
-/// An object of such a name would be taken for the manifest of another.
-pub(super) fn not_reserved(id: &ObjectId) -> Result<(), TransferError> {
-    if id.as_str().ends_with(manifest::SUFFIX) { Err(TransferError::Reserved(id.clone())) } else { Ok(()) }
-}
-
 /// Makes staged content an object of its own.
 pub(super) fn publish(group: &GroupSync, root: &Arc<Root>, object: StagedObject, done: Done) {
     let StagedObject { id, written, copied, synced } = object;
@@ -459,12 +415,6 @@ pub(super) fn publish(group: &GroupSync, root: &Arc<Root>, object: StagedObject,
     group.submit(Item::Publish { written, id, synced, done: Box::new(acknowledge) });
 }
 
-/// The object's name: the id's own suffix counts for nothing, because what is read back is decided by it.
-pub(super) fn with_encoding(id: &ObjectId, encoding: Encoding) -> Result<ObjectId, TransferError> {
-    let (base, _) = Encoding::split(id.as_str());
-    Ok(ObjectId::parse(&format!("{base}{}", encoding.suffix()))?)
-}
-
 /// An earlier attempt of the same archive may have chosen another encoding, or had a manifest.
 fn remove_older_forms(root: &Root, id: &ObjectId, has_manifest: bool) {
     let others: Vec<ObjectId> = other_encodings(id).collect();
@@ -474,10 +424,4 @@ fn remove_older_forms(root: &Root, id: &ObjectId, has_manifest: bool) {
         let object = root.object_path(id);
         tracing::warn!(object = %object.display(), error = %e, "cannot remove older forms of an object");
     }
-}
-
-/// What the same content would be called if stored otherwise.
-fn other_encodings(id: &ObjectId) -> impl Iterator<Item = ObjectId> {
-    let all = Encoding::ALL.into_iter().filter_map(|encoding| with_encoding(id, encoding).ok());
-    all.filter(move |other| other != id)
 }

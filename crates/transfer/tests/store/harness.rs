@@ -12,8 +12,13 @@ use transfer::{
     PutOptions, Restored, Store, Stored, TransferError, Unwatched,
 };
 
-pub(crate) const BLAKE3: PutOptions<'static> =
-    PutOptions { digest: Some(DigestKind::Blake3), compression: Compression::Off, origin: None, pack_up_to_bytes: 0 };
+pub(crate) const BLAKE3: PutOptions<'static> = PutOptions {
+    digest: Some(DigestKind::Blake3),
+    compression: Compression::Off,
+    origin: None,
+    pack_up_to_bytes: 0,
+    repeated: false,
+};
 
 /// With a manifest.
 pub(crate) fn described(encoding: Encoding) -> PutOptions<'static> {
@@ -23,7 +28,7 @@ pub(crate) fn described(encoding: Encoding) -> PutOptions<'static> {
 
 pub(crate) fn options(encoding: Encoding, digest: Option<DigestKind>) -> PutOptions<'static> {
     let compression = if encoding == Encoding::Raw { Compression::Off } else { Compression::On(encoding) };
-    PutOptions { digest, compression, origin: None, pack_up_to_bytes: 0 }
+    PutOptions { digest, compression, origin: None, pack_up_to_bytes: 0, repeated: false }
 }
 
 pub(crate) fn id(text: &str) -> ObjectId {

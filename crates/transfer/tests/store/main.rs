@@ -4,8 +4,12 @@
 
 extern crate sifaka_transfer as transfer;
 
+#[macro_use]
+#[path = "../suite/mod.rs"]
+mod suite;
+
 mod attempts;
-mod cancel;
+mod bed;
 mod corruption;
 mod damage;
 mod durable;

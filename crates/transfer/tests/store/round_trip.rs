@@ -9,10 +9,7 @@ use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use testkit::{FsKind, LoopFs, Random};
 use transfer::copy::hash_file;
-use transfer::{
-    Compression, DigestKind, Encoding, Expected, KernelDurability, OpenFile, PutOptions, Store, TransferError,
-    Unwatched,
-};
+use transfer::{DigestKind, Encoding, Expected, KernelDurability, OpenFile, PutOptions, Store, Unwatched};
 
 const CHUNK: u64 = CHUNK_SIZE_BYTES as u64;
 
@@ -47,23 +44,6 @@ fn round_trip_as(
     archive.remove(&stored.id).unwrap();
     assert_eq!(archive.store.head(&stored.id).unwrap(), None);
     assert!(archive.files().is_empty(), "{:?}", archive.files());
-}
-
-#[test]
-fn every_size_around_a_chunk_comes_back() {
-    let archive = Archive::new();
-    let mut random = Random::new(1);
-    let sizes = [0, 1, 4095, 4096, CHUNK - 1, CHUNK, CHUNK + 1, 4 * CHUNK - 1, 4 * CHUNK, 9 * CHUNK + 17];
-    for size in sizes {
-        let mut content = vec![0; usize::try_from(size).unwrap()];
-        random.fill(&mut content);
-        let source = archive.file("source", &content);
-        for encoding in Encoding::ALL {
-            for kind in [DigestKind::Blake3, DigestKind::Sha1] {
-                round_trip(&archive, &source, &content, encoding, kind);
-            }
-        }
-    }
 }
 
 proptest! {
@@ -109,73 +89,6 @@ fn holes_take_no_space_in_the_archive_nor_after_a_restore() {
             archive.remove(&stored.id).unwrap();
         }
     }
-}
-
-#[test]
-fn auto_compresses_what_shrinks_and_nothing_else() {
-    let archive = Archive::new();
-    let mut noise = vec![0; 5 << 20];
-    Random::new(4).fill(&mut noise);
-    let text: Vec<u8> = b"all work and no play makes a dull file ".iter().copied().cycle().take(5 << 20).collect();
-    let auto = PutOptions { compression: Compression::Auto(Encoding::Zstd), ..options(Encoding::Raw, None) };
-    for (content, suffix) in [(noise, ""), (text, ".zst"), (Vec::new(), "")] {
-        let stored = archive.put(&id("abcdef"), &archive.file("source", &content), auto).unwrap();
-        assert_eq!(stored.id.as_str(), format!("abcdef{suffix}"));
-    }
-}
-
-#[test]
-fn an_object_replaces_its_older_forms() {
-    let archive = Archive::new();
-    let source = archive.file("source", &[b'x'; 10_000]);
-    for encoding in [Encoding::Raw, Encoding::Gzip, Encoding::Zstd, Encoding::Raw, Encoding::Raw] {
-        // The suffix of a proposed id counts for nothing: it would be read back as something else than it is.
-        let stored = archive.put(&id("abcdef.gz"), &source, options(encoding, None)).unwrap();
-        assert_eq!(archive.files(), [archive.object(&stored.id)]);
-        // And now with a manifest, which the next one has not.
-        let stored = archive.put(&id("abcdef.gz"), &source, described(encoding)).unwrap();
-        let mut files = archive.files();
-        files.sort();
-        assert_eq!(files, [archive.object(&stored.id), archive.manifest(&stored.id)]);
-    }
-}
-
-#[test]
-fn a_proposed_id_removes_what_was_stored_under_it_and_a_full_one_only_itself() {
-    let archive = Archive::new();
-    let source = archive.file("source", &[b'x'; 10_000]);
-    for encoding in Encoding::ALL {
-        let stored = archive.put(&id("abcdef"), &source, described(encoding)).unwrap();
-        for other in ["abcdef.gz", "abcdef.zst"].into_iter().filter(|other| *other != stored.id.as_str()) {
-            archive.remove(&id(other)).unwrap();
-        }
-        assert!(archive.object(&stored.id).exists() && archive.files().len() == 2);
-        archive.remove(&id("abcdef")).unwrap();
-        assert!(archive.files().is_empty(), "{encoding:?}");
-    }
-}
-
-#[test]
-fn a_source_that_shrinks_is_not_archived() {
-    struct Truncating<'a>(&'a std::path::Path);
-    impl transfer::Monitor for Truncating<'_> {
-        fn cancelled(&self) -> bool {
-            false
-        }
-        fn advanced(&self, _: model::Extent) {
-            fs::OpenOptions::new().write(true).open(self.0).unwrap().set_len(CHUNK + 10).unwrap();
-        }
-    }
-    let archive = Archive::new();
-    let source = archive.file("source", &vec![1; 3 << 20]);
-    let error = archive
-        .put_watched(&id("abcdef"), &source, options(Encoding::Raw, None), &Truncating(source.path()))
-        .unwrap_err();
-    assert!(
-        matches!(error, TransferError::Changed { expected, found, .. } if expected == 3 << 20 && found == CHUNK + 10)
-    );
-    assert_eq!(error.kind(), model::ErrorKind::Temporary);
-    assert!(archive.files().is_empty());
 }
 
 #[test]

@@ -1,0 +1,226 @@
+//! An open bucket: its requests, with limits, retries and errors of ours.
+
+use crate::engine::Engine;
+use crate::fault::Fault;
+use crate::retry::Retry;
+use crate::settings::{
+    Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Limits, S3, S3Credentials, Service, Settings,
+    SettingsError,
+};
+use crate::transport::Transport;
+use futures_util::StreamExt as _;
+use opendal::{HttpTransporter, Metadata, Operator, options, services};
+use std::path::PathBuf;
+use std::sync::Arc;
+use tokio::sync::{Semaphore, SemaphorePermit};
+use transfer::TransferError;
+
+/// A bucket, or a prefix in one. Everything that goes over the wire goes through here.
+pub struct Bucket {
+    operator: Operator,
+    engine: Engine,
+    limits: Limits,
+    name: String,
+    traits: Traits,
+    /// Requests that may still begin.
+    free: Semaphore,
+}
+
+/// What the service is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Traits {
+    /// Objects can be made of parts.
+    pub(crate) parts: bool,
+    /// The most parts that an object may have.
+    pub(crate) max_parts: u64,
+    /// The largest part.
+    pub(crate) max_part_bytes: u64,
+    /// Objects carry texts of ours.
+    pub(crate) metadata: bool,
+}
+
+impl std::fmt::Debug for Bucket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Bucket").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+impl Bucket {
+    /// Opens a bucket. Asks the service nothing: see [`Bucket::check`].
+    pub fn open(settings: &Settings) -> Result<Arc<Self>, SettingsError> {
+        settings.check()?;
+        let operator = operator(settings)?;
+        let operator = if settings.service == Service::Memory {
+            operator
+        } else {
+            let transport = Transport::new(&settings.limits, settings.ca_file.as_deref())?;
+            let context = operator.context().with_http_transport(HttpTransporter::new(transport));
+            operator.with_context(context)
+        };
+        let can = operator.info().capability();
+        let traits = Traits {
+            parts: can.write_can_multi,
+            max_parts: if matches!(settings.service, Service::Azure(_)) { 50_000 } else { 10_000 },
+            max_part_bytes: can.write_multi_max_size.map_or(4000 << 20, |most| most as u64),
+            metadata: can.write_with_user_metadata,
+        };
+        Ok(Arc::new(Self {
+            operator,
+            engine: Engine::start().map_err(|e| SettingsError::Threads(e.to_string()))?,
+            limits: settings.limits,
+            name: settings.name(),
+            traits,
+            free: Semaphore::new(settings.limits.requests),
+        }))
+    }
+
+    /// Its name, such as `s3://bucket/prefix`.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Asks the service whether the bucket is there and may be read.
+    pub fn check(self: &Arc<Self>) -> Result<(), TransferError> {
+        let bucket = self.clone();
+        let asked = self.engine.wait(async move {
+            let list = || async {
+                let options = options::ListOptions { limit: Some(1), ..Default::default() };
+                bucket.operator.lister_options("/", options).await?.next().await.transpose()
+            };
+            bucket.request(list).await.map(drop)
+        });
+        asked.map_err(|fault| fault.into_error("list", PathBuf::from(&self.name)))
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    pub(crate) fn traits(&self) -> Traits {
+        self.traits
+    }
+
+    pub(crate) fn operator(&self) -> &Operator {
+        &self.operator
+    }
+
+    /// What a key is called where people read it.
+    pub(crate) fn path(&self, key: &str) -> PathBuf {
+        PathBuf::from(format!("{}/{key}", self.name))
+    }
+
+    /// A place among the requests that run at the same time.
+    pub(crate) async fn place(&self) -> Result<SemaphorePermit<'_>, Fault> {
+        // It is never closed.
+        self.free.acquire().await.map_err(|_| Fault::strange("the bucket is closed"))
+    }
+
+    /// Sends a request, again and again if it fails for now. The place among the others is kept meanwhile: who is told to slow down does.
+    pub(crate) async fn request<T, F: Future<Output = opendal::Result<T>>>(
+        &self,
+        mut request: impl FnMut() -> F,
+    ) -> Result<T, Fault> {
+        let _place = self.place().await?;
+        let mut retry = Retry::new(self.limits.attempts);
+        loop {
+            match request().await {
+                Ok(done) => return Ok(done),
+                Err(error) => retry.after(&error).await?,
+            }
+        }
+    }
+
+    /// What there is under a key; `None` for nothing.
+    pub(crate) async fn stat(&self, key: &str) -> Result<Option<Metadata>, Fault> {
+        match self.request(|| self.operator.stat(key)).await {
+            Ok(metadata) => Ok(Some(metadata)),
+            Err(fault) if fault.is_missing() => Ok(None),
+            Err(fault) => Err(fault),
+        }
+    }
+
+    /// Removes keys, whether there is anything or not.
+    pub(crate) async fn remove(&self, keys: &[String]) -> Result<(), Fault> {
+        self.request(|| self.operator.delete_iter(keys.to_vec())).await
+    }
+}
+
+fn operator(settings: &Settings) -> Result<Operator, SettingsError> {
+    let root = format!("/{}", settings.prefix);
+    let refused = |e: opendal::Error| SettingsError::Refused(crate::fault::shown(e.message()));
+    match &settings.service {
+        Service::S3(s3) => Operator::new(s3_service(settings, s3, &root)).map_err(refused),
+        Service::Azure(azure) => Operator::new(azure_service(settings, azure, &root)).map_err(refused),
+        Service::Gcs(gcs) => Operator::new(gcs_service(settings, gcs, &root)?).map_err(refused),
+        Service::Memory => Operator::new(services::Memory::default().root(&root)).map_err(refused),
+    }
+}
+
+fn s3_service(settings: &Settings, s3: &S3, root: &str) -> services::S3 {
+    let from_environment = || std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION")).ok();
+    let region = s3.region.clone().or_else(from_environment).unwrap_or_else(|| "us-east-1".to_owned());
+    let mut service = services::S3::default().root(root).bucket(&settings.bucket).region(&region);
+    if let Some(endpoint) = &settings.endpoint {
+        service = service.endpoint(endpoint);
+    }
+    if let Some(class) = &settings.storage_class {
+        service = service.default_storage_class(class);
+    }
+    if s3.virtual_host_style {
+        service = service.enable_virtual_host_style();
+    }
+    if s3.checksums {
+        service = service.checksum_algorithm("crc32c");
+    }
+    service = match &s3.credentials {
+        S3Credentials::Chain { profile } => service.profile(profile.as_deref().unwrap_or_default()),
+        S3Credentials::Keys { id, secret, token } => service
+            .access_key_id(id)
+            .secret_access_key(secret.expose())
+            .session_token(token.as_ref().map_or("", |token| token.expose())),
+        S3Credentials::Anonymous => service.skip_signature(),
+    };
+    match &s3.encryption {
+        None => service,
+        Some(Encryption::Service) => service.server_side_encryption_with_s3_key(),
+        Some(Encryption::Kms { key: None }) => service.server_side_encryption_with_aws_managed_kms_key(),
+        Some(Encryption::Kms { key: Some(key) }) => service.server_side_encryption_with_customer_managed_kms_key(key),
+        Some(Encryption::Customer(key)) => service.server_side_encryption_with_customer_key("AES256", &key.0),
+    }
+}
+
+fn azure_service(settings: &Settings, azure: &Azure, root: &str) -> services::Azblob {
+    let default = format!("https://{}.blob.core.windows.net", azure.account);
+    let endpoint = settings.endpoint.as_deref().unwrap_or(&default);
+    let service = services::Azblob::default().root(root).container(&settings.bucket).endpoint(endpoint);
+    let service = service.account_name(&azure.account);
+    match &azure.credentials {
+        AzureCredentials::Chain => service,
+        AzureCredentials::Key(key) => service.account_key(key.expose()),
+        AzureCredentials::Sas(token) => service.sas_token(token.expose().trim_start_matches('?')),
+    }
+}
+
+fn gcs_service(settings: &Settings, gcs: &Gcs, root: &str) -> Result<services::Gcs, SettingsError> {
+    let mut service = services::Gcs::default().root(root).bucket(&settings.bucket);
+    if let Some(endpoint) = &settings.endpoint {
+        service = service.endpoint(endpoint);
+    }
+    if let Some(class) = &settings.storage_class {
+        service = service.default_storage_class(class);
+    }
+    Ok(match &gcs.credentials {
+        GcsCredentials::Chain => service,
+        GcsCredentials::File(path) => {
+            let path =
+                path.to_str().ok_or_else(|| SettingsError::Refused("the credentials' path is no text".to_owned()))?;
+            service.credential_path(path)
+        }
+        GcsCredentials::Anonymous => service.skip_signature(),
+    })
+}

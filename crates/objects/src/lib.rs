@@ -1,0 +1,29 @@
+//! Object stores behind [`transfer::Store`]: S3 and what speaks it, Azure Blob, Google Cloud Storage, and memory.
+//!
+//! For: movers, and whatever maintains an archive. Not for: files, HSM state or actions; nor for importing somebody else's objects, which is
+//! another layer over [`Bucket`].
+//!
+//! - [`Settings`]: where a bucket is and how to get in; nothing here reads a configuration file.
+//! - [`Bucket`]: an open bucket. Requests with time limits and bounded retries; errors by kind.
+//! - [`ObjectStore`]: objects and their manifests in it.
+//!
+//! **Threads.** The methods block, as those of [`transfer::Store`] do; requests run on a runtime that the bucket owns, and so do the callbacks
+//! that end commits and removals. OpenDAL speaks the services' protocols; the HTTP under it is `transport`, because a request without
+//! a limit on its silence is one that never ends.
+
+mod bucket;
+mod engine;
+mod fault;
+mod retry;
+mod secret;
+mod settings;
+mod store;
+mod transport;
+
+pub use bucket::Bucket;
+pub use secret::Secret;
+pub use settings::{
+    Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Limits, S3, S3Credentials, Service, Settings,
+    SettingsError, SseKey,
+};
+pub use store::{ObjectStore, StagedObject};

@@ -1,0 +1,232 @@
+//! Out of the bucket: by chunks with the manifest, else from front to back.
+
+use super::remote::{Remote, Source};
+use super::{ObjectStore, keys};
+use crate::Bucket;
+use crate::fault::Fault;
+use bytes::{Bytes, BytesMut};
+use futures_util::StreamExt as _;
+use model::{Digest, Extent, ObjectId};
+use std::sync::Arc;
+use transfer::copy::{ChunkReader, open_chunks, restore_chunks, restore_range, restore_stream};
+use transfer::forms::not_reserved;
+use transfer::{Encoding, Expected, Monitor, OpenFile, Restored, TransferError};
+
+/// Objects of at most so much content are fetched in one request, together with the manifest and before it is read.
+const AT_ONCE_BYTES: u64 = 8 << 20;
+/// A manifest of at most so many bytes is read in one request: that is content of some 90 GiB.
+const MANIFEST_AT_ONCE_BYTES: usize = 4 << 20;
+/// From this size on, what was restored is made durable by whoever restores it.
+const SYNC_ALONE_FROM_BYTES: u64 = 8 << 20;
+
+type Reader<'m> = ChunkReader<Source<'m>, Source<'m>>;
+
+/// An object that was looked for, and its manifest.
+struct Found<'m> {
+    object: Source<'m>,
+    manifest: Option<Source<'m>>,
+}
+
+impl ObjectStore {
+    /// Reads an object, into `target` if there is one.
+    pub(super) fn read(
+        &self,
+        id: &ObjectId,
+        target: Option<&OpenFile>,
+        expected: Expected,
+        monitor: &dyn Monitor,
+    ) -> Result<Restored, TransferError> {
+        not_reserved(id)?;
+        let key = keys::object(id);
+        let path = self.bucket.path(&key);
+        let Found { object, manifest } = self.find(id, expected, monitor)?;
+        let stored_bytes = object.size();
+        let (_, encoding) = Encoding::split(id.as_str());
+        let Some(manifest) = manifest else {
+            object.expect(0..stored_bytes);
+            return restore_stream((&object, &path, stored_bytes), encoding, target, expected, monitor);
+        };
+        let again = match &object {
+            Source::Here(bytes) => Some(bytes.clone()),
+            Source::Remote(_) => None,
+        };
+        let by_chunks = self.chunks(id, object, manifest, expected).and_then(|reader| {
+            reader.map_or(Ok(None), |reader| {
+                reader.object().expect(0..stored_bytes);
+                restore_chunks(&reader, stored_bytes, target, expected, monitor).map(Some)
+            })
+        });
+        match by_chunks {
+            Ok(Some(restored)) => return Ok(restored),
+            Ok(None) => {}
+            Err(error @ TransferError::NoManifest { .. }) => {
+                tracing::warn!(%id, %error, "an object is restored without its manifest");
+            }
+            Err(error) => return Err(error),
+        }
+        let object = match again {
+            Some(bytes) => Source::Here(bytes),
+            None => Source::Remote(Remote::new(&self.bucket, key, stored_bytes, None, monitor)),
+        };
+        object.expect(0..stored_bytes);
+        restore_stream((&object, &path, stored_bytes), encoding, target, expected, monitor)
+    }
+
+    pub(super) fn restore(
+        &self,
+        id: &ObjectId,
+        target: &OpenFile,
+        expected: Expected,
+        monitor: &dyn Monitor,
+    ) -> Result<Restored, TransferError> {
+        let restored = self.read(id, Some(target), expected, monitor)?;
+        if restored.bytes >= SYNC_ALONE_FROM_BYTES {
+            // Whoever asked syncs before the content counts: small files many at a time.
+            target.file().sync_data().map_err(TransferError::io("sync", target.path()))?;
+        }
+        Ok(restored)
+    }
+
+    pub(super) fn restore_part(
+        &self,
+        id: &ObjectId,
+        target: &OpenFile,
+        extent: Extent,
+        expected: Expected,
+        monitor: &dyn Monitor,
+    ) -> Result<Restored, TransferError> {
+        let none = || TransferError::NoManifest {
+            path: self.bucket.path(&keys::manifest(id)),
+            why: "there is none, or no hash to compare with".to_owned(),
+        };
+        let Some(Digest::Blake3(_)) = expected.digest else { return Err(none()) };
+        let Some(manifest) = self.fetch_manifest(id, monitor)? else {
+            self.stat_object(id, monitor)?;
+            return Err(none());
+        };
+        // Its size is not asked for: the manifest says where each chunk lies, and a read past the end is an error of its own.
+        let object = Source::Remote(Remote::new(&self.bucket, keys::object(id), u64::MAX, None, monitor));
+        let reader = self.chunks(id, object, manifest, expected)?.ok_or_else(none)?;
+        let chunks = reader.shape().touched(extent);
+        if !chunks.is_empty() {
+            reader.object().expect(reader.stored(chunks)?);
+        }
+        restore_range(&reader, target, extent, expected, monitor)
+    }
+
+    fn chunks<'m>(
+        &self,
+        id: &ObjectId,
+        object: Source<'m>,
+        manifest: Source<'m>,
+        expected: Expected,
+    ) -> Result<Option<Reader<'m>>, TransferError> {
+        let object = (object, self.bucket.path(&keys::object(id)));
+        open_chunks(id, object, (manifest, self.bucket.path(&keys::manifest(id))), expected)
+    }
+
+    /// The object, and its manifest when there is a hash that it could prove.
+    fn find<'m>(
+        &self,
+        id: &ObjectId,
+        expected: Expected,
+        monitor: &'m dyn Monitor,
+    ) -> Result<Found<'m>, TransferError> {
+        let wants_manifest = matches!(expected.digest, Some(Digest::Blake3(_)));
+        let key = keys::object(id);
+        if expected.size.is_none_or(|size| size > AT_ONCE_BYTES) {
+            let (size, tag) = self.stat_object(id, monitor)?;
+            // With a hash to compare with, a mixture of two versions is found anyway.
+            let tag = tag.filter(|_| expected.digest.is_none());
+            let object = Source::Remote(Remote::new(&self.bucket, key, size, tag, monitor));
+            let manifest = if wants_manifest { self.fetch_manifest(id, monitor)? } else { None };
+            return Ok(Found { object, manifest });
+        }
+        let (bucket, manifest_key) = (self.bucket.clone(), keys::manifest(id));
+        let path = self.bucket.path(&key);
+        let both = async move {
+            let manifest =
+                async { if wants_manifest { fetch(&bucket, &manifest_key).await } else { Ok(Fetched::Nothing) } };
+            let (object, manifest) = futures_util::join!(fetch_whole(&bucket, &key), manifest);
+            Ok((object?, manifest?))
+        };
+        let failed = |fault: Fault| fault.into_error("read", path);
+        let (object, manifest) = self.bucket.engine().wait_watched(both, monitor)?.map_err(failed)?;
+        let manifest = self.source(keys::manifest(id), manifest, monitor);
+        Ok(Found { object: Source::Here(object), manifest })
+    }
+
+    /// Size and entity tag.
+    fn stat_object(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<(u64, Option<String>), TransferError> {
+        let (bucket, key) = (self.bucket.clone(), keys::object(id));
+        let path = self.bucket.path(&key);
+        let stat = self.bucket.engine().wait_watched(async move { bucket.stat(&key).await }, monitor)?;
+        match stat.map_err(|fault| fault.into_error("look for", path.clone()))? {
+            Some(found) => Ok((found.content_length(), found.etag().map(str::to_owned))),
+            None => {
+                self.bucket.check()?;
+                Err(TransferError::Missing { path })
+            }
+        }
+    }
+
+    /// A manifest; `None` when there is none.
+    pub(super) fn fetch_manifest<'m>(
+        &self,
+        id: &ObjectId,
+        monitor: &'m dyn Monitor,
+    ) -> Result<Option<Source<'m>>, TransferError> {
+        let (bucket, key) = (self.bucket.clone(), keys::manifest(id));
+        let fetched = {
+            let key = key.clone();
+            self.bucket.engine().wait_watched(async move { fetch(&bucket, &key).await }, monitor)?
+        };
+        let fetched = fetched.map_err(|fault| fault.into_error("read", self.bucket.path(&key)))?;
+        Ok(self.source(key, fetched, monitor))
+    }
+
+    fn source<'m>(&self, key: String, fetched: Fetched, monitor: &'m dyn Monitor) -> Option<Source<'m>> {
+        match fetched {
+            Fetched::Nothing => None,
+            Fetched::All(bytes) => Some(Source::Here(bytes)),
+            Fetched::Larger(size) => Some(Source::Remote(Remote::new(&self.bucket, key, size, None, monitor))),
+        }
+    }
+}
+
+/// What came of a key.
+enum Fetched {
+    Nothing,
+    All(Bytes),
+    /// It has so many bytes, which are too many.
+    Larger(u64),
+}
+
+/// Everything under a key, if that is no more than a manifest of usual size.
+async fn fetch(bucket: &Arc<Bucket>, key: &str) -> Result<Fetched, Fault> {
+    let request = || async {
+        let mut stream = bucket.operator().reader(key).await?.into_stream(..).await?;
+        let mut all = BytesMut::new();
+        while let Some(piece) = stream.next().await.transpose()? {
+            all.extend_from_slice(&piece.to_bytes());
+            if all.len() > MANIFEST_AT_ONCE_BYTES {
+                return Ok(None);
+            }
+        }
+        Ok(Some(all.freeze()))
+    };
+    match bucket.request(request).await {
+        Ok(Some(bytes)) => Ok(Fetched::All(bytes)),
+        Ok(None) => {
+            Ok(bucket.stat(key).await?.map_or(Fetched::Nothing, |found| Fetched::Larger(found.content_length())))
+        }
+        Err(fault) if fault.is_missing() => Ok(Fetched::Nothing),
+        Err(fault) => Err(fault),
+    }
+}
+
+/// A small object. One that is larger than any that it could be is an error of the transport.
+async fn fetch_whole(bucket: &Bucket, key: &str) -> Result<Bytes, Fault> {
+    let content = bucket.request(|| bucket.operator().read(key)).await?;
+    Ok(content.to_bytes())
+}

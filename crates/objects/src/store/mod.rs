@@ -1,0 +1,255 @@
+//! Objects and manifests in a bucket, as a [`Store`].
+
+mod fetch;
+mod keys;
+mod memory;
+mod place;
+mod publish;
+mod remote;
+mod stage;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+pub use stage::StagedObject;
+
+use crate::Bucket;
+use crate::fault::Fault;
+use crate::retry::Retry;
+use memory::Memory;
+use model::{Extent, ObjectId};
+use opendal::options::ListOptions;
+use opendal::raw::oio::{self, List as _};
+use opendal::raw::{OpList, Service as _};
+use publish::{Ending, publish, put_bytes};
+use std::ops::ControlFlow;
+use std::sync::Arc;
+use transfer::copy::unusable;
+use transfer::forms::{not_reserved, other_encodings, with_encoding};
+use transfer::manifest::{Manifest, ManifestError};
+use transfer::{
+    Done, Encoding, Expected, Head, Monitor, OpenFile, PutOptions, Restored, Store, Stored, TransferError, Unwatched,
+};
+
+/// Ids that are handed over at a time while a listing goes on.
+const LIST_BATCH: usize = 1000;
+
+/// An archive in a bucket. Several processes, on any hosts, may have the same one open.
+///
+/// Small files go in one request each, many at a time: [`Store::commit`] returns at once. Large ones go in parts while they are read, and become
+/// visible with the commit. No file is packed with others.
+///
+/// Nothing is overwritten that Sifaka did not write: that is left alone, and the action fails.
+pub struct ObjectStore {
+    bucket: Arc<Bucket>,
+    memory: Memory,
+}
+
+impl ObjectStore {
+    /// An archive in this bucket. Asks the service nothing.
+    #[must_use]
+    pub fn new(bucket: Arc<Bucket>) -> Self {
+        let memory = Memory::new(bucket.limits().upload_memory_bytes);
+        Self { bucket, memory }
+    }
+
+    /// The bucket.
+    #[must_use]
+    pub fn bucket(&self) -> &Arc<Bucket> {
+        &self.bucket
+    }
+
+    /// Removes what lies under exactly this id, and its manifest: see [`transfer::PosixStore::remove_exactly`].
+    pub fn remove_exactly(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        self.remove_all(vec![id.clone()], done);
+    }
+
+    fn remove_all(&self, ids: Vec<ObjectId>, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        if let Err(error) = ids.iter().try_for_each(not_reserved) {
+            return done(Err(error));
+        }
+        let ending = Ending::new(done);
+        let bucket = self.bucket.clone();
+        self.bucket.engine().spawn(async move {
+            // The manifests go last: what is left of a removal that was cut short says what it was.
+            let keys = |of: fn(&ObjectId) -> String| ids.iter().map(of).collect::<Vec<_>>();
+            let (objects, manifests) = (keys(keys::object), keys(keys::manifest));
+            let removed = bucket.remove(&[objects, manifests].concat()).await;
+            let path = ids.first().map_or_else(|| bucket.path(""), |id| bucket.path(&keys::object(id)));
+            ending.tell(removed.map_err(|fault| fault.into_error("remove", path)));
+        });
+    }
+
+    fn list_ids(
+        &self,
+        prefix: &'static str,
+        visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
+    ) -> Result<(), TransferError> {
+        let failed = |fault: Fault| fault.into_error("list", self.bucket.path(prefix));
+        let operator = self.bucket.operator();
+        let options = OpList::from(ListOptions { recursive: true, ..ListOptions::default() });
+        let lister = operator.service().list(operator.context(), prefix, options);
+        let mut lister = lister.map_err(|e| failed(Fault::new(&e)))?;
+        loop {
+            let bucket = self.bucket.clone();
+            let batch = async move { next_batch(&bucket, prefix, &mut lister).await.map(|batch| (lister, batch)) };
+            let (next, batch) = self.bucket.engine().wait(batch).map_err(failed)?;
+            let Batch { ids, is_last } = batch;
+            for id in ids {
+                if visit(id).is_break() {
+                    return Ok(());
+                }
+            }
+            if is_last {
+                return Ok(());
+            }
+            lister = next;
+        }
+    }
+}
+
+struct Batch {
+    ids: Vec<ObjectId>,
+    is_last: bool,
+}
+
+async fn next_batch(bucket: &Bucket, prefix: &str, lister: &mut oio::Lister) -> Result<Batch, Fault> {
+    let mut ids = Vec::new();
+    let mut retry = Retry::new(bucket.limits().attempts);
+    while ids.len() < LIST_BATCH {
+        match lister.next().await {
+            Ok(Some(entry)) => {
+                ids.extend(keys::id(prefix, entry.path()));
+                retry = Retry::new(bucket.limits().attempts);
+            }
+            Ok(None) => return Ok(Batch { ids, is_last: true }),
+            // It goes on where it was.
+            Err(error) => retry.after(&error).await?,
+        }
+    }
+    Ok(Batch { ids, is_last: false })
+}
+
+impl Store for ObjectStore {
+    type Staged = StagedObject;
+
+    fn stage(
+        &self,
+        id: &ObjectId,
+        source: &OpenFile,
+        options: PutOptions<'_>,
+        monitor: &dyn Monitor,
+    ) -> Result<StagedObject, TransferError> {
+        self.stage_file(id, source, options, monitor)
+    }
+
+    fn commit(&self, staged: StagedObject, done: Done) {
+        let (bucket, ending) = (self.bucket.clone(), Ending::new(done));
+        self.bucket.engine().spawn(async move {
+            // The bucket is held until the very end: its threads do not go while they have something to tell.
+            let published = publish(&bucket, staged).await;
+            ending.tell(published);
+        });
+    }
+
+    fn get(
+        &self,
+        id: &ObjectId,
+        target: &OpenFile,
+        expected: Expected,
+        monitor: &dyn Monitor,
+    ) -> Result<Restored, TransferError> {
+        self.restore(id, target, expected, monitor)
+    }
+
+    fn get_range(
+        &self,
+        id: &ObjectId,
+        target: &OpenFile,
+        extent: Extent,
+        expected: Expected,
+        monitor: &dyn Monitor,
+    ) -> Result<Restored, TransferError> {
+        self.restore_part(id, target, extent, expected, monitor)
+    }
+
+    fn verify(&self, id: &ObjectId, expected: Expected, monitor: &dyn Monitor) -> Result<Restored, TransferError> {
+        self.read(id, None, expected, monitor)
+    }
+
+    fn put_record(&self, record: &Manifest, done: Done) {
+        let id = record.object.clone();
+        let bytes = match record.content() {
+            None => record.encode(),
+            Some(_) => Err(ManifestError::Unfit("it has content, which only an object can hold")),
+        };
+        let path = self.bucket.path(&keys::manifest(&id));
+        let unfit = |e: ManifestError| TransferError::Undescribed { path, why: e.to_string() };
+        let bytes = match not_reserved(&id).and_then(|()| bytes.map_err(unfit)) {
+            Ok(bytes) => bytes,
+            Err(error) => return done(Err(error)),
+        };
+        let (bucket, ending) = (self.bucket.clone(), Ending::new(done));
+        self.bucket.engine().spawn(async move {
+            let put = put_bytes(&bucket, &keys::manifest(&id), bytes.into()).await;
+            ending.tell(put.map(|()| Stored { id, bytes: 0, digest: None }));
+        });
+    }
+
+    fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, TransferError> {
+        let Some(bytes) = self.fetch_manifest(id, &Unwatched)? else { return Ok(None) };
+        let path = self.bucket.path(&keys::manifest(id));
+        let (manifest, _) = Manifest::read(&bytes).map_err(unusable(&path))?;
+        Ok(Some(manifest))
+    }
+
+    fn remove(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        let is_raw = Encoding::split(id.as_str()).1 == Encoding::Raw;
+        let others = is_raw.then(|| other_encodings(id)).into_iter().flatten();
+        self.remove_all(std::iter::once(id.clone()).chain(others).collect(), done);
+    }
+
+    fn attempts(&self, proposed: &ObjectId, _since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {
+        let forms = Encoding::ALL.map(|encoding| with_encoding(proposed, encoding));
+        let forms = forms.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let bucket = self.bucket.clone();
+        let found = self.bucket.engine().wait(async move {
+            let looks = forms.into_iter().map(|id| {
+                let bucket = bucket.clone();
+                async move {
+                    let (object, manifest) = (keys::object(&id), keys::manifest(&id));
+                    let is_there = bucket.stat(&object).await?.is_some() || bucket.stat(&manifest).await?.is_some();
+                    Ok(is_there.then_some(id))
+                }
+            });
+            futures_util::future::try_join_all(looks).await
+        });
+        let found = found.map_err(|fault| fault.into_error("look for", self.bucket.path(&keys::object(proposed))))?;
+        Ok(found.into_iter().flatten().collect())
+    }
+
+    fn head(&self, id: &ObjectId) -> Result<Option<Head>, TransferError> {
+        not_reserved(id)?;
+        let (bucket, key) = (self.bucket.clone(), keys::object(id));
+        let path = self.bucket.path(&key);
+        let found = self.bucket.engine().wait(async move { bucket.stat(&key).await });
+        let Some(found) = found.map_err(|fault| fault.into_error("look for", path))? else {
+            // The answer is the same when there is no such bucket.
+            self.bucket.check()?;
+            return Ok(None);
+        };
+        let (_, encoding) = Encoding::split(id.as_str());
+        let stored = found.last_modified().map(|time| time.into_inner().as_millisecond());
+        let stored_ms = stored.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
+        Ok(Some(Head { encoding, stored_bytes: found.content_length(), stored_ms }))
+    }
+
+    fn list(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
+        self.list_ids(keys::OBJECTS, visit)
+    }
+
+    fn list_manifests(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
+        self.list_ids(keys::MANIFESTS, visit)
+    }
+}

@@ -1,0 +1,180 @@
+//! What is put where: a key, and the texts that go with its object.
+//!
+//! Each attempt to store something has a mark of its own, which goes into the object's metadata. So an object whose creation was answered by
+//! nothing but silence is told from one that somebody else made, and what lies there already is told from what is none of ours.
+
+use crate::Bucket;
+use crate::fault::Fault;
+use crate::retry::Retry;
+use opendal::raw::{OpWrite, Service as _, oio};
+use opendal::{Buffer, ErrorKind, Metadata, options::WriteOptions};
+use std::collections::HashMap;
+use std::os::unix::fs::MetadataExt as _;
+use transfer::{OpenFile, TransferError};
+use uuid::Uuid;
+
+/// The key of the mark.
+const MARK: &str = "sifaka";
+
+/// A key to which an attempt may write.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) key: String,
+    pub(super) mark: String,
+    texts: HashMap<String, String>,
+}
+
+/// What is under a key already.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum There {
+    Nothing,
+    /// Made by this very attempt; so many bytes.
+    This(u64),
+    /// Made by another attempt of ours; or nobody can tell, on a service whose objects carry no texts.
+    Earlier,
+    /// Something that we did not make.
+    Strange,
+}
+
+impl Place {
+    pub(super) fn new(key: String) -> Self {
+        let mark = Uuid::new_v4().to_string();
+        let texts = HashMap::from([(MARK.to_owned(), mark.clone())]);
+        Self { key, mark, texts }
+    }
+
+    /// For people and other tools: owner, mode (octal) and mtime (seconds, with nanoseconds behind the point), under the names that rclone uses.
+    pub(super) fn describe(&mut self, source: &OpenFile) -> Result<(), TransferError> {
+        let found = source.file().metadata().map_err(TransferError::io("read attributes of", source.path()))?;
+        let texts = [
+            ("mode", format!("{:o}", found.mode())),
+            ("uid", found.uid().to_string()),
+            ("gid", found.gid().to_string()),
+            ("mtime", format!("{}.{:09}", found.mtime(), found.mtime_nsec())),
+        ];
+        self.texts.extend(texts.map(|(key, value)| (key.to_owned(), value)));
+        Ok(())
+    }
+
+    /// The hash of the content, where it is known before that is sent.
+    pub(super) fn set_hash(&mut self, hash: &model::Digest) {
+        if let model::Digest::Blake3(_) = hash {
+            self.texts.insert("blake3".to_owned(), hash.to_string());
+        }
+    }
+
+    pub(super) fn options(&self, bucket: &Bucket, there: &There) -> WriteOptions {
+        let traits = bucket.traits();
+        let mut options = WriteOptions::default();
+        if traits.metadata {
+            options.user_metadata = Some(self.texts.clone());
+        }
+        // Not `If-Match` for one that is replaced: of several services each compares something else.
+        options.if_not_exists = *there != There::Earlier;
+        options
+    }
+
+    /// Looks at what is there.
+    pub(super) async fn look(&self, bucket: &Bucket) -> Result<There, Fault> {
+        let Some(found) = bucket.stat(&self.key).await? else { return Ok(There::Nothing) };
+        Ok(self.judge(bucket, &found))
+    }
+
+    fn judge(&self, bucket: &Bucket, found: &Metadata) -> There {
+        let mark = found.user_metadata().and_then(|texts| texts.get(MARK));
+        match mark {
+            Some(mark) if mark == self.mark => There::This(found.content_length()),
+            None if bucket.traits().metadata => There::Strange,
+            _ => There::Earlier,
+        }
+    }
+
+    /// Puts a whole object there, in one request. Gives back whether it replaced one of ours.
+    pub(super) async fn put(&self, bucket: &Bucket, content: Buffer) -> Result<bool, Fault> {
+        let mut there = There::Nothing;
+        loop {
+            let options = self.options(bucket, &there);
+            let request = || bucket.operator().write_options(&self.key, content.clone(), options.clone());
+            let fault = match bucket.request(request).await {
+                Ok(_) => return Ok(there != There::Nothing),
+                Err(fault) => fault,
+            };
+            // Also when it failed otherwise: it may have been done, and only the answer was lost.
+            let found = self.look(bucket).await;
+            match (found, there) {
+                (Ok(There::This(bytes)), _) if bytes == content.len() as u64 => return Ok(false),
+                (Ok(There::Earlier), There::Nothing) if fault.told == ErrorKind::ConditionNotMatch => {
+                    there = There::Earlier;
+                }
+                (Ok(There::Strange), _) => return Err(strange()),
+                _ if fault.told == ErrorKind::ConditionNotMatch => return Err(contended()),
+                _ => return Err(fault),
+            }
+        }
+    }
+
+    /// Begins an object that is made of parts.
+    pub(super) fn begin(&self, bucket: &Bucket, there: &There, concurrent: usize) -> opendal::Result<oio::Writer> {
+        let operator = bucket.operator();
+        let options = WriteOptions { concurrent, ..self.options(bucket, there) };
+        let (arguments, _) = OpWrite::from_options(&operator.service().capability(), options)?;
+        operator.service().write(operator.context(), &self.key, arguments)
+    }
+}
+
+/// Makes an object of the parts. If that cannot be, the writer is still to be aborted.
+pub(super) async fn complete(
+    bucket: &Bucket,
+    place: &Place,
+    writer: &mut oio::Writer,
+    bytes: u64,
+) -> Result<(), Fault> {
+    use oio::Write as _;
+    let mut retry = Retry::new(bucket.limits().attempts);
+    let closed = {
+        let _place = bucket.place().await?;
+        loop {
+            match writer.close().await {
+                Ok(_) => break Ok(()),
+                Err(error) => {
+                    if let Err(fault) = retry.after(&error).await {
+                        break Err(fault);
+                    }
+                }
+            }
+        }
+    };
+    // After a success too: what was made of the parts has to be as long as they were.
+    match (place.look(bucket).await, closed) {
+        (Ok(There::This(found)), _) if found == bytes => Ok(()),
+        (Ok(There::This(found)), _) => {
+            Err(Fault::strange(format!("it has {found} bytes there, and {bytes} were sent")))
+        }
+        (Ok(There::Strange), Err(_)) => Err(strange()),
+        (_, Err(fault)) if fault.told == ErrorKind::ConditionNotMatch => Err(contended()),
+        (_, Err(fault)) => Err(fault),
+        (Ok(_), Ok(())) => Err(Fault::strange("the service says that it is there, and it is not")),
+        (Err(fault), Ok(())) => Err(fault),
+    }
+}
+
+/// Takes back what was sent of an object that is not to be. The sweep finds what is left when that fails.
+pub(super) async fn abort(bucket: &Bucket, key: &str, mut writer: oio::Writer) {
+    use oio::Write as _;
+    let mut retry = Retry::new(bucket.limits().attempts);
+    while let Err(error) = writer.abort().await {
+        if let Err(fault) = retry.after(&error).await {
+            let path = bucket.path(key);
+            tracing::warn!(object = %path.display(), error = fault.why(), "cannot abort an upload; the next sweep will");
+            return;
+        }
+    }
+}
+
+fn strange() -> Fault {
+    Fault::occupied("there is an object under this key that Sifaka did not make; it is left alone")
+}
+
+fn contended() -> Fault {
+    Fault::contended("somebody else wrote there at the same time")
+}

@@ -1,0 +1,154 @@
+//! What becomes visible in the bucket, and in which order: the object, then its manifest, and after both the acknowledgement.
+
+use super::keys;
+use super::place::{self, Place};
+use super::stage::{StagedContent, StagedObject, Table};
+use super::upload::{Cut, too_large};
+use crate::Bucket;
+use crate::fault::Fault;
+use crate::retry::Retry;
+use bytes::Bytes;
+use model::ObjectId;
+use opendal::Buffer;
+use opendal::raw::oio::{self, Write as _};
+use std::sync::Arc;
+use transfer::forms::other_encodings;
+use transfer::manifest::ReadAt as _;
+use transfer::{OpenFile, Stored, TransferError};
+
+/// Ends with a word in any case, also when the work panics or is dropped.
+pub(super) struct Ending<T>(Option<Told<T>>);
+
+/// Who is told.
+type Told<T> = Box<dyn FnOnce(Result<T, TransferError>) + Send>;
+
+impl<T> Ending<T> {
+    pub(super) fn new(done: Told<T>) -> Self {
+        Self(Some(done))
+    }
+
+    pub(super) fn tell(mut self, result: Result<T, TransferError>) {
+        if let Some(done) = self.0.take() {
+            done(result);
+        }
+    }
+}
+
+impl<T> Drop for Ending<T> {
+    fn drop(&mut self) {
+        if let Some(done) = self.0.take() {
+            done(Err(Fault::strange("the work on it ended without a result").into_error("finish", "a request".into())));
+        }
+    }
+}
+
+/// Makes staged content an object. After an error nothing of it is left, unless it replaced something.
+pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Result<Stored, TransferError> {
+    let StagedObject { id, copied, content, manifest, repeated } = staged;
+    let path = bucket.path(&keys::object(&id));
+    let failed = |fault: Fault| fault.into_error("store", path.clone());
+    let replaced = match content {
+        StagedContent::Whole(place, bytes, memory) => {
+            let put = place.put(bucket, bytes.into()).await;
+            drop(memory);
+            put.map_err(failed)?
+        }
+        StagedContent::Parts(sent) => sent.complete().await.map(|()| repeated).map_err(failed)?,
+    };
+    let described = manifest.is_some();
+    if let Some(table) = manifest
+        && let Err(error) = put_manifest(bucket, &id, table).await
+    {
+        if !replaced {
+            take_back(bucket, &id).await;
+        }
+        return Err(error);
+    }
+    if repeated || replaced {
+        remove_older_forms(bucket, &id, described).await;
+    }
+    Ok(Stored { id, bytes: copied.bytes, digest: copied.digest })
+}
+
+async fn put_manifest(bucket: &Arc<Bucket>, id: &ObjectId, table: Table) -> Result<(), TransferError> {
+    let key = keys::manifest(id);
+    match table {
+        Table::Memory(whole) => put_bytes(bucket, &key, whole.into_bytes()).await,
+        Table::Disk(file) => put_file(bucket, &key, file).await,
+    }
+}
+
+/// Puts a manifest there, over whatever is: the object's key is what was contended for.
+pub(super) async fn put_bytes(bucket: &Bucket, key: &str, bytes: Bytes) -> Result<(), TransferError> {
+    let content = Buffer::from(bytes);
+    let put = bucket.request(|| bucket.operator().write(key, content.clone())).await;
+    put.map(drop).map_err(|fault| fault.into_error("store the manifest", bucket.path(key)))
+}
+
+/// A manifest that is too large for memory.
+async fn put_file(bucket: &Arc<Bucket>, key: &str, file: OpenFile) -> Result<(), TransferError> {
+    let path = bucket.path(key);
+    let failed = |fault: Fault| fault.into_error("store the manifest", path.clone());
+    let bytes = file.stamp()?.size;
+    let cut = Cut::of(bytes, bucket).ok_or_else(|| too_large(path.clone(), bytes))?;
+    let place = Place::new(key.to_owned());
+    let there = place.look(bucket).await.map_err(failed)?;
+    let mut writer = place.begin(bucket, &there, 1).map_err(|e| failed(Fault::new(&e)))?;
+    let file = Arc::new(file);
+    let sent = async {
+        let mut offset = 0;
+        while offset < bytes {
+            let count = usize::try_from(cut.part_bytes.min(bytes - offset)).unwrap_or(0);
+            let part = read_part(&file, offset, count).await?;
+            offset += part.len() as u64;
+            write_part(bucket, &mut writer, part).await.map_err(failed)?;
+        }
+        place::complete(bucket, &place, &mut writer, bytes).await.map_err(failed)
+    };
+    let sent = sent.await;
+    if sent.is_err() {
+        place::abort(bucket, key, writer).await;
+    }
+    sent
+}
+
+async fn read_part(file: &Arc<OpenFile>, offset: u64, count: usize) -> Result<Buffer, TransferError> {
+    let (file, path) = (file.clone(), file.path().to_owned());
+    let read = tokio::task::spawn_blocking(move || {
+        let mut part = vec![0; count];
+        let read = file.read_full_at(&mut part, offset)?;
+        if read == count { Ok(part) } else { Err(std::io::ErrorKind::UnexpectedEof.into()) }
+    });
+    let part = read.await.unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()));
+    part.map(Buffer::from).map_err(TransferError::io("read", path))
+}
+
+async fn write_part(bucket: &Bucket, writer: &mut oio::Writer, part: Buffer) -> Result<(), Fault> {
+    let mut retry = Retry::new(bucket.limits().attempts);
+    loop {
+        match writer.write(part.clone()).await {
+            Ok(()) => return Ok(()),
+            Err(error) => retry.after(&error).await?,
+        }
+    }
+}
+
+/// The object stays without its manifest: it is not one.
+async fn take_back(bucket: &Bucket, id: &ObjectId) {
+    if let Err(fault) = bucket.remove(&[keys::object(id), keys::manifest(id)]).await {
+        let path = bucket.path(&keys::object(id));
+        tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove an object whose manifest could not be stored");
+    }
+}
+
+/// An earlier attempt of the same archive may have chosen another encoding, or had a manifest.
+async fn remove_older_forms(bucket: &Bucket, id: &ObjectId, described: bool) {
+    let mut old: Vec<String> = other_encodings(id).flat_map(|id| [keys::object(&id), keys::manifest(&id)]).collect();
+    if !described {
+        old.push(keys::manifest(id));
+    }
+    if let Err(fault) = bucket.remove(&old).await {
+        let path = bucket.path(&keys::object(id));
+        tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove older forms of an object");
+    }
+}

@@ -1,0 +1,235 @@
+//! The bytes of an object, read at any place: what lies ahead is fetched while what came is verified and written.
+//!
+//! A region is fetched in windows, several at a time, in order; readers go through it from front to back, a few threads near one another. What lies
+//! outside the region is fetched as it is asked for. Memory is a few windows, whatever the object's size.
+
+use crate::Bucket;
+use crate::fault::Fault;
+use bytes::{Buf as _, Bytes};
+use opendal::{Buffer, options::ReadOptions};
+use parking_lot::{Condvar, Mutex};
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::task::AbortHandle;
+use transfer::manifest::ReadAt;
+use transfer::{Monitor, TransferError};
+
+const WINDOW_BYTES: u64 = 8 << 20;
+/// Windows that are under way, or wait to be read, besides the one that is read.
+const AHEAD: u64 = 4;
+/// Windows that are kept behind the one that was asked for last: not every thread is equally fast.
+const BEHIND: u64 = 1;
+const LOOK: Duration = Duration::from_millis(200);
+
+/// An object in a bucket.
+pub(super) struct Remote<'m> {
+    bucket: Arc<Bucket>,
+    key: String,
+    size: u64,
+    /// Only this version of it.
+    tag: Option<String>,
+    monitor: &'m dyn Monitor,
+    windows: Mutex<Windows>,
+}
+
+#[derive(Default)]
+struct Windows {
+    region: Range<u64>,
+    fetched: BTreeMap<u64, Window>,
+}
+
+struct Window {
+    slot: Arc<Slot>,
+    task: AbortHandle,
+}
+
+/// Where a window arrives.
+#[derive(Default)]
+struct Slot {
+    content: Mutex<Option<Result<Buffer, Fault>>>,
+    came: Condvar,
+}
+
+impl Drop for Window {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl<'m> Remote<'m> {
+    pub(super) fn new(
+        bucket: &Arc<Bucket>,
+        key: String,
+        size: u64,
+        tag: Option<String>,
+        monitor: &'m dyn Monitor,
+    ) -> Self {
+        Self { bucket: bucket.clone(), key, size, tag, monitor, windows: Mutex::default() }
+    }
+
+    pub(super) fn size(&self) -> u64 {
+        self.size
+    }
+
+    /// What is going to be read, from front to back.
+    pub(super) fn expect(&self, region: Range<u64>) {
+        let mut windows = self.windows.lock();
+        windows.region = region.start..region.end.min(self.size);
+        windows.fetched.clear();
+    }
+
+    fn failed(&self, fault: Fault) -> io::Error {
+        fault.into_error("read", self.bucket.path(&self.key)).into_io()
+    }
+
+    /// The window that a place is in, and where it begins; asks for the next ones too. `None` outside of the region.
+    fn window(&self, offset: u64) -> Option<(Arc<Slot>, u64)> {
+        let mut windows = self.windows.lock();
+        let region = windows.region.clone();
+        if !region.contains(&offset) {
+            return None;
+        }
+        let index = (offset - region.start) / WINDOW_BYTES;
+        let last = (region.end - 1 - region.start) / WINDOW_BYTES;
+        let oldest = index.saturating_sub(BEHIND);
+        windows.fetched.retain(|index, _| *index >= oldest);
+        for index in index..=last.min(index + AHEAD) {
+            let start = region.start + index * WINDOW_BYTES;
+            let range = start..region.end.min(start + WINDOW_BYTES);
+            windows.fetched.entry(index).or_insert_with(|| self.fetch(range));
+        }
+        let slot = windows.fetched.get(&index)?.slot.clone();
+        Some((slot, region.start + index * WINDOW_BYTES))
+    }
+
+    fn fetch(&self, range: Range<u64>) -> Window {
+        let slot = Arc::new(Slot::default());
+        let (bucket, key, tag, arrives) = (self.bucket.clone(), self.key.clone(), self.tag.clone(), slot.clone());
+        let task = self.bucket.engine().spawn(async move {
+            let arriving = Arriving(arrives);
+            let content = read(&bucket, &key, range, tag).await;
+            arriving.with(content);
+        });
+        Window { slot, task }
+    }
+
+    fn wait(&self, slot: &Slot) -> io::Result<Buffer> {
+        let mut content = slot.content.lock();
+        loop {
+            match &*content {
+                Some(Ok(bytes)) => return Ok(bytes.clone()),
+                Some(Err(fault)) => return Err(self.failed(fault.clone())),
+                None => {}
+            }
+            if slot.came.wait_for(&mut content, LOOK).timed_out() && self.monitor.cancelled() {
+                return Err(TransferError::Cancelled.into_io());
+            }
+        }
+    }
+
+    fn read_directly(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let range = offset..offset + buffer.len() as u64;
+        let (bucket, key, tag) = (self.bucket.clone(), self.key.clone(), self.tag.clone());
+        let read = async move { read(&bucket, &key, range, tag).await };
+        let read = self.bucket.engine().wait_watched(read, self.monitor).map_err(TransferError::into_io)?;
+        let mut content = read.map_err(|fault| self.failed(fault))?;
+        let count = content.len().min(buffer.len());
+        content.copy_to_slice(buffer.get_mut(..count).unwrap_or_default());
+        Ok(count)
+    }
+}
+
+/// Reads a range; what comes is shorter only when the object ends before.
+async fn read(bucket: &Bucket, key: &str, range: Range<u64>, tag: Option<String>) -> Result<Buffer, Fault> {
+    let get = |range: Range<u64>| {
+        let options = ReadOptions { range: range.into(), if_match: tag.clone(), ..ReadOptions::default() };
+        bucket.operator().read_options(key, options)
+    };
+    let fault = match bucket.request(|| get(range.clone())).await {
+        Ok(content) => return Ok(content),
+        Err(fault) if fault.may_be_past_the_end() => fault,
+        Err(fault) => return Err(fault),
+    };
+    match bucket.stat(key).await? {
+        Some(found) if found.content_length() <= range.start => Ok(Buffer::new()),
+        Some(found) if found.content_length() < range.end => {
+            bucket.request(|| get(range.start..found.content_length())).await
+        }
+        _ => Err(fault),
+    }
+}
+
+/// Whoever waits is told in any case.
+struct Arriving(Arc<Slot>);
+
+impl Arriving {
+    fn with(self, content: Result<Buffer, Fault>) {
+        *self.0.content.lock() = Some(content);
+    }
+}
+
+impl Drop for Arriving {
+    fn drop(&mut self) {
+        self.0.content.lock().get_or_insert_with(|| Err(Fault::strange("the request ended without a result")));
+        self.0.came.notify_all();
+    }
+}
+
+impl ReadAt for Remote<'_> {
+    fn read_full_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let count = usize::try_from(self.size.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
+        let buffer = buffer.get_mut(..count).unwrap_or_default();
+        let mut filled = 0;
+        while filled < count {
+            let rest = buffer.get_mut(filled..).unwrap_or_default();
+            let at = offset + filled as u64;
+            let Some((slot, start)) = self.window(at) else {
+                filled += self.read_directly(rest, at)?;
+                break;
+            };
+            let mut content = self.wait(&slot)?;
+            content.advance(usize::try_from(at - start).unwrap_or(usize::MAX).min(content.len()));
+            let piece = rest.len().min(content.len());
+            if piece == 0 {
+                break;
+            }
+            content.copy_to_slice(rest.get_mut(..piece).unwrap_or_default());
+            filled += piece;
+        }
+        Ok(filled)
+    }
+}
+
+/// Bytes that are here, or not.
+pub(super) enum Source<'m> {
+    Here(Bytes),
+    Remote(Remote<'m>),
+}
+
+impl Source<'_> {
+    pub(super) fn size(&self) -> u64 {
+        match self {
+            Self::Here(bytes) => bytes.len() as u64,
+            Self::Remote(remote) => remote.size(),
+        }
+    }
+
+    /// See [`Remote::expect`].
+    pub(super) fn expect(&self, region: Range<u64>) {
+        if let Self::Remote(remote) = self {
+            remote.expect(region);
+        }
+    }
+}
+
+impl ReadAt for Source<'_> {
+    fn read_full_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        match self {
+            Self::Here(bytes) => bytes.as_ref().read_full_at(buffer, offset),
+            Self::Remote(remote) => remote.read_full_at(buffer, offset),
+        }
+    }
+}

@@ -1,0 +1,141 @@
+//! From a file to content that is ready to become an object.
+
+use super::memory::{Memory, Taken};
+use super::place::{Place, There};
+use super::upload::{Cut, Sent, Upload, Whole, too_large};
+use super::{ObjectStore, keys};
+use crate::Bucket;
+use crate::fault::Fault;
+use bytes::Bytes;
+use model::ObjectId;
+use std::fs::File;
+use std::path::PathBuf;
+use std::sync::Arc;
+use transfer::copy::{Archived, Copied, WriteAt, archive_file};
+use transfer::forms::{not_reserved, with_encoding};
+use transfer::{Encoding, Monitor, OpenFile, PutOptions, TransferError};
+
+/// From this size on, a file's manifest (36 KiB to 45 KiB for each GiB) is collected on disk.
+const SPOOL_FROM_BYTES: u64 = 64 << 30;
+
+/// Content on its way into the bucket. Dropped, it leaves nothing.
+pub struct StagedObject {
+    pub(super) id: ObjectId,
+    pub(super) copied: Copied,
+    pub(super) content: StagedContent,
+    pub(super) manifest: Option<Table>,
+    /// There may be other forms of it.
+    pub(super) repeated: bool,
+}
+
+pub(super) enum StagedContent {
+    /// To be put in one request.
+    Whole(Place, Bytes, Taken),
+    /// In the bucket, in parts.
+    Parts(Sent),
+}
+
+/// A manifest that is being made.
+pub(super) enum Table {
+    Memory(Whole),
+    /// Without a name: it goes with the descriptor.
+    Disk(OpenFile),
+}
+
+impl Table {
+    fn new(size: u64, path: PathBuf) -> Result<Self, TransferError> {
+        if size < SPOOL_FROM_BYTES {
+            return Ok(Self::Memory(Whole::new(path, 0)));
+        }
+        let directory = std::env::temp_dir();
+        let file: File = tempfile::tempfile_in(&directory).map_err(TransferError::io("make a file in", &directory))?;
+        Ok(Self::Disk(OpenFile::new(file, directory)))
+    }
+
+    fn as_write_at(&self) -> &dyn WriteAt {
+        match self {
+            Self::Memory(whole) => whole,
+            Self::Disk(file) => file,
+        }
+    }
+}
+
+impl ObjectStore {
+    pub(super) fn stage_file(
+        &self,
+        id: &ObjectId,
+        source: &OpenFile,
+        options: PutOptions<'_>,
+        monitor: &dyn Monitor,
+    ) -> Result<StagedObject, TransferError> {
+        not_reserved(id)?;
+        let encoding = options.compression.encoding_of(source)?;
+        let id = with_encoding(id, encoding)?;
+        let size = source.stamp()?.size;
+        let table = Table::new(size, self.bucket.path(&keys::manifest(&id)))?;
+        let mut place = Place::new(keys::object(&id));
+        place.describe(source)?;
+        let take =
+            |object: &dyn WriteAt| archive_file(&id, source, encoding, options, (object, table.as_write_at()), monitor);
+        let most = most_stored(size, encoding);
+        let (content, archived) = if size <= self.bucket.limits().part_bytes || !self.bucket.traits().parts {
+            take_whole(&self.bucket, &self.memory, place, (size, most), take, monitor)?
+        } else {
+            take_parts(&self.bucket, &self.memory, place, most, take, monitor)?
+        };
+        if monitor.cancelled() {
+            return Err(TransferError::Cancelled);
+        }
+        let manifest = archived.described.then_some(table);
+        Ok(StagedObject { id, copied: archived.copied, content, manifest, repeated: options.repeated })
+    }
+}
+
+/// The most bytes that content of a size is stored in: what does not shrink grows a little.
+fn most_stored(size: u64, encoding: Encoding) -> u64 {
+    match encoding {
+        Encoding::Raw => size,
+        Encoding::Gzip | Encoding::Zstd => size.saturating_add(size / 64).saturating_add(1 << 20),
+    }
+}
+
+fn take_whole(
+    bucket: &Arc<Bucket>,
+    memory: &Memory,
+    mut place: Place,
+    (size, most): (u64, u64),
+    take: impl FnOnce(&dyn WriteAt) -> Result<Archived, TransferError>,
+    monitor: &dyn Monitor,
+) -> Result<(StagedContent, Archived), TransferError> {
+    let memory = memory.take(most, bucket, monitor)?;
+    let whole = Whole::new(bucket.path(&place.key), usize::try_from(size).unwrap_or(0));
+    let archived = take(&whole)?;
+    if let Some(hash) = &archived.copied.digest {
+        place.set_hash(hash);
+    }
+    Ok((StagedContent::Whole(place, whole.into_bytes(), memory), archived))
+}
+
+fn take_parts(
+    bucket: &Arc<Bucket>,
+    memory: &Memory,
+    place: Place,
+    most: u64,
+    take: impl FnOnce(&dyn WriteAt) -> Result<Archived, TransferError>,
+    monitor: &dyn Monitor,
+) -> Result<(StagedContent, Archived), TransferError> {
+    let path = bucket.path(&place.key);
+    let cut = Cut::of(most, bucket).ok_or_else(|| too_large(path.clone(), most))?;
+    let memory = memory.take(cut.memory(), bucket, monitor)?;
+    // Asked before anything is moved: not every service looks at conditions when it makes an object of parts.
+    let (asking, looking) = (place.clone(), bucket.clone());
+    let there = bucket.engine().wait_watched(async move { asking.look(&looking).await }, monitor)?;
+    let there = match there {
+        Ok(There::Strange) => Err(Fault::occupied("there is an object under this key that Sifaka did not make")),
+        other => other,
+    };
+    let there = there.map_err(|fault| fault.into_error("store", path))?;
+    let upload = Upload::begin(bucket, place, there, cut, memory, monitor);
+    let archived = take(&upload)?;
+    Ok((StagedContent::Parts(upload.finish()?), archived))
+}

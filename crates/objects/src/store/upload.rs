@@ -1,0 +1,351 @@
+//! A large object: parts are collected as the file's chunks come, and sent while more of them come.
+//!
+//! The threads that read and hash the file write their pieces here, each at its place, nearly in order. A part that is whole goes, in order,
+//! to a task that has several of them under way. What is not sent yet is bounded: whoever comes with more waits.
+
+use super::memory::Taken;
+use super::place::{self, Place, There};
+use crate::Bucket;
+use crate::fault::Fault;
+use crate::retry::Retry;
+use bytes::Bytes;
+use opendal::Buffer;
+use opendal::raw::oio::{self, Write as _};
+use parking_lot::Mutex;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+use transfer::copy::WriteAt;
+use transfer::{Monitor, TransferError};
+
+/// The most parts of one object that are under way at the same time.
+const MAX_CONCURRENT: u64 = 8;
+/// Parts that are in memory besides those under way: two that are being filled, one in the channel, one that the writer holds back.
+const BESIDES: u64 = 4;
+/// So many large objects share the memory there is.
+const SHARES: u64 = 3;
+const EFBIG: i32 = 27;
+
+/// How an object is cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cut {
+    pub(super) part_bytes: u64,
+    pub(super) concurrent: u64,
+}
+
+impl Cut {
+    /// For an object of at most `bytes`. `None` when the service takes none so large.
+    pub(super) fn of(bytes: u64, bucket: &Bucket) -> Option<Self> {
+        let (traits, limits) = (bucket.traits(), bucket.limits());
+        let part_bytes = limits.part_bytes.max(bytes.div_ceil(traits.max_parts).next_multiple_of(1 << 20));
+        let room = limits.upload_memory_bytes / SHARES / part_bytes;
+        let concurrent = room.saturating_sub(BESIDES).clamp(1, MAX_CONCURRENT);
+        (part_bytes <= traits.max_part_bytes).then_some(Self { part_bytes, concurrent })
+    }
+
+    pub(super) fn memory(self) -> u64 {
+        self.part_bytes.saturating_mul(self.concurrent + BESIDES)
+    }
+}
+
+pub(super) fn too_large(path: PathBuf, bytes: u64) -> TransferError {
+    let why = format!("{bytes} bytes are more than an object of this service may have");
+    TransferError::Service { doing: "store", path, why, kind: model::ErrorKind::Permanent, errno: EFBIG }
+}
+
+/// All parts of an object are sent, or about to be. Dropped, nothing is left of it.
+pub(super) struct Sent {
+    bucket: Arc<Bucket>,
+    pub(super) place: Place,
+    writer: Option<oio::Writer>,
+    pub(super) bytes: u64,
+}
+
+impl Sent {
+    /// Makes it an object. After an error nothing is left.
+    pub(super) async fn complete(mut self) -> Result<(), Fault> {
+        let Some(mut writer) = self.writer.take() else { return Err(Fault::strange("it was completed before")) };
+        let completed = place::complete(&self.bucket, &self.place, &mut writer, self.bytes).await;
+        if completed.is_err() {
+            place::abort(&self.bucket, &self.place.key, writer).await;
+        }
+        completed
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        if let Some(writer) = self.writer.take() {
+            let (bucket, key) = (self.bucket.clone(), std::mem::take(&mut self.place.key));
+            let aborted = async move { place::abort(&bucket, &key, writer).await };
+            self.bucket.engine().spawn(aborted);
+        }
+    }
+}
+
+enum Step {
+    Part(Bytes),
+    /// There are no more.
+    End,
+}
+
+/// An object on its way. Dropped before its end, it leaves nothing.
+pub(super) struct Upload<'m> {
+    bucket: Arc<Bucket>,
+    path: PathBuf,
+    part_bytes: u64,
+    parts: Mutex<Parts>,
+    /// Held while parts are handed on: they go in order.
+    sending: Mutex<mpsc::Sender<Step>>,
+    ended: Mutex<Ended>,
+    monitor: &'m dyn Monitor,
+    _memory: Taken,
+}
+
+#[derive(Default)]
+struct Parts {
+    /// Those that are not whole.
+    open: BTreeMap<u64, Part>,
+    /// Whole ones whose turn has not come.
+    ready: BTreeMap<u64, Bytes>,
+    next: u64,
+}
+
+struct Part {
+    bytes: Vec<u8>,
+    filled: u64,
+}
+
+impl<'m> Upload<'m> {
+    pub(super) fn begin(
+        bucket: &Arc<Bucket>,
+        place: Place,
+        there: There,
+        cut: Cut,
+        memory: Taken,
+        monitor: &'m dyn Monitor,
+    ) -> Self {
+        let (sender, steps) = mpsc::channel(1);
+        let (tell, told) = oneshot::channel();
+        let path = bucket.path(&place.key);
+        let task = {
+            let bucket = bucket.clone();
+            async move {
+                // Nobody waits for the end of one that was dropped: then this drops it too.
+                let _ = tell.send(send(bucket, place, there, cut, steps).await);
+            }
+        };
+        bucket.engine().spawn(task);
+        Self {
+            bucket: bucket.clone(),
+            path,
+            part_bytes: cut.part_bytes,
+            parts: Mutex::default(),
+            sending: Mutex::new(sender),
+            ended: Mutex::new(Ended::Coming(told)),
+            monitor,
+            _memory: memory,
+        }
+    }
+
+    /// Everything was written.
+    pub(super) fn finish(self) -> Result<Sent, TransferError> {
+        {
+            let mut parts = self.parts.lock();
+            // The last one is shorter. There is no other one: what the file did not fill is an error of whoever read it.
+            if let Some((index, part)) = parts.open.pop_first() {
+                let mut bytes = part.bytes;
+                bytes.truncate(usize::try_from(part.filled).unwrap_or(usize::MAX));
+                parts.ready.insert(index, bytes.into());
+            }
+        }
+        self.hand_on(true)?;
+        self.outcome()
+    }
+
+    /// Hands on every part whose turn it is.
+    fn hand_on(&self, and_end: bool) -> Result<(), TransferError> {
+        let sender = self.sending.lock();
+        loop {
+            let next = {
+                let mut parts = self.parts.lock();
+                let index = parts.next;
+                let next = parts.ready.remove(&index);
+                parts.next += u64::from(next.is_some());
+                next
+            };
+            let step = match next {
+                Some(part) => Step::Part(part),
+                None if and_end => Step::End,
+                None => return Ok(()),
+            };
+            let is_end = matches!(step, Step::End);
+            if sender.try_send(step).map_or_else(|e| self.wait_for_room(&sender, e), |()| Ok(true))? && is_end {
+                return Ok(());
+            }
+        }
+    }
+
+    fn wait_for_room(
+        &self,
+        sender: &mpsc::Sender<Step>,
+        error: mpsc::error::TrySendError<Step>,
+    ) -> Result<bool, TransferError> {
+        let (sender, step) = (sender.clone(), error.into_inner());
+        let sent = async move { sender.send(step).await.map_err(|_| Fault::strange("the upload has ended")) };
+        match self.bucket.engine().wait_watched(sent, self.monitor)? {
+            Ok(()) => Ok(true),
+            // It has ended, and says why.
+            Err(_) => Err(match self.outcome() {
+                Err(error) => error,
+                Ok(_) => Fault::strange("it ended early").into_error("upload", self.path.clone()),
+            }),
+        }
+    }
+
+    /// How it ended. Each thread that asks after an error is told the same.
+    fn outcome(&self) -> Result<Sent, TransferError> {
+        let failed = |fault: Fault| fault.into_error("upload", self.path.clone());
+        let mut ended = self.ended.lock();
+        let coming = match std::mem::replace(&mut *ended, Ended::Taken) {
+            Ended::Coming(coming) => coming,
+            Ended::Failed(fault) => {
+                *ended = Ended::Failed(fault.clone());
+                return Err(failed(fault));
+            }
+            Ended::Taken => return Err(TransferError::Cancelled),
+        };
+        let end =
+            async move { coming.await.unwrap_or_else(|_| Err(Fault::strange("the upload ended without a result"))) };
+        let outcome = self.bucket.engine().wait_watched(end, self.monitor)?;
+        if let Err(fault) = &outcome {
+            *ended = Ended::Failed(fault.clone());
+        }
+        outcome.map_err(failed)
+    }
+}
+
+/// The end of an upload's task.
+enum Ended {
+    Coming(oneshot::Receiver<Result<Sent, Fault>>),
+    Failed(Fault),
+    /// Told to whoever finished it, or cancelled.
+    Taken,
+}
+
+impl WriteAt for Upload<'_> {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write_all_at(&self, mut bytes: &[u8], mut offset: u64) -> Result<(), TransferError> {
+        while !bytes.is_empty() {
+            let (index, at) = (offset / self.part_bytes, offset % self.part_bytes);
+            let room = usize::try_from(self.part_bytes - at).unwrap_or(usize::MAX);
+            let (piece, rest) = bytes.split_at(bytes.len().min(room));
+            let is_whole = self.parts.lock().put(index, self.part_bytes, piece, at);
+            (bytes, offset) = (rest, offset + piece.len() as u64);
+            if is_whole {
+                self.hand_on(false)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Parts {
+    /// Takes a piece, and says whether its part is whole now.
+    fn put(&mut self, index: u64, part_bytes: u64, piece: &[u8], at: u64) -> bool {
+        let part = self.open.entry(index).or_insert_with(|| {
+            let room = usize::try_from(part_bytes).unwrap_or(0);
+            Part { bytes: vec![0; room], filled: 0 }
+        });
+        let at = usize::try_from(at).unwrap_or(usize::MAX);
+        if let Some(place) = part.bytes.get_mut(at..).and_then(|rest| rest.get_mut(..piece.len())) {
+            place.copy_from_slice(piece);
+            part.filled += piece.len() as u64;
+        }
+        if part.filled < part_bytes {
+            return false;
+        }
+        if let Some(part) = self.open.remove(&index) {
+            self.ready.insert(index, part.bytes.into());
+        }
+        true
+    }
+}
+
+/// Sends parts until there are no more, or nobody gives any more. After an error, nothing is left.
+async fn send(
+    bucket: Arc<Bucket>,
+    place: Place,
+    there: There,
+    cut: Cut,
+    mut steps: mpsc::Receiver<Step>,
+) -> Result<Sent, Fault> {
+    let concurrent = usize::try_from(cut.concurrent).unwrap_or(1);
+    let writer = place.begin(&bucket, &there, concurrent).map_err(|e| Fault::new(&e))?;
+    // From here on it aborts itself.
+    let mut sent = Sent { bucket, place, writer: Some(writer), bytes: 0 };
+    loop {
+        match steps.recv().await {
+            Some(Step::Part(part)) => {
+                let count = part.len() as u64;
+                send_part(&mut sent, part).await?;
+                sent.bytes += count;
+            }
+            Some(Step::End) => return Ok(sent),
+            None => return Err(Fault::strange("it was given up")),
+        }
+    }
+}
+
+/// Returns when the part is under way, which is when an earlier one has arrived.
+async fn send_part(sent: &mut Sent, part: Bytes) -> Result<(), Fault> {
+    let Some(writer) = &mut sent.writer else { return Err(Fault::strange("it is completed")) };
+    let part = Buffer::from(part);
+    let mut retry = Retry::new(sent.bucket.limits().attempts);
+    loop {
+        match writer.write(part.clone()).await {
+            Ok(()) => return Ok(()),
+            // The writer has kept what failed, and sends it again: it may be an earlier part than this one.
+            Err(error) => retry.after(&error).await?,
+        }
+    }
+}
+
+/// What does not need parts, and is written in any order.
+pub(super) struct Whole {
+    path: PathBuf,
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl Whole {
+    pub(super) fn new(path: PathBuf, room: usize) -> Self {
+        Self { path, bytes: Mutex::new(Vec::with_capacity(room)) }
+    }
+
+    pub(super) fn into_bytes(self) -> Bytes {
+        self.bytes.into_inner().into()
+    }
+}
+
+impl WriteAt for Whole {
+    fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<(), TransferError> {
+        let mut whole = self.bytes.lock();
+        let start = usize::try_from(offset).unwrap_or(usize::MAX);
+        let end = start.saturating_add(bytes.len());
+        if whole.len() < end {
+            whole.resize(end, 0);
+        }
+        if let Some(place) = whole.get_mut(start..end) {
+            place.copy_from_slice(bytes);
+        }
+        Ok(())
+    }
+}
