@@ -25,12 +25,14 @@ demo: build ## Archive, release and restore a real tree on a filesystem made for
 
 test: ## Run all tests (as root: they mount loop devices); installs what they need
 	scripts/install-test-deps
+	scripts/install-test-servers
 	scripts/install-cargo-tools nextest
 	$(CARGO) test --doc --workspace --locked
 	$(CARGO) nextest run --workspace --locked
 
 soak: ## Run the long tests: more rounds of races and kills (as root; an hour or more)
 	scripts/install-test-deps
+	scripts/install-test-servers
 	scripts/install-cargo-tools nextest
 	SIFAKA_SOAK=1 $(CARGO) nextest run --workspace --locked --profile soak
 

@@ -1,5 +1,5 @@
-//! Real object stores as child processes of a test: [`Rgw`] (S3), [`Azurite`] (Azure Blob), [`FakeGcs`] (Google Cloud
-//! Storage).
+//! Real object stores as child processes of a test: [`Rgw`] and [`S3sFs`] (S3), [`Azurite`] (Azure Blob), [`FakeGcs`]
+//! (Google Cloud Storage).
 //!
 //! Each value is a server of the test's own, on ports of 127.0.0.1 that no other test has, with its data in a directory
 //! of the test's. All start in a few seconds at most (RGW in about one), so that no server is shared between tests, and
@@ -7,13 +7,15 @@
 //!
 //! Every server can be killed and started again on the same port, can be stopped and continued (SIGSTOP: a server that
 //! hangs), and answers plain requests ([`plain::Answer`]) made with `curl`, which has no code in common with what is tested.
-//! What is installed, and how: `scripts/install-test-deps`.
+//! What is installed, and how: `scripts/install-test-deps`, `scripts/install-test-servers`.
 
 mod azurite;
 mod fake_gcs;
 pub mod plain;
 mod port;
 mod rgw;
+mod s3;
+mod s3s_fs;
 mod server;
 
 use std::path::PathBuf;
@@ -22,6 +24,8 @@ pub use azurite::Azurite;
 pub use fake_gcs::FakeGcs;
 pub use port::Port;
 pub use rgw::Rgw;
+pub use s3::S3Server;
+pub use s3s_fs::S3sFs;
 pub use server::Server;
 
 /// Where `scripts/install-test-servers` puts what no distribution packages.
@@ -33,7 +37,7 @@ fn installed(name: &str) -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
     let path = cache.expect("HOME is not set").join("sifaka-test-servers").join(name);
-    assert!(path.is_dir(), "{} does not exist: run scripts/install-test-deps", path.display());
+    assert!(path.is_dir(), "{} does not exist: run scripts/install-test-servers", path.display());
     path
 }
 

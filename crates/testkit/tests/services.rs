@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use rustix::process::Signal;
 use sifaka_testkit::services::plain::encoded;
-use sifaka_testkit::services::{Azurite, FakeGcs, Port, Rgw, Server};
+use sifaka_testkit::services::{Azurite, FakeGcs, Port, Rgw, S3sFs, Server};
 use sifaka_testkit::{Daemon, wait_until};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -77,6 +77,31 @@ fn rgw_lists_more_than_a_page() {
         }
     });
     assert!(rgw.keys("bucket") == names);
+}
+
+#[test]
+fn s3s_fs_serves_s3() {
+    let (s3, other) = (S3sFs::start(), S3sFs::start());
+    s3.create_bucket("bucket");
+    let data: Vec<u8> = (0..1_000_000_u32).flat_map(u32::to_le_bytes).collect();
+    s3.request("PUT", "/bucket/dir/key", Some(&data), &["x-amz-meta-mode: 644"]).ok();
+    let got = s3.request("GET", "/bucket/dir/key", None, &[]).ok();
+    assert!(got.body == data && got.header("x-amz-meta-mode") == Some("644"));
+    assert_eq!(s3.request("PUT", "/bucket/dir/key", Some(b"no"), &["If-None-Match: *"]).status, 412);
+    assert_eq!(s3.keys("bucket"), ["dir/key"]);
+    assert!(s3.unfinished().is_empty());
+    let upload = s3.request("POST", "/bucket/large?uploads=", Some(b""), &[]).ok().text();
+    let unfinished = s3.unfinished();
+    assert!(unfinished.len() == 1 && upload.contains(&unfinished[0]), "{unfinished:?}, {upload}");
+    s3.request("DELETE", &format!("/bucket/large?uploadId={}", unfinished[0]), None, &[]).ok();
+    assert!(s3.unfinished().is_empty());
+    assert_eq!(other.request("GET", "/bucket/dir/key", None, &[]).status, 404);
+
+    s3.server().kill();
+    s3.server().restart();
+    assert!(s3.request("GET", "/bucket/dir/key", None, &[]).ok().body == data);
+    s3.request("DELETE", "/bucket/dir/key", None, &[]).ok();
+    assert!(s3.keys("bucket").is_empty());
 }
 
 #[test]
@@ -151,11 +176,11 @@ fn nothing_is_left_of_dropped_servers_nor_of_those_of_a_killed_test() {
     // This very test again, as a child that starts servers and then drops them or is killed.
     const ROLE: &str = "SIFAKA_TESTKIT_SERVERS";
     if let Some(parent) = std::env::var_os(ROLE) {
-        let (rgw, azurite, gcs) = (Rgw::start(), Azurite::start(), FakeGcs::start());
-        let pids = [rgw.server(), azurite.server(), gcs.server()].map(Server::pid);
+        let (rgw, s3s, azurite, gcs) = (Rgw::start(), S3sFs::start(), Azurite::start(), FakeGcs::start());
+        let pids = [rgw.server(), s3s.server(), azurite.server(), gcs.server()].map(Server::pid);
         println!("\nservers {pids:?}");
         wait_until(SOON, "a word from the parent", || PathBuf::from(&parent).join("go on").exists());
-        drop((rgw, azurite, gcs));
+        drop((rgw, s3s, azurite, gcs));
         println!("\ndropped");
         thread::sleep(Duration::from_secs(600));
     }
@@ -172,8 +197,8 @@ fn nothing_is_left_of_dropped_servers_nor_of_those_of_a_killed_test() {
             entries.filter(ours).map(|path| path.to_str().unwrap().to_owned()).collect::<Vec<_>>()
         };
         let dirs = scratch("sifaka-test-");
-        assert_eq!(dirs.len(), 3, "{dirs:?}");
-        // The gateway, the storage daemon and the monitor, and the two others.
+        assert_eq!(dirs.len(), 4, "{dirs:?}");
+        // The gateway, the storage daemon and the monitor.
         let rgw = &scratch("sifaka-test-rgw-")[0];
         assert_eq!(processes_of(rgw).len(), 3);
         if killed {

@@ -1,13 +1,14 @@
 //! S3: a Ceph cluster of one monitor and one storage daemon, which keeps everything in memory, and the RADOS gateway.
 
 use std::fs;
+use std::ops::Deref;
 use std::path::PathBuf;
 use std::process::Command;
 
 use crate::process::Daemon;
 use crate::scratch::Scratch;
-use crate::services::plain::{self, Answer, encoded, texts_of};
 use crate::services::port::Port;
+use crate::services::s3::S3Server;
 use crate::services::server::{Recipe, Server};
 use crate::tool;
 
@@ -18,23 +19,23 @@ const CLUSTER_KEY: &str = "AQBTaWZhAAAAABAAAQIDBAUGBwgJCgsMDQ4PEA==";
 
 /// A server of S3 with one user. Dropping it ends all of it.
 ///
-/// The gateway can be killed and started again alone ([`Rgw::server`]): the data is with the storage daemon, as it would be in a
+/// The gateway can be killed and started again alone ([`S3Server::server`]): the data is with the storage daemon, as it would be in a
 /// cluster.
 #[derive(Debug)]
 pub struct Rgw {
     // In the order in which they have to end.
-    gateway: Server,
+    gateway: S3Server,
     _storage: Daemon,
     _monitor: Daemon,
     conf: PathBuf,
-    scratch: Scratch,
+    _scratch: Scratch,
 }
 
 impl Rgw {
     /// The user's access key.
-    pub const ACCESS_KEY: &str = "SIFAKATESTACCESSKEY1";
+    pub const ACCESS_KEY: &str = S3Server::ACCESS_KEY;
     /// The user's secret key.
-    pub const SECRET_KEY: &str = "sifaka-test-secret-key/of+the+user-1";
+    pub const SECRET_KEY: &str = S3Server::SECRET_KEY;
     /// What requests have to be signed for.
     pub const REGION: &str = "default";
 
@@ -79,27 +80,8 @@ impl Rgw {
 
         let recipe = Recipe::new("radosgw", scratch.path()).args(["-f", "-n", "client.admin"]).env("CEPH_CONF", &conf);
         let gateway = Server::start("radosgw", recipe, port);
-        Self { gateway, _storage: storage, _monitor: monitor, conf, scratch }
-    }
-
-    /// The gateway.
-    pub fn server(&self) -> &Server {
-        &self.gateway
-    }
-
-    /// Where requests go: `http://127.0.0.1:<port>`. Buckets are the first part of the path.
-    pub fn endpoint(&self) -> String {
-        self.gateway.url()
-    }
-
-    /// The variables by which S3 clients commonly find a server and its keys.
-    pub fn env(&self) -> [(&'static str, String); 4] {
-        [
-            ("AWS_ACCESS_KEY_ID", Self::ACCESS_KEY.to_owned()),
-            ("AWS_SECRET_ACCESS_KEY", Self::SECRET_KEY.to_owned()),
-            ("AWS_REGION", Self::REGION.to_owned()),
-            ("AWS_ENDPOINT_URL", self.endpoint()),
-        ]
+        let gateway = S3Server::new(gateway, Self::REGION, scratch.path());
+        Self { gateway, _storage: storage, _monitor: monitor, conf, _scratch: scratch }
     }
 
     /// Runs `radosgw-admin`, for users, quotas, storage classes; returns what it wrote.
@@ -112,77 +94,13 @@ impl Rgw {
         let output = tool::run("ceph-common", command.args(args).env("CEPH_CONF", &self.conf));
         String::from_utf8_lossy(&output).into_owned()
     }
+}
 
-    /// Makes a bucket.
-    ///
-    /// # Panics
-    /// When it cannot be made.
-    #[track_caller]
-    pub fn create_bucket(&self, name: &str) {
-        self.request("PUT", &format!("/{name}"), None, &[]).ok();
-    }
+impl Deref for Rgw {
+    type Target = S3Server;
 
-    /// A request, signed as the user: `path` begins with the bucket and is already percent-encoded ([`encoded`]); the
-    /// parameters of a query stand in the order of their names, each with a `=`. `headers` are lines, `Name: value`.
-    ///
-    /// # Panics
-    /// When there is no answer.
-    #[track_caller]
-    pub fn request(&self, method: &str, path: &str, body: Option<&[u8]>, headers: &[&str]) -> Answer {
-        let answer = self.request_at(&self.endpoint(), method, path, body, headers);
-        answer.unwrap_or_else(|code| panic!("curl: exit code {code}: {method} {path}"))
-    }
-
-    /// As [`Rgw::request`], by way of a proxy at `endpoint`; when there is no complete answer, the error is curl's exit code.
-    ///
-    /// # Errors
-    /// The exit code.
-    pub fn request_at(
-        &self,
-        endpoint: &str,
-        method: &str,
-        path: &str,
-        body: Option<&[u8]>,
-        headers: &[&str],
-    ) -> Result<Answer, i32> {
-        let mut args = vec![
-            "--aws-sigv4".to_owned(),
-            format!("aws:amz:{}:s3", Self::REGION),
-            "--user".to_owned(),
-            format!("{}:{}", Self::ACCESS_KEY, Self::SECRET_KEY),
-            // Not every version of curl hashes what it sends as S3 wants it.
-            "-H".to_owned(),
-            "x-amz-content-sha256: UNSIGNED-PAYLOAD".to_owned(),
-        ];
-        args.extend(headers.iter().flat_map(|line| ["-H".to_owned(), (*line).to_owned()]));
-        plain::try_curl(self.scratch.path(), method, &format!("{endpoint}{path}"), body, &args)
-    }
-
-    /// The keys in a bucket, in order.
-    ///
-    /// # Panics
-    /// When they cannot be listed.
-    #[track_caller]
-    pub fn keys(&self, bucket: &str) -> Vec<String> {
-        let mut keys = Vec::new();
-        let mut token = String::new();
-        loop {
-            let answer = self.request("GET", &format!("/{bucket}?{token}list-type=2"), None, &[]).ok().text();
-            keys.extend(texts_of(&answer, "Key"));
-            match texts_of(&answer, "NextContinuationToken").first() {
-                Some(next) => token = format!("continuation-token={}&", encoded(next)),
-                None => return keys,
-            }
-        }
-    }
-
-    /// The keys of the multipart uploads that are neither completed nor aborted, up to the first thousand.
-    ///
-    /// # Panics
-    /// When they cannot be listed.
-    #[track_caller]
-    pub fn uploads(&self, bucket: &str) -> Vec<String> {
-        texts_of(&self.request("GET", &format!("/{bucket}?uploads="), None, &[]).ok().text(), "Key")
+    fn deref(&self) -> &S3Server {
+        &self.gateway
     }
 }
 
