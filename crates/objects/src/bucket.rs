@@ -35,6 +35,10 @@ pub(crate) struct Traits {
     pub(crate) max_parts: u64,
     /// The largest part.
     pub(crate) max_part_bytes: u64,
+    /// Several are removed by one request. Google can too, but counts each as a request all the same.
+    pub(crate) removes_many: bool,
+    /// An object is replaced only if it is still that version.
+    pub(crate) replaces_versions: bool,
     /// Objects carry texts of ours.
     pub(crate) metadata: bool,
 }
@@ -62,6 +66,9 @@ impl Bucket {
             parts: can.write_can_multi,
             max_parts: if matches!(settings.service, Service::Azure(_)) { 50_000 } else { 10_000 },
             max_part_bytes: can.write_multi_max_size.map_or(4000 << 20, |most| most as u64),
+            removes_many: can.delete_max_size.is_some_and(|most| most > 1)
+                && !matches!(settings.service, Service::Gcs(_)),
+            replaces_versions: can.write_with_if_version_match,
             metadata: can.write_with_user_metadata,
         };
         Ok(Arc::new(Self {
@@ -146,7 +153,11 @@ impl Bucket {
 
     /// Removes keys, whether there is anything or not.
     pub(crate) async fn remove(&self, keys: &[String]) -> Result<(), Fault> {
-        self.request(|| self.operator.delete_iter(keys.to_vec())).await
+        if self.traits.removes_many {
+            return self.request(|| self.operator.delete_iter(keys.to_vec())).await;
+        }
+        let each = keys.iter().map(|key| self.request(|| self.operator.delete(key)));
+        futures_util::future::try_join_all(each).await.map(drop)
     }
 }
 

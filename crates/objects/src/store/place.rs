@@ -31,7 +31,8 @@ pub(super) enum There {
     /// Made by this very attempt; so many bytes.
     This(u64),
     /// Made by another attempt of ours; or nobody can tell, on a service whose objects carry no texts.
-    Earlier,
+    /// With its version, where the service replaces exactly one.
+    Earlier(Option<String>),
     /// Something that we did not make.
     Strange,
 }
@@ -69,8 +70,11 @@ impl Place {
         if traits.metadata {
             options.user_metadata = Some(self.texts.clone());
         }
-        // Not `If-Match` for one that is replaced: of several services each compares something else.
-        options.if_not_exists = *there != There::Earlier;
+        match there {
+            // Not `If-Match`, with the entity tag: of several services each compares something else.
+            There::Earlier(version) => options.if_version_match = version.clone(),
+            _ => options.if_not_exists = true,
+        }
         options
     }
 
@@ -85,7 +89,7 @@ impl Place {
         match mark {
             Some(mark) if mark == self.mark => There::This(found.content_length()),
             None if bucket.traits().metadata => There::Strange,
-            _ => There::Earlier,
+            _ => There::Earlier(found.version().filter(|_| bucket.traits().replaces_versions).map(str::to_owned)),
         }
     }
 
@@ -103,8 +107,8 @@ impl Place {
             let found = self.look(bucket).await;
             match (found, there) {
                 (Ok(There::This(bytes)), _) if bytes == content.len() as u64 => return Ok(false),
-                (Ok(There::Earlier), There::Nothing) if fault.told == ErrorKind::ConditionNotMatch => {
-                    there = There::Earlier;
+                (Ok(found @ There::Earlier(_)), There::Nothing) if fault.told == ErrorKind::ConditionNotMatch => {
+                    there = found;
                 }
                 (Ok(There::Strange), _) => return Err(strange()),
                 _ if fault.told == ErrorKind::ConditionNotMatch => return Err(contended()),

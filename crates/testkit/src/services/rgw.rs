@@ -157,7 +157,7 @@ mon_data_avail_crit = 0
 mon_data_avail_warn = 0
 paxos_propose_interval = 0.02
 paxos_min_wait = 0.01
-rgw_frontends = beast endpoint=127.0.0.1:{port}
+rgw_frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
 rgw_thread_pool_size = 64
 rgw_crypt_require_ssl = false
 rgw_gc_obj_min_wait = 1

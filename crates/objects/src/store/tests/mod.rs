@@ -4,12 +4,77 @@
 #[path = "../../../../transfer/tests/suite/mod.rs"]
 mod suite;
 
-mod memory;
+/// A server of the test's own, with a store on it.
+struct ServerBed<S> {
+    store: ObjectStore,
+    scratch: Scratch,
+    server: S,
+}
 
-use crate::ObjectStore;
+/// The suite on a server: what starts it, and what is in it, asked past the store.
+macro_rules! server_bed {
+    ($server:ty, $start:path, $names:path) => {
+        impl $crate::store::tests::suite::Bed for $crate::store::tests::ServerBed<$server> {
+            type Store = $crate::ObjectStore;
+
+            fn new() -> Self {
+                let (server, settings) = $start();
+                $crate::store::tests::ServerBed::with(server, &settings)
+            }
+
+            fn store(&self) -> &Self::Store {
+                &self.store
+            }
+
+            fn base(&self) -> &std::path::Path {
+                self.scratch.path()
+            }
+
+            fn names(&self) -> Vec<String> {
+                self.below_prefix($names(&self.server))
+            }
+
+            fn read(&self, id: &model::ObjectId, half: $crate::store::tests::suite::Half) -> Vec<u8> {
+                $crate::store::tests::read(&self.store, $crate::store::tests::key(id, half))
+            }
+
+            fn write(&self, id: &model::ObjectId, half: $crate::store::tests::suite::Half, bytes: &[u8]) {
+                $crate::store::tests::write(&self.store, $crate::store::tests::key(id, half), bytes);
+            }
+        }
+
+        store_suite!($crate::store::tests::ServerBed<$server>);
+    };
+}
+
+mod azurite;
+mod gcs;
+mod memory;
+mod rgw;
+
 use crate::store::keys;
+use crate::{Bucket, ObjectStore, Settings};
 use model::ObjectId;
 use suite::Half;
+use testkit::Scratch;
+
+impl<S> ServerBed<S> {
+    fn with(server: S, settings: &Settings) -> Self {
+        let store = ObjectStore::new(Bucket::open(settings).unwrap());
+        Self { store, scratch: Scratch::new("objects"), server }
+    }
+
+    /// Without the prefix that everything has to have.
+    fn below_prefix(&self, mut names: Vec<String>) -> Vec<String> {
+        let prefix = "site/a prefix/";
+        for name in &mut names {
+            assert!(name.contains(prefix), "{name} is not below the prefix");
+            *name = name.replacen(prefix, "", 1);
+        }
+        names.sort();
+        names
+    }
+}
 
 fn key(id: &ObjectId, half: Half) -> String {
     match half {
