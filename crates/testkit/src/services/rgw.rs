@@ -126,6 +126,7 @@ fn keyring() -> String {
 ///
 /// The monitor waits a second before each decision, and there are dozens before the gateway is ready: unless it is told
 /// not to wait. It refuses to work on a disk that is nearly full: it is told that this does not matter.
+/// A gateway tells the others of new buckets, and waits for one that was killed until its watch ends: not for long.
 fn configuration(scratch: &Scratch, port: &Port, monitor_port: &Port, bytes: u64) -> String {
     let dir = scratch.path().display();
     let (port, monitor_port) = (port.number(), monitor_port.number());
@@ -153,6 +154,7 @@ osd_pool_default_pgp_num = 8
 osd_crush_chooseleaf_type = 0
 osd_objectstore = memstore
 memstore_device_bytes = {bytes}
+osd_client_watch_timeout = 2
 mon_data_avail_crit = 0
 mon_data_avail_warn = 0
 paxos_propose_interval = 0.02
