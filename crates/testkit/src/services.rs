@@ -10,6 +10,7 @@
 //! What is installed, and how: `scripts/install-test-deps`, `scripts/install-test-servers`.
 
 mod azurite;
+mod certificate;
 mod fake_gcs;
 pub mod plain;
 mod port;

@@ -2,11 +2,12 @@
 
 use std::fs;
 use std::ops::Deref;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::process::Daemon;
 use crate::scratch::Scratch;
+use crate::services::certificate::Certificate;
 use crate::services::port::Port;
 use crate::services::s3::S3Server;
 use crate::services::server::{Recipe, Server};
@@ -16,6 +17,8 @@ use crate::tool;
 const CAPACITY_MIB: u64 = 1024;
 /// A key of the cluster's own protocol; nobody outside the test's machine reaches it.
 const CLUSTER_KEY: &str = "AQBTaWZhAAAAABAAAQIDBAUGBwgJCgsMDQ4PEA==";
+
+const KMS_KEY: &str = "sifaka-test-key";
 
 /// A server of S3 with one user. Dropping it ends all of it.
 ///
@@ -28,7 +31,17 @@ pub struct Rgw {
     _storage: Daemon,
     _monitor: Daemon,
     conf: PathBuf,
+    certificate: Certificate,
+    tls: Port,
+    _monitor_port: Port,
     _scratch: Scratch,
+}
+
+/// The third is for the cluster alone.
+struct Ports {
+    http: Port,
+    tls: Port,
+    monitor: Port,
 }
 
 impl Rgw {
@@ -38,6 +51,8 @@ impl Rgw {
     pub const SECRET_KEY: &str = S3Server::SECRET_KEY;
     /// What requests have to be signed for.
     pub const REGION: &str = "default";
+    /// The name of the key that it has for encryption with `aws:kms`.
+    pub const KMS_KEY: &str = KMS_KEY;
 
     /// Starts one, with no buckets.
     ///
@@ -55,20 +70,21 @@ impl Rgw {
     #[track_caller]
     pub fn with_capacity(mib: u64) -> Self {
         let scratch = Scratch::new("rgw");
-        let (port, monitor_port) = (Port::claim(), Port::claim());
+        let ports = Ports { http: Port::claim(), tls: Port::claim(), monitor: Port::claim() };
+        let certificate = Certificate::make(scratch.path());
         let conf = scratch.join("ceph.conf");
         for name in ["mon", "osd", "run"] {
             fs::create_dir(scratch.join(name)).expect("make a directory");
         }
         fs::write(scratch.join("keyring"), keyring()).expect("write a file");
-        fs::write(&conf, configuration(&scratch, &port, &monitor_port, mib << 20)).expect("write a file");
+        fs::write(&conf, configuration(&scratch, &ports, &certificate, mib << 20)).expect("write a file");
 
         let command = |program: &str, args: &[&str]| {
             let mut command = Command::new(program);
             command.args(args).env("CEPH_CONF", &conf).current_dir(scratch.path());
             command
         };
-        let address = format!("[v2:127.0.0.1:{}]", monitor_port.number());
+        let address = format!("[v2:127.0.0.1:{}]", ports.monitor.number());
         tool::run("ceph-base", &mut command("monmaptool", &["--create", "--addv", "a", &address, "monmap"]));
         let make = ["--mkfs", "-i", "a", "--monmap", "monmap", "--keyring", "keyring"];
         tool::run("ceph-mon", &mut command("ceph-mon", &make));
@@ -79,9 +95,42 @@ impl Rgw {
         add_user(&mut command("radosgw-admin", &[]));
 
         let recipe = Recipe::new("radosgw", scratch.path()).args(["-f", "-n", "client.admin"]).env("CEPH_CONF", &conf);
-        let gateway = Server::start("radosgw", recipe, port);
+        let gateway = Server::start("radosgw", recipe, ports.http);
         let gateway = S3Server::new(gateway, Self::REGION, scratch.path());
-        Self { gateway, _storage: storage, _monitor: monitor, conf, _scratch: scratch }
+        Self {
+            gateway,
+            _storage: storage,
+            _monitor: monitor,
+            conf,
+            certificate,
+            tls: ports.tls,
+            _monitor_port: ports.monitor,
+            _scratch: scratch,
+        }
+    }
+
+    /// Where the same is to be had by TLS, with a certificate by an authority that nobody knows: `https://127.0.0.1:<port>`.
+    pub fn tls_endpoint(&self) -> String {
+        format!("https://127.0.0.1:{}", self.tls.number())
+    }
+
+    /// The authority's certificate.
+    pub fn authority_file(&self) -> &Path {
+        &self.certificate.authority
+    }
+
+    /// Adds a storage class, in memory like the other, and starts the gateway again, which does not know of it before.
+    ///
+    /// # Panics
+    /// When it cannot be added.
+    #[track_caller]
+    pub fn add_storage_class(&self, name: &str) {
+        let class = format!("--storage-class={name}");
+        let placement = ["placement", "add", "--placement-id=default-placement", &class];
+        self.admin(&[&["zonegroup", "--rgw-zonegroup=default"], &placement[..]].concat());
+        let pool = "--data-pool=default.rgw.other.data";
+        self.admin(&[&["zone", "--rgw-zone=default", pool], &placement[..]].concat());
+        self.server().restart();
     }
 
     /// Runs `radosgw-admin`, for users, quotas, storage classes; returns what it wrote.
@@ -127,9 +176,9 @@ fn keyring() -> String {
 /// The monitor waits a second before each decision, and there are dozens before the gateway is ready: unless it is told
 /// not to wait. It refuses to work on a disk that is nearly full: it is told that this does not matter.
 /// A gateway tells the others of new buckets, and waits for one that was killed until its watch ends: not for long.
-fn configuration(scratch: &Scratch, port: &Port, monitor_port: &Port, bytes: u64) -> String {
-    let dir = scratch.path().display();
-    let (port, monitor_port) = (port.number(), monitor_port.number());
+fn configuration(scratch: &Scratch, ports: &Ports, certificate: &Certificate, bytes: u64) -> String {
+    let (dir, certificate) = (scratch.path().display(), certificate.server.display());
+    let [port, tls_port, monitor_port] = [&ports.http, &ports.tls, &ports.monitor].map(Port::number);
     format!(
         "[global]
 mon_host = v2:127.0.0.1:{monitor_port}/0
@@ -159,9 +208,11 @@ mon_data_avail_crit = 0
 mon_data_avail_warn = 0
 paxos_propose_interval = 0.02
 paxos_min_wait = 0.01
-rgw_frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1
+rgw_frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1 ssl_endpoint=127.0.0.1:{tls_port} ssl_certificate={certificate}
 rgw_thread_pool_size = 64
 rgw_crypt_require_ssl = false
+rgw_crypt_s3_kms_backend = testing
+rgw_crypt_s3_kms_encryption_keys = {KMS_KEY}=c2lmYWthLXRlc3Qta2V5LW9mLTMyLWJ5dGVzLWxvbmc=
 rgw_gc_obj_min_wait = 1
 rgw_gc_processor_period = 2
 [client]
