@@ -16,10 +16,13 @@ pub(crate) fn translate(given: Vec<OsString>) -> Result<Vec<OsString>, CliError>
         Some("lhsmd") => agent(rest),
         Some("lhsm") => client(rest),
         Some("lhsm-plugin-posix") => Ok(ours(&["mover", "posix"])),
+        Some("lhsm-plugin-object") => Ok(ours(&["mover", "object"])),
         Some("lhsm-plugin-noop") => Ok(ours(&["mover", "noop"])),
         Some(name @ ("lhsm-plugin-s3" | "lhsm-plugin-az" | "lhsm-plugin-gcs")) => Err(CliError::new(
             Exit::NotHere,
-            format!("{name}: object stores are not built in yet; take it out of enabled_plugins"),
+            format!(
+                "{name}: Lemur's configuration and layout of buckets are not built in yet; the mover `object` keeps archives in buckets in a layout of its own"
+            ),
         )),
         _ => Ok(given),
     }
@@ -204,7 +207,7 @@ mod tests {
     #[test]
     fn what_is_not_there_is_said() {
         for (given, part) in [
-            ("lhsm-plugin-s3", "object stores are not built in yet"),
+            ("lhsm-plugin-s3", "layout of buckets are not built in yet"),
             ("lhsm restripe x y", "not built in yet"),
             ("lhsm frobnicate", "no such command"),
             ("lhsmd -config", "needs a file"),

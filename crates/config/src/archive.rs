@@ -29,6 +29,8 @@ pub trait Place: Sized + Clone + PartialEq + std::fmt::Debug + Send + Sync + 'st
     const EXAMPLE: &'static str;
     /// `num_threads` where nothing is said.
     const THREADS: u32;
+    /// Whether archives may have `format = "lemur"`.
+    const LEMUR: bool;
 
     /// Reads what the mover's own keys of an archive's block say. Says what is wrong with it; `None` when it cannot be used.
     fn read(section: &mut Section<'_>, name: &str, taken: &mut Taken) -> Option<Self>;
@@ -114,7 +116,7 @@ fn archive<P: Place>(
 ) -> Option<Archive<P>> {
     let id = read_id(&name, &mut section, taken);
     let place = P::read(&mut section, &name.value, taken);
-    let settings = read_settings(name.value, id, &mut section, defaults);
+    let settings = read_settings(name.value, id, &mut section, P::LEMUR, defaults);
     section.finish();
     Some(Archive { settings: settings?, place: place? })
 }
@@ -229,10 +231,12 @@ fn read_settings(
     name: String,
     id: Option<u32>,
     section: &mut Section<'_>,
+    lemur: bool,
     defaults: Checksums,
 ) -> Option<ArchiveSettings> {
     let formats = [("sifaka", Format::Sifaka), ("lemur", Format::Lemur)];
-    let format = section.optional_choice("format", &formats).map_or(Format::Sifaka, |format| format.value);
+    let formats = formats.get(..if lemur { 2 } else { 1 }).unwrap_or_default();
+    let format = section.optional_choice("format", formats).map_or(Format::Sifaka, |format| format.value);
     let compression = compression(section, format);
     let checksums = checksums(section.section("checksums"), defaults);
     let max_in_flight = section.optional_u64("max_in_flight", 1..=u64::from(IN_FLIGHT_LIMIT));

@@ -7,7 +7,7 @@
 //!    the two syntaxes; [`tree::parse`] chooses between them.
 //! 2. [`reader`]: a [`reader::Section`] is asked for keys by name and type. It collects every problem of a
 //!    file instead of stopping at the first, and calls every key nobody asked for unknown.
-//! 3. [`agent`]; [`archive`] and, for what is the mover's own, [`posix`]: the validated values the programs work with.
+//! 3. [`agent`]; [`archive`] and, for what is a mover's own, [`posix`] and [`object`]: the validated values the programs work with.
 //!
 //! The crate is not for the configuration of other movers (those live with their mover and use the first two
 //! layers), and it opens no sockets and changes no files: the only I/O is reading the one file that `load`
@@ -22,6 +22,7 @@ mod file;
 pub mod hcl;
 pub mod json;
 mod number;
+pub mod object;
 pub mod posix;
 pub mod reader;
 mod secret;
@@ -31,5 +32,6 @@ pub use agent::{AgentConfig, RestoreMode};
 pub use bytes::parse_rate;
 pub use device::{ClientDevice, DeviceError};
 pub use error::{ConfigError, Problem, Warning};
+pub use object::ObjectConfig;
 pub use posix::PosixConfig;
 pub use secret::Secret;

@@ -1,7 +1,7 @@
 //! Arbitrary text: an answer or an error with a place in the text, never a panic.
 
 use proptest::prelude::*;
-use sifaka_config::{AgentConfig, ConfigError, PosixConfig, tree};
+use sifaka_config::{AgentConfig, ConfigError, ObjectConfig, PosixConfig, tree};
 
 const FILES: [&str; 4] = [
     include_str!("fixtures/lemur-agent.hcl"),
@@ -47,6 +47,9 @@ fn fragment() -> impl Strategy<Value = &'static str> {
         "é",
         "\0",
         "client_device",
+        "url",
+        "\"s3://b\"",
+        "credentials",
         "enabled_plugins",
         "influxdb",
         "checksums",
@@ -79,7 +82,8 @@ fn check(text: &str) -> Result<(), TestCaseError> {
     let _ = sifaka_config::hcl::parse_hcl(text);
     let _ = sifaka_config::json::parse_json(text);
     every_problem_has_a_place_inside(text, AgentConfig::parse(text, "f").map(|_| ()))?;
-    every_problem_has_a_place_inside(text, PosixConfig::parse(text, "f").map(|_| ()))
+    every_problem_has_a_place_inside(text, PosixConfig::parse(text, "f").map(|_| ()))?;
+    every_problem_has_a_place_inside(text, ObjectConfig::parse(text, "f").map(|_| ()))
 }
 
 proptest! {

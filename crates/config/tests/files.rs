@@ -5,7 +5,7 @@
 
 use sifaka_config::agent::{LogLevel, TransportKind};
 use sifaka_config::archive::{Checksums, Codec, Compression, Format};
-use sifaka_config::{AgentConfig, ClientDevice, PosixConfig};
+use sifaka_config::{AgentConfig, ClientDevice, ObjectConfig, PosixConfig};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -95,9 +95,21 @@ fn documented_posix_example_is_valid() {
 }
 
 #[test]
+fn documented_object_example_is_valid() {
+    let text = documentation("examples/lhsm-plugin-object.hcl");
+    let (config, warnings) = ObjectConfig::parse(&text, "object.hcl").unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.archives.len(), 3);
+}
+
+#[test]
 fn every_known_key_is_documented() {
     let text = documentation("configuration.md");
-    let keys: Vec<_> = AgentConfig::known_keys().into_iter().chain(PosixConfig::known_keys()).collect();
+    let keys: Vec<_> = AgentConfig::known_keys()
+        .into_iter()
+        .chain(PosixConfig::known_keys())
+        .chain(ObjectConfig::known_keys())
+        .collect();
     assert!(keys.len() > 40, "the readers know {} keys", keys.len());
     for key in &keys {
         // A section has a heading of its own, a value a row of a table.
@@ -109,7 +121,11 @@ fn every_known_key_is_documented() {
 
 #[test]
 fn every_documented_key_is_known() {
-    let known: Vec<_> = AgentConfig::known_keys().into_iter().chain(PosixConfig::known_keys()).collect();
+    let known: Vec<_> = AgentConfig::known_keys()
+        .into_iter()
+        .chain(PosixConfig::known_keys())
+        .chain(ObjectConfig::known_keys())
+        .collect();
     for row in documentation("configuration.md").lines().filter_map(|line| line.strip_prefix("| `")) {
         let key = row.split('`').next().unwrap();
         assert!(known.iter().any(|known| known == key), "docs/configuration.md documents `{key}`, which is unknown");

@@ -5,6 +5,7 @@
 
 mod archive;
 pub mod noop;
+pub mod object;
 pub mod posix;
 
 pub use archive::{MoverError, Unusable};

@@ -46,6 +46,8 @@ pub struct Site {
     scratch: Scratch,
     client: PathBuf,
     archives: Vec<Archive>,
+    /// Besides posix: names, and their files.
+    movers: Vec<(String, String)>,
     agent_text: String,
 }
 
@@ -78,7 +80,13 @@ impl Site {
             let path = scratch.join(name);
             DirBuilder::new().mode(0o700).create(&path).unwrap_or_else(|error| panic!("mkdir {path:?}: {error}"));
         }
-        let mut site = Self { scratch, client: client.to_owned(), archives: Vec::new(), agent_text: String::new() };
+        let mut site = Self {
+            scratch,
+            client: client.to_owned(),
+            archives: Vec::new(),
+            movers: Vec::new(),
+            agent_text: String::new(),
+        };
         site.add_archive("1", 1, &site.dir("archive"), "");
         site
     }
@@ -174,6 +182,12 @@ impl Site {
         self.write_configs();
     }
 
+    /// Enables another mover, with this text as its file.
+    pub fn add_mover(&mut self, name: &str, text: &str) {
+        self.movers.push((name.to_owned(), text.to_owned()));
+        self.write_configs();
+    }
+
     /// Adds lines to the agent's configuration, such as `retry { max_delay_s = 1 }`.
     pub fn add_agent_setting(&mut self, text: &str) {
         push_line(&mut self.agent_text, text);
@@ -261,8 +275,10 @@ impl Site {
     }
 
     fn write_configs(&self) {
+        let movers: Vec<_> = self.movers.iter().map(|(name, _)| format!(", \"{name}\"")).collect();
+        let movers = movers.concat();
         let agent = format!(
-            "client_device = {}\nmount_root = {}\nenabled_plugins = [\"posix\"]\nplugin_dir = {}\nstate_dir = {}\n\
+            "client_device = {}\nmount_root = {}\nenabled_plugins = [\"posix\"{movers}]\nplugin_dir = {}\nstate_dir = {}\n\
              transport {{\n  socket_dir = {}\n}}\nadmin {{\n  socket = {}\n}}\n{}",
             quoted(&self.client),
             quoted(&self.mount_root()),
@@ -278,6 +294,9 @@ impl Site {
             format!("archive \"{name}\" {{\n  id = {id}\n  root = {}\n{text}\n}}\n", quoted(root))
         });
         write_private(&self.posix_config(), &archives.collect::<String>());
+        for (name, text) in &self.movers {
+            write_private(&self.dir("config").join(format!("lhsm-plugin-{name}")), text);
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Outcome};
 use crate::output::Output;
 use config::tree::Pos;
-use config::{AgentConfig, ConfigError, PosixConfig, Problem, Warning};
+use config::{AgentConfig, ConfigError, ObjectConfig, PosixConfig, Problem, Warning};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -66,7 +66,7 @@ pub(crate) fn check(file: &Path) -> Vec<Finding> {
         let name = plugin.rsplit('/').next().unwrap_or(plugin);
         // A builtin, by its short name or by Lemur's.
         let builtin = name.strip_prefix("lhsm-plugin-").unwrap_or(name);
-        let is_builtin = !plugin.contains('/') && matches!(builtin, "posix" | "noop");
+        let is_builtin = !plugin.contains('/') && matches!(builtin, "posix" | "object" | "noop");
         let program = config.plugin_path(plugin);
         if !is_builtin && !program.exists() {
             let what = format!("enabled_plugins: there is no program {}", program.display());
@@ -76,6 +76,9 @@ pub(crate) fn check(file: &Path) -> Vec<Finding> {
             // What the mover reads, under whichever name it is enabled.
             let file = directory.join("lhsm-plugin-posix");
             keep(PosixConfig::load(&file), &mut findings);
+        }
+        if builtin == "object" {
+            keep(ObjectConfig::load(&directory.join("lhsm-plugin-object")), &mut findings);
         }
     }
     findings

@@ -16,6 +16,8 @@ pub(crate) struct MoverArgs {
 enum MoverKind {
     /// Archives in a directory tree
     Posix,
+    /// Archives in buckets of S3, Azure Blob Storage or Google Cloud Storage
+    Object,
     /// Moves nothing: for measurements
     Noop,
 }
@@ -29,6 +31,10 @@ pub(crate) fn run(args: &MoverArgs) -> Outcome {
         MoverKind::Posix => {
             let file = environment.config_path("lhsm-plugin-posix");
             movers::posix::run(environment, &file).map_err(ended)?;
+        }
+        MoverKind::Object => {
+            let file = environment.config_path("lhsm-plugin-object");
+            movers::object::run(environment, &file).map_err(ended)?;
         }
         MoverKind::Noop => {
             let file = environment.config_path("lhsm-plugin-noop");

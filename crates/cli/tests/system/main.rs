@@ -13,6 +13,7 @@ mod lemur;
 mod limits;
 mod lost_results;
 mod movers;
+mod objects;
 mod races;
 mod ranges;
 mod read_only;

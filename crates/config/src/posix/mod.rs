@@ -17,6 +17,7 @@ impl Place for Root {
     const FILE: &'static str = "posix mover's configuration";
     const EXAMPLE: &'static str = "write archive \"name\" { id = 1, root = \"/path\" }";
     const THREADS: u32 = 4;
+    const LEMUR: bool = true;
 
     fn read(section: &mut Section<'_>, name: &str, taken: &mut Taken) -> Option<Self> {
         let At { pos, value } =
