@@ -22,10 +22,10 @@ fn lhsm_is_quiet_and_takes_single_dashes() {
 }
 
 #[test]
-fn object_store_plugins_are_said_to_be_missing() {
+fn lemur_s_object_store_plugins_are_said_to_be_missing() {
     let output = sifaka("lhsm-plugin-s3").output().unwrap();
     assert_eq!(output.status.code(), Some(5));
-    assert!(stderr(&output).contains("object stores are not built in yet"), "{}", stderr(&output));
+    assert!(stderr(&output).contains("are not built in yet"), "{}", stderr(&output));
 }
 
 #[test]
