@@ -5,9 +5,10 @@ use crate::fault::Fault;
 use crate::retry::Retry;
 use crate::settings::{
     Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Limits, S3, S3Credentials, Service, Settings,
-    SettingsError,
+    SettingsError, check_endpoint,
 };
 use crate::transport::Transport;
+use crate::uploads::Uploads;
 use futures_util::StreamExt as _;
 use opendal::{HttpTransporter, Metadata, Operator, options, services};
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ pub struct Bucket {
     limits: Limits,
     name: String,
     traits: Traits,
+    uploads: Option<Arc<Uploads>>,
     /// Requests that may still begin.
     free: Semaphore,
 }
@@ -54,11 +56,16 @@ impl Bucket {
     pub fn open(settings: &Settings) -> Result<Arc<Self>, SettingsError> {
         settings.check()?;
         let operator = operator(settings)?;
+        let mut uploads = None;
         let operator = if settings.service == Service::Memory {
             operator
         } else {
             let transport = Transport::new(&settings.limits, settings.ca_file.as_deref())?;
-            let context = operator.context().with_http_transport(HttpTransporter::new(transport));
+            let transport = HttpTransporter::new(transport);
+            if let Service::S3(s3) = &settings.service {
+                uploads = s3_uploads(settings, s3, transport.clone()).map(Arc::new);
+            }
+            let context = operator.context().with_http_transport(transport);
             operator.with_context(context)
         };
         let can = operator.info().capability();
@@ -77,6 +84,7 @@ impl Bucket {
             limits: settings.limits,
             name: settings.name(),
             traits,
+            uploads,
             free: Semaphore::new(settings.limits.requests),
         }))
     }
@@ -110,6 +118,11 @@ impl Bucket {
 
     pub(crate) fn traits(&self) -> Traits {
         self.traits
+    }
+
+    /// What asks for uploads that were never completed, where there may be such.
+    pub(crate) fn uploads(&self) -> Option<Arc<Uploads>> {
+        self.uploads.clone()
     }
 
     pub(crate) fn operator(&self) -> &Operator {
@@ -165,20 +178,40 @@ fn operator(settings: &Settings) -> Result<Operator, SettingsError> {
     let root = format!("/{}", settings.prefix);
     let refused = |e: opendal::Error| SettingsError::Refused(crate::fault::shown(e.message()));
     match &settings.service {
-        Service::S3(s3) => Operator::new(s3_service(settings, s3, &root)).map_err(refused),
+        Service::S3(s3) => {
+            check_endpoint(&s3_endpoint(settings, s3))?;
+            Operator::new(s3_service(settings, s3, &root)).map_err(refused)
+        }
         Service::Azure(azure) => Operator::new(azure_service(settings, azure, &root)).map_err(refused),
         Service::Gcs(gcs) => Operator::new(gcs_service(settings, gcs, &root)?).map_err(refused),
         Service::Memory => Operator::new(services::Memory::default().root(&root)).map_err(refused),
     }
 }
 
-fn s3_service(settings: &Settings, s3: &S3, root: &str) -> services::S3 {
+fn s3_region(s3: &S3) -> String {
     let from_environment = || std::env::var("AWS_REGION").or_else(|_| std::env::var("AWS_DEFAULT_REGION")).ok();
-    let region = s3.region.clone().or_else(from_environment).unwrap_or_else(|| "us-east-1".to_owned());
-    let mut service = services::S3::default().root(root).bucket(&settings.bucket).region(&region);
-    if let Some(endpoint) = &settings.endpoint {
-        service = service.endpoint(endpoint);
-    }
+    s3.region.clone().or_else(from_environment).unwrap_or_else(|| "us-east-1".to_owned())
+}
+
+/// As the usual tools find it.
+fn s3_endpoint(settings: &Settings, s3: &S3) -> String {
+    let from_environment = || std::env::var("AWS_ENDPOINT_URL_S3").or_else(|_| std::env::var("AWS_ENDPOINT_URL")).ok();
+    let region = s3_region(s3);
+    let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
+    settings.endpoint.clone().or_else(from_environment).unwrap_or_else(|| format!("https://s3.{region}.{suffix}"))
+}
+
+/// Not for directory buckets, which are signed for otherwise.
+fn s3_uploads(settings: &Settings, s3: &S3, transport: HttpTransporter) -> Option<Uploads> {
+    let place = (s3_endpoint(settings, s3), &settings.bucket, &settings.prefix);
+    let known = !settings.bucket.ends_with("--x-s3");
+    let attempts = settings.limits.attempts;
+    known.then(|| Uploads::new((s3, &s3_region(s3)), (&place.0, place.1, place.2), transport, attempts))
+}
+
+fn s3_service(settings: &Settings, s3: &S3, root: &str) -> services::S3 {
+    let mut service = services::S3::default().root(root).bucket(&settings.bucket).region(&s3_region(s3));
+    service = service.endpoint(&s3_endpoint(settings, s3));
     if let Some(class) = &settings.storage_class {
         service = service.default_storage_class(class);
     }

@@ -19,6 +19,7 @@ mod secret;
 mod settings;
 mod store;
 mod transport;
+mod uploads;
 
 pub use bucket::Bucket;
 pub use secret::Secret;
@@ -26,4 +27,4 @@ pub use settings::{
     Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Limits, S3, S3Credentials, Service, Settings,
     SettingsError, SseKey,
 };
-pub use store::{ObjectStore, StagedObject};
+pub use store::{ObjectStore, StagedObject, SweptUploads};

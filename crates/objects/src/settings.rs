@@ -282,7 +282,8 @@ impl Settings {
     }
 }
 
-fn check_endpoint(endpoint: &str) -> Result<(), SettingsError> {
+/// Also for one that comes from the environment.
+pub(crate) fn check_endpoint(endpoint: &str) -> Result<(), SettingsError> {
     let url = Url::parse(endpoint).map_err(|_| SettingsError::Endpoint("is no URL: http://… or https://…"))?;
     if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none() {
         return Err(SettingsError::Endpoint("is not one of HTTP: http://… or https://…"));

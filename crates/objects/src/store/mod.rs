@@ -7,12 +7,14 @@ mod place;
 mod publish;
 mod remote;
 mod stage;
+mod sweep;
 mod upload;
 
 #[cfg(test)]
 mod tests;
 
 pub use stage::StagedObject;
+pub use sweep::SweptUploads;
 
 use crate::Bucket;
 use crate::fault::Fault;
@@ -25,6 +27,7 @@ use opendal::raw::{OpList, Service as _};
 use publish::{Ending, publish, put_bytes};
 use std::ops::ControlFlow;
 use std::sync::Arc;
+use sweep::Underway;
 use transfer::copy::unusable;
 use transfer::forms::{not_reserved, other_encodings, with_encoding};
 use transfer::manifest::{Manifest, ManifestError};
@@ -44,6 +47,7 @@ const LIST_BATCH: usize = 1000;
 pub struct ObjectStore {
     bucket: Arc<Bucket>,
     memory: Memory,
+    underway: Underway,
 }
 
 impl ObjectStore {
@@ -51,7 +55,7 @@ impl ObjectStore {
     #[must_use]
     pub fn new(bucket: Arc<Bucket>) -> Self {
         let memory = Memory::new(bucket.limits().upload_memory_bytes);
-        Self { bucket, memory }
+        Self { bucket, memory, underway: Underway::default() }
     }
 
     /// The bucket.

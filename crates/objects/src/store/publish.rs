@@ -3,6 +3,7 @@
 use super::keys;
 use super::place::{self, Place};
 use super::stage::{StagedContent, StagedObject, Table};
+use super::sweep::abort_of;
 use super::upload::{Cut, too_large};
 use crate::Bucket;
 use crate::fault::Fault;
@@ -147,8 +148,13 @@ async fn remove_older_forms(bucket: &Bucket, id: &ObjectId, described: bool) {
     if !described {
         old.push(keys::manifest(id));
     }
+    let path = bucket.path(&keys::object(id));
     if let Err(fault) = bucket.remove(&old).await {
-        let path = bucket.path(&keys::object(id));
         tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove older forms of an object");
+    }
+    if let Some(uploads) = bucket.uploads()
+        && let Err(fault) = abort_of(&uploads, id).await
+    {
+        tracing::debug!(object = %path.display(), error = fault.why(), "cannot look for unfinished uploads; the next sweep will");
     }
 }

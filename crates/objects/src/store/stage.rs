@@ -2,6 +2,7 @@
 
 use super::memory::{Memory, Taken};
 use super::place::{Place, There};
+use super::sweep::Uploading;
 use super::upload::{Cut, Sent, Upload, Whole, too_large};
 use super::{ObjectStore, keys};
 use crate::Bucket;
@@ -81,7 +82,8 @@ impl ObjectStore {
         let (content, archived) = if size <= self.bucket.limits().part_bytes || !self.bucket.traits().parts {
             take_whole(&self.bucket, &self.memory, place, (size, most), take, monitor)?
         } else {
-            take_parts(&self.bucket, &self.memory, place, most, take, monitor)?
+            let uploading = self.underway.begin(&place.key);
+            take_parts(&self.bucket, &self.memory, (place, uploading), most, take, monitor)?
         };
         if monitor.cancelled() {
             return Err(TransferError::Cancelled);
@@ -119,7 +121,7 @@ fn take_whole(
 fn take_parts(
     bucket: &Arc<Bucket>,
     memory: &Memory,
-    place: Place,
+    (place, uploading): (Place, Uploading),
     most: u64,
     take: impl FnOnce(&dyn WriteAt) -> Result<Archived, TransferError>,
     monitor: &dyn Monitor,
@@ -135,7 +137,7 @@ fn take_parts(
         other => other,
     };
     let there = there.map_err(|fault| fault.into_error("store", path))?;
-    let upload = Upload::begin(bucket, place, there, cut, memory, monitor);
+    let upload = Upload::begin(bucket, (place, uploading), there, cut, memory, monitor);
     let archived = take(&upload)?;
     Ok((StagedContent::Parts(upload.finish()?), archived))
 }

@@ -5,6 +5,7 @@
 
 use super::memory::Taken;
 use super::place::{self, Place, There};
+use super::sweep::Uploading;
 use crate::Bucket;
 use crate::fault::Fault;
 use crate::retry::Retry;
@@ -60,6 +61,7 @@ pub(super) struct Sent {
     pub(super) place: Place,
     writer: Option<oio::Writer>,
     pub(super) bytes: u64,
+    uploading: Option<Uploading>,
 }
 
 impl Sent {
@@ -78,7 +80,11 @@ impl Drop for Sent {
     fn drop(&mut self) {
         if let Some(writer) = self.writer.take() {
             let (bucket, key) = (self.bucket.clone(), std::mem::take(&mut self.place.key));
-            let aborted = async move { place::abort(&bucket, &key, writer).await };
+            let uploading = self.uploading.take();
+            let aborted = async move {
+                place::abort(&bucket, &key, writer).await;
+                drop(uploading);
+            };
             self.bucket.engine().spawn(aborted);
         }
     }
@@ -120,7 +126,7 @@ struct Part {
 impl<'m> Upload<'m> {
     pub(super) fn begin(
         bucket: &Arc<Bucket>,
-        place: Place,
+        (place, uploading): (Place, Uploading),
         there: There,
         cut: Cut,
         memory: Taken,
@@ -133,7 +139,7 @@ impl<'m> Upload<'m> {
             let bucket = bucket.clone();
             async move {
                 // Nobody waits for the end of one that was dropped: then this drops it too.
-                let _ = tell.send(send(bucket, place, there, cut, steps).await);
+                let _ = tell.send(send(bucket, (place, uploading), there, cut, steps).await);
             }
         };
         bucket.engine().spawn(task);
@@ -279,7 +285,7 @@ impl Parts {
 /// Sends parts until there are no more, or nobody gives any more. After an error, nothing is left.
 async fn send(
     bucket: Arc<Bucket>,
-    place: Place,
+    (place, uploading): (Place, Uploading),
     there: There,
     cut: Cut,
     mut steps: mpsc::Receiver<Step>,
@@ -287,7 +293,7 @@ async fn send(
     let concurrent = usize::try_from(cut.concurrent).unwrap_or(1);
     let writer = place.begin(&bucket, &there, concurrent).map_err(|e| Fault::new(&e))?;
     // From here on it aborts itself.
-    let mut sent = Sent { bucket, place, writer: Some(writer), bytes: 0 };
+    let mut sent = Sent { bucket, place, writer: Some(writer), bytes: 0, uploading: Some(uploading) };
     loop {
         match steps.recv().await {
             Some(Step::Part(part)) => {

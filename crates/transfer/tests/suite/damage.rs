@@ -32,7 +32,7 @@ pub(crate) fn p5_every_flipped_bit_is_found<B: Bed>() {
         for options in kinds.into_iter().chain([described(encoding)]) {
             let stored = archived(&bed, 20_000, options);
             let whole = bed.read(&stored.id, Half::Object);
-            for _ in 0..25 {
+            for _ in 0..12 {
                 let (at, bit) = (random.within(0..whole.len() as u64), random.within(0..8));
                 let mut flipped = whole.clone();
                 flipped[usize::try_from(at).unwrap()] ^= 1 << bit;

@@ -48,9 +48,13 @@ macro_rules! server_bed {
 }
 
 mod azurite;
+mod bucket;
 mod gcs;
+mod hostile;
 mod memory;
 mod rgw;
+mod s3s;
+mod sweep;
 
 use crate::store::keys;
 use crate::{Bucket, ObjectStore, Settings};

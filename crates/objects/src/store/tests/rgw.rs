@@ -7,10 +7,13 @@ pub(super) const BUCKET: &str = "archive";
 
 /// As if it were the usual S3, but for where it is.
 pub(super) fn settings(endpoint: String) -> Settings {
+    settings_in(Rgw::REGION, endpoint)
+}
+
+pub(super) fn settings_in(region: &str, endpoint: String) -> Settings {
     let (id, secret) = (Rgw::ACCESS_KEY.to_owned(), Secret::new(Rgw::SECRET_KEY));
     let credentials = S3Credentials::Keys { id, secret, token: None };
-    let service =
-        Service::S3(S3 { region: Some(Rgw::REGION.to_owned()), credentials, checksums: true, ..S3::default() });
+    let service = Service::S3(S3 { region: Some(region.to_owned()), credentials, checksums: true, ..S3::default() });
     Settings {
         service,
         bucket: BUCKET.to_owned(),

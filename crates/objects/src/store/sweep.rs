@@ -1,0 +1,113 @@
+//! Uploads that nobody will complete: of processes that crashed.
+
+use super::{ObjectStore, keys};
+use crate::fault::Fault;
+use crate::uploads::{Unfinished, Uploads};
+use model::ObjectId;
+use parking_lot::Mutex;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+use transfer::TransferError;
+use transfer::forms::other_encodings;
+
+/// What a sweep removed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct SweptUploads {
+    /// Uploads that were begun and never completed.
+    pub uploads: u64,
+}
+
+/// The keys that this process uploads to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Underway(Arc<Mutex<HashMap<String, usize>>>);
+
+/// A key is uploaded to as long as this lives.
+#[derive(Debug)]
+pub(super) struct Uploading {
+    underway: Underway,
+    key: String,
+}
+
+impl Underway {
+    pub(super) fn begin(&self, key: &str) -> Uploading {
+        *self.0.lock().entry(key.to_owned()).or_default() += 1;
+        Uploading { underway: self.clone(), key: key.to_owned() }
+    }
+
+    fn contains(&self, key: &str) -> bool {
+        self.0.lock().contains_key(key)
+    }
+}
+
+impl Drop for Uploading {
+    fn drop(&mut self) {
+        let mut keys = self.underway.0.lock();
+        if let Some(count) = keys.get_mut(&self.key) {
+            *count -= 1;
+            if *count == 0 {
+                keys.remove(&self.key);
+            }
+        }
+    }
+}
+
+impl ObjectStore {
+    /// Aborts uploads that were begun at least `age` ago and never completed, but for those of this process. Nothing tells whether another
+    /// process, perhaps on another host, still works on one: `age` has to be longer than the longest upload takes. Days are usual.
+    ///
+    /// Only S3 has any: Azure and Google remove what was not completed after a week by themselves, and list none of it. A service that cannot
+    /// list them has none, as far as this can tell.
+    pub fn sweep(&self, age: Duration) -> Result<SweptUploads, TransferError> {
+        let Some(uploads) = self.bucket.uploads() else { return Ok(SweptUploads::default()) };
+        let underway = self.underway.clone();
+        let swept = self.bucket.engine().wait(async move {
+            let mut swept = SweptUploads::default();
+            for prefix in [keys::OBJECTS, keys::MANIFESTS] {
+                swept.uploads += abort_old(&uploads, prefix, age, &underway).await?;
+            }
+            Ok(swept)
+        });
+        match swept {
+            Err(fault) if fault.told == opendal::ErrorKind::Unsupported => Ok(SweptUploads::default()),
+            swept => swept.map_err(|fault| fault.into_error("list the unfinished uploads in", self.bucket.path(""))),
+        }
+    }
+}
+
+async fn abort_old(uploads: &Uploads, prefix: &str, age: Duration, underway: &Underway) -> Result<u64, Fault> {
+    let aborted = Mutex::new(0);
+    let visit = |found: Vec<Unfinished>| async {
+        for upload in found.into_iter().filter(|upload| upload.is_older_than(age)) {
+            let own = upload.key.strip_prefix(uploads.root()).is_none_or(|key| underway.contains(key));
+            if own {
+                continue;
+            }
+            uploads.abort(&upload).await?;
+            *aborted.lock() += 1;
+        }
+        Ok(())
+    };
+    uploads.each(prefix, visit).await?;
+    Ok(aborted.into_inner())
+}
+
+/// Aborts what is unfinished of an object that was just completed, in any form: of its attempts only one runs at a time, and this one is done.
+pub(super) async fn abort_of(uploads: &Uploads, id: &ObjectId) -> Result<(), Fault> {
+    let forms: Vec<ObjectId> = other_encodings(id).chain([id.clone()]).collect();
+    let root = uploads.root();
+    let of_it: Vec<String> =
+        forms.iter().flat_map(|id| [keys::object(id), keys::manifest(id)]).map(|key| format!("{root}{key}")).collect();
+    // The shortest form is what the others begin with.
+    let Some(base) = forms.iter().min_by_key(|id| id.as_str().len()) else { return Ok(()) };
+    for prefix in [keys::object(base), keys::manifest(base)] {
+        let visit = |found: Vec<Unfinished>| async {
+            for upload in found.into_iter().filter(|upload| of_it.contains(&upload.key)) {
+                uploads.abort(&upload).await?;
+            }
+            Ok(())
+        };
+        uploads.each(&prefix, visit).await?;
+    }
+    Ok(())
+}
