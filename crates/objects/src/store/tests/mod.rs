@@ -55,6 +55,7 @@ mod memory;
 mod rgw;
 mod s3s;
 mod sweep;
+mod tls;
 
 use crate::store::keys;
 use crate::{Bucket, ObjectStore, Settings};
