@@ -1,13 +1,18 @@
 //! Archives, opened by the command itself: for what is done to an archive as a whole, with or without an agent.
 
 use crate::exit::{CliError, Exit};
-use config::{AgentConfig, PosixConfig};
+use config::object::ObjectArchive;
+use config::posix::PosixArchive;
+use config::{AgentConfig, ConfigError, ObjectConfig, PosixConfig};
+use maintenance::Holdings;
+use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use transfer::{KernelDurability, PosixStore};
 
-/// The mover's file, beside the agent's.
+/// The files of the movers that are built in, beside the agent's.
 const POSIX_CONFIG: &str = "lhsm-plugin-posix";
+const OBJECT_CONFIG: &str = "lhsm-plugin-object";
 
 /// Which archive a command is for.
 #[derive(clap::Args, Debug)]
@@ -15,9 +20,24 @@ pub(crate) struct ArchiveArgs {
     /// Number of the archive [default: the configuration's default_archive]
     #[arg(short, long = "id", visible_alias = "archive", value_name = "ID", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) id: Option<u32>,
-    /// The archive's root, where there is no configuration that names it
+    /// The archive's root, where there is no configuration that names it; for directories only
     #[arg(long, value_name = "DIR", requires = "id")]
     pub(crate) root: Option<PathBuf>,
+}
+
+/// An open archive.
+pub(crate) struct Opened {
+    pub(crate) id: u32,
+    pub(crate) holdings: Box<dyn Holdings>,
+    in_bucket: bool,
+}
+
+impl Opened {
+    /// How many threads are to work on it: so many as were asked for, else the first number for a directory and the second for a bucket, where
+    /// each question is a request that takes its time.
+    pub(crate) fn threads(&self, asked: Option<NonZeroUsize>, (directory, bucket): (usize, usize)) -> usize {
+        asked.map_or(if self.in_bucket { bucket } else { directory }, NonZeroUsize::get)
+    }
 }
 
 /// The number of the archive that is meant: the one asked for, or the configuration's default.
@@ -30,28 +50,60 @@ pub(crate) fn number(archive: &ArchiveArgs, config_file: &Path) -> Result<u32, C
 
 /// The agent's configuration.
 pub(crate) fn agent_config(config_file: &Path) -> Result<AgentConfig, CliError> {
-    let (config, _) = AgentConfig::load(config_file).map_err(|error| CliError::new(Exit::Config, error.to_string()))?;
+    let (config, _) = AgentConfig::load(config_file).map_err(misconfigured)?;
     Ok(config)
 }
 
-/// Opens an archive of the posix mover, and gives its number.
-pub(crate) fn open(archive: &ArchiveArgs, config_file: &Path) -> Result<(u32, PosixStore), CliError> {
+/// Opens an archive of the posix mover, or else of the object mover.
+pub(crate) fn open(archive: &ArchiveArgs, config_file: &Path) -> Result<Opened, CliError> {
     let id = number(archive, config_file)?;
-    let root = match &archive.root {
-        Some(root) => root.clone(),
-        None => configured_root(id, config_file)?,
-    };
-    let store = PosixStore::open(&root, Arc::new(KernelDurability));
-    Ok((id, store.map_err(|error| CliError::new(Exit::NotHere, error.to_string()))?))
+    if let Some(root) = &archive.root {
+        return directory(id, root);
+    }
+    let beside = |name: &str| config_file.with_file_name(name);
+    let (posix, object) = (beside(POSIX_CONFIG), beside(OBJECT_CONFIG));
+    if let Some(found) = posix_archive(id, &posix)? {
+        return directory(id, &found.place.0);
+    }
+    if let Some(found) = object_archive(id, &object)? {
+        let store = movers::object::open(&found);
+        let store = store.map_err(|error| CliError::new(Exit::NotHere, format!("archive {id}: {error}")))?;
+        return Ok(Opened { id, holdings: Box::new(store), in_bucket: true });
+    }
+    let (posix, object) = (posix.display(), object.display());
+    let why =
+        format!("neither {posix} nor {object} has an archive of number {id}; give a directory's root with --root");
+    Err(CliError::new(Exit::Config, why))
 }
 
-fn configured_root(id: u32, config_file: &Path) -> Result<PathBuf, CliError> {
-    let file = config_file.parent().unwrap_or(Path::new(".")).join(POSIX_CONFIG);
-    let (config, _) = PosixConfig::load(&file).map_err(|error| CliError::new(Exit::Config, error.to_string()))?;
-    let found = config.archives.into_iter().find(|archive| archive.settings.id == id);
-    let none = || {
-        let why = format!("{} has no archive of number {id}; give its root with --root", file.display());
-        CliError::new(Exit::Config, why)
-    };
-    Ok(found.ok_or_else(none)?.place.0)
+fn directory(id: u32, root: &Path) -> Result<Opened, CliError> {
+    let store = PosixStore::open(root, Arc::new(KernelDurability));
+    let store = store.map_err(|error| CliError::new(Exit::NotHere, error.to_string()))?;
+    Ok(Opened { id, holdings: Box::new(store), in_bucket: false })
+}
+
+fn posix_archive(id: u32, file: &Path) -> Result<Option<PosixArchive>, CliError> {
+    if !is_there(file)? {
+        return Ok(None);
+    }
+    let (config, _) = PosixConfig::load(file).map_err(misconfigured)?;
+    Ok(config.archives.into_iter().find(|archive| archive.settings.id == id))
+}
+
+fn object_archive(id: u32, file: &Path) -> Result<Option<ObjectArchive>, CliError> {
+    if !is_there(file)? {
+        return Ok(None);
+    }
+    let (config, _) = ObjectConfig::load(file).map_err(misconfigured)?;
+    Ok(config.archives.into_iter().find(|archive| archive.settings.id == id))
+}
+
+/// A file that is there and cannot be looked at is no file that is not there.
+fn is_there(file: &Path) -> Result<bool, CliError> {
+    file.try_exists()
+        .map_err(|error| CliError::new(Exit::Config, format!("cannot look for {}: {error}", file.display())))
+}
+
+fn misconfigured(error: ConfigError) -> CliError {
+    CliError::new(Exit::Config, error.to_string())
 }

@@ -2,14 +2,15 @@
 
 use crate::MaintenanceError;
 use model::{Digest, ObjectId};
+use objects::ObjectStore;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::mpsc::channel;
-use transfer::copy::ChunkBuffer;
-use transfer::manifest::Manifest;
+use transfer::copy::{ChunkBuffer, ChunkReader};
+use transfer::manifest::{Manifest, ReadAt};
 use transfer::{Expected, Head, Monitor, PosixStore, Store, TransferError};
 
-/// An archive that can be looked through.
+/// An archive that can be looked through: a directory or a bucket. Everything blocks, and may be called by several threads at a time.
 pub trait Holdings: Sync {
     /// Visits the id of every object, in no order.
     fn objects(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), MaintenanceError>;
@@ -49,7 +50,86 @@ pub struct Damage {
     pub why: String,
 }
 
-impl Holdings for PosixStore {
+/// A store, and what archives as a whole need of it besides.
+trait Whole: Store {
+    /// As [`Holdings::remove`]; `done` as for [`Store::remove`].
+    fn remove_exactly(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>);
+
+    /// Reads the chunks of an object, if there is a manifest to compare them with: see [`check_chunks`]. Whether there was.
+    fn check_chunks(
+        &self,
+        id: &ObjectId,
+        expected: Expected,
+        monitor: &dyn Monitor,
+        damaged: &mut dyn FnMut(Damage),
+    ) -> Result<bool, TransferError>;
+
+    /// As [`Holdings::check_packs`].
+    fn check_packs(&self, damaged: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError>;
+}
+
+impl Whole for PosixStore {
+    fn remove_exactly(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        Self::remove_exactly(self, id, done);
+    }
+
+    fn check_chunks(
+        &self,
+        id: &ObjectId,
+        expected: Expected,
+        monitor: &dyn Monitor,
+        damaged: &mut dyn FnMut(Damage),
+    ) -> Result<bool, TransferError> {
+        check_chunks(self.chunks(id, expected)?, monitor, damaged)
+    }
+
+    fn check_packs(&self, damaged: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError> {
+        Self::check_packs(self, damaged)
+    }
+}
+
+impl Whole for ObjectStore {
+    fn remove_exactly(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        Self::remove_exactly(self, id, done);
+    }
+
+    fn check_chunks(
+        &self,
+        id: &ObjectId,
+        expected: Expected,
+        monitor: &dyn Monitor,
+        damaged: &mut dyn FnMut(Damage),
+    ) -> Result<bool, TransferError> {
+        check_chunks(self.chunks(id, expected, monitor)?, monitor, damaged)
+    }
+
+    /// There are none in buckets.
+    fn check_packs(&self, _: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError> {
+        Ok(())
+    }
+}
+
+/// Reads all chunks, and tells those that are damaged. `false` when there is no reader.
+fn check_chunks<O: ReadAt, M: ReadAt>(
+    reader: Option<ChunkReader<O, M>>,
+    monitor: &dyn Monitor,
+    damaged: &mut dyn FnMut(Damage),
+) -> Result<bool, TransferError> {
+    let Some(reader) = reader else { return Ok(false) };
+    let mut buffer = ChunkBuffer::default();
+    let shape = reader.shape();
+    for index in 0..shape.chunks() {
+        match reader.read(index, &mut buffer) {
+            Ok(_) => {}
+            Err(TransferError::DamagedChunk { offset, length, why, .. }) => damaged(Damage { offset, length, why }),
+            Err(error) => return Err(error),
+        }
+        monitor.advanced(shape.chunk(index));
+    }
+    Ok(true)
+}
+
+impl<S: Whole> Holdings for S {
     fn objects(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), MaintenanceError> {
         Ok(self.list(visit)?)
     }
@@ -82,39 +162,25 @@ impl Holdings for PosixStore {
     ) -> Result<(), MaintenanceError> {
         let Some(content) = manifest.content() else { return Ok(()) };
         let expected = Expected { size: Some(content.size), digest: Some(Digest::Blake3(content.hash)) };
-        match self.chunks(id, expected)? {
-            Some(reader) => {
-                let mut buffer = ChunkBuffer::default();
-                let shape = reader.shape();
-                for index in 0..shape.chunks() {
-                    match reader.read(index, &mut buffer) {
-                        Ok(_) => {}
-                        Err(TransferError::DamagedChunk { offset, length, why, .. }) => {
-                            damaged(Damage { offset, length, why });
-                        }
-                        Err(error) => return Err(error.into()),
-                    }
-                    monitor.advanced(shape.chunk(index));
-                }
+        if self.check_chunks(id, expected, monitor, damaged)? {
+            return Ok(());
+        }
+        match self.verify(id, expected, monitor) {
+            Ok(_) => Ok(()),
+            Err(TransferError::DamagedChunk { offset, length, why, .. }) => {
+                damaged(Damage { offset, length, why });
                 Ok(())
             }
-            None => match self.verify(id, expected, monitor) {
-                Ok(_) => Ok(()),
-                Err(TransferError::DamagedChunk { offset, length, why, .. }) => {
-                    damaged(Damage { offset, length, why });
-                    Ok(())
-                }
-                Err(error @ (TransferError::Damaged { .. } | TransferError::Mismatch { .. })) => {
-                    damaged(Damage { offset: 0, length: content.size, why: error.to_string() });
-                    Ok(())
-                }
-                Err(error) => Err(error.into()),
-            },
+            Err(error @ (TransferError::Damaged { .. } | TransferError::Mismatch { .. })) => {
+                damaged(Damage { offset: 0, length: content.size, why: error.to_string() });
+                Ok(())
+            }
+            Err(error) => Err(error.into()),
         }
     }
 
     fn check_packs(&self, damaged: &mut dyn FnMut(PathBuf, String)) -> Result<(), MaintenanceError> {
-        Ok(PosixStore::check_packs(self, damaged)?)
+        Ok(Whole::check_packs(self, damaged)?)
     }
 
     fn check_encoding(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<u64, MaintenanceError> {

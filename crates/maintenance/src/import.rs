@@ -1,7 +1,7 @@
 //! One released file for one object, described by whoever asks.
 
-use crate::MaintenanceError;
 use crate::released::{Place, Released, Unnamed, publish};
+use crate::{Holdings, MaintenanceError};
 use model::ObjectId;
 use rustix::fs::{Gid, Uid};
 use std::ffi::OsStr;
@@ -10,7 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use sys::file::Moment;
 use sys::{Mode, OFlags};
-use transfer::Store;
 
 /// What the file is to be besides its size and object.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,9 +39,9 @@ pub fn one(path: &Path, released: &Released, attributes: &Attributes) -> Result<
 }
 
 /// Looks whether a file for this object could be restored.
-pub fn check(store: &impl Store, released: &Released) -> Result<(), MaintenanceError> {
+pub fn check(holdings: &dyn Holdings, released: &Released) -> Result<(), MaintenanceError> {
     let id = ObjectId::parse(&released.identity.uuid)?;
-    match store.head(&id)? {
+    match holdings.head(&id)? {
         Some(_) => Ok(()),
         None => Err(MaintenanceError::NoObject { archive_id: released.archive_id, id: id.to_string() }),
     }

@@ -35,9 +35,9 @@ pub(crate) struct FsckArgs {
     /// What was stored since then is left alone
     #[arg(long, value_name = "SECONDS", default_value = "3600")]
     min_age: u64,
-    /// Threads that walk the filesystem
-    #[arg(long, value_name = "N", default_value = "4")]
-    threads: NonZeroUsize,
+    /// Threads that walk the filesystem, and then ask the archive [default: 4, for a bucket 16]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
     /// Print JSON: an object a finding, one a line, and the totals last
     #[arg(long)]
     json: bool,
@@ -55,15 +55,15 @@ pub(crate) fn run(socket: &Path, config_file: &Path, args: &FsckArgs) -> Outcome
         CliError::new(Exit::NotHere, format!("cannot look at {}: {error}", mount_point.display()))
     };
     let fs = Filesystem::at(mount_point).map_err(failed)?;
-    let (archive_id, store) = archives::open(&args.archive, config_file)?;
+    let archive = archives::open(&args.archive, config_file)?;
     let options = Options {
-        archive_id,
+        archive_id: archive.id,
         queue: config.state_dir.join("queue.db"),
         repair: args.repair,
         force: args.force,
         foreign: args.foreign,
         min_age: Duration::from_secs(args.min_age),
-        threads: args.threads.get(),
+        threads: archive.threads(args.threads, (4, 16)),
     };
     // Held until the end: an agent that starts meanwhile would not know what is done to its files.
     let lock = if args.repair { wiring::lock_unless_running(&config.state_dir)? } else { None };
@@ -71,7 +71,7 @@ pub(crate) fn run(socket: &Path, config_file: &Path, args: &FsckArgs) -> Outcome
     let directly = Directly(&fs);
     let flags: &dyn SetFlags = if lock.is_some() { &directly } else { &by_agent };
     let told = Told::new(args.json, args.quiet);
-    let result = fsck(&fs, &store, flags, &options, &told);
+    let result = fsck(&fs, &*archive.holdings, flags, &options, &told);
     let _: Option<File> = lock;
     let report = result.map_err(|error| CliError::new(Exit::SomeFailed, error.to_string()))?;
     told.finish(&report, &render::checked::human(&report))?;

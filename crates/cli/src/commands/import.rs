@@ -109,7 +109,7 @@ fn object(config_file: &Path, args: &ImportArgs, uuid: &str, size: u64) -> Outco
     let identity = Identity { uuid: uuid.to_owned(), hash: args.hash, url: String::new() };
     let released = Released { size, archive_id, identity, shared: true };
     if !args.no_check {
-        check(&archives::open(&args.archive, config_file)?.1, &released).map_err(failed)?;
+        check(&*archives::open(&args.archive, config_file)?.holdings, &released).map_err(failed)?;
     }
     let mtime = args.mtime.unwrap_or_else(now);
     let attributes = Attributes { uid: args.uid, gid: args.gid, mode: args.mode, mtime, atime: args.atime };

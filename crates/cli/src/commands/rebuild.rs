@@ -15,9 +15,9 @@ pub(crate) struct TreeArgs {
     /// Give files whose path or manifest is lost a place in this directory, under the ids of their objects
     #[arg(long, value_name = "NAME")]
     orphans: Option<PathBuf>,
-    /// Threads that read manifests and make files
-    #[arg(long, value_name = "N", default_value = "4")]
-    threads: NonZeroUsize,
+    /// Threads that read manifests and make files [default: 4, for a bucket 32]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
 }
 
 #[derive(clap::Args, Debug)]
@@ -65,19 +65,19 @@ pub(crate) struct Wanted<'a> {
 
 /// Makes files of all manifests below a prefix.
 pub(crate) fn tree(config_file: &Path, archive: &ArchiveArgs, args: &TreeArgs, wanted: &Wanted<'_>) -> Outcome {
-    let (archive_id, store) = archives::open(archive, config_file)?;
+    let archive = archives::open(archive, config_file)?;
     let options = Options {
         into: wanted.into.to_owned(),
-        archive_id,
+        archive_id: archive.id,
         prefix: wanted.prefix.clone(),
         shared: wanted.shared,
         dry_run: wanted.dry_run,
         orphans: args.orphans.as_deref().map(relative).transpose()?,
-        threads: args.threads.get(),
+        threads: archive.threads(args.threads, (4, 32)),
     };
     let told = Told::new(wanted.json, wanted.quiet);
-    let counts =
-        rebuild(&store, &options, &told).map_err(|error| CliError::new(Exit::SomeFailed, error.to_string()))?;
+    let counts = rebuild(&*archive.holdings, &options, &told)
+        .map_err(|error| CliError::new(Exit::SomeFailed, error.to_string()))?;
     told.finish(&counts, &render::rebuilt::human(&counts, wanted.dry_run))?;
     if !wanted.dry_run && counts.files > 0 {
         super::warn_if_unguarded(wanted.into);

@@ -26,9 +26,9 @@ pub(crate) struct ScrubArgs {
     /// Where to keep how far it is [default: scrub-ID.json in the configuration's state_dir; with --root, nowhere]
     #[arg(long, value_name = "FILE")]
     state: Option<PathBuf>,
-    /// Objects that are read at one time
-    #[arg(long, value_name = "N", default_value = "2")]
-    threads: NonZeroUsize,
+    /// Objects that are read at one time [default: 2, for a bucket 8]
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
     /// Have the agent make what is damaged or gone anew: from the file, if it is resident, or from a copy in another archive
     #[arg(long, conflicts_with = "root")]
     repair: bool,
@@ -55,7 +55,8 @@ struct Totals {
 }
 
 pub(crate) fn run(socket: &Path, config_file: &Path, args: &ScrubArgs) -> Outcome {
-    let (archive_id, store) = archives::open(&args.archive, config_file)?;
+    let archive = archives::open(&args.archive, config_file)?;
+    let archive_id = archive.id;
     let state = match (&args.state, &args.archive.root) {
         (Some(path), _) => Some(path.clone()),
         (None, Some(_)) => None,
@@ -64,12 +65,17 @@ pub(crate) fn run(socket: &Path, config_file: &Path, args: &ScrubArgs) -> Outcom
             Some(directory.join(format!("scrub-{archive_id}.json")))
         }
     };
-    let options =
-        Options { archive_id, bytes_per_second: args.rate, state, restart: args.restart, threads: args.threads.get() };
+    let options = Options {
+        archive_id,
+        bytes_per_second: args.rate,
+        state,
+        restart: args.restart,
+        threads: archive.threads(args.threads, (2, 8)),
+    };
     let told = Told::new(args.json, args.quiet);
     let noting = Noting::new(&told);
-    let counts =
-        scrub(&store, &options, &noting).map_err(|error| CliError::new(Exit::SomeFailed, error.to_string()))?;
+    let counts = scrub(&*archive.holdings, &options, &noting)
+        .map_err(|error| CliError::new(Exit::SomeFailed, error.to_string()))?;
     let damaged = noting.into_damaged();
     let repair = args.repair.then(|| repair(socket, config_file, archive_id, damaged)).transpose()?;
     // What lies beside objects (packs' own structures, manifests) is mended by nobody.

@@ -11,21 +11,57 @@ use rustix::io::Errno;
 use std::ffi::OsStr;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use sys::{Mode, OFlags};
 use transfer::Encoding;
 use transfer::manifest::{Kind, Manifest};
 
 /// What judging needs.
-pub(super) struct Judge<'a, H> {
+pub(super) struct Judge<'a> {
     pub(super) fs: &'a Filesystem,
-    pub(super) holdings: &'a H,
-    pub(super) comparison: &'a Comparison,
+    pub(super) holdings: &'a dyn Holdings,
+    comparison: Mutex<Comparison>,
     pub(super) options: &'a Options,
     /// What was stored since then is nobody's yet.
     pub(super) young_from_ms: u64,
 }
 
-impl<H: Holdings> Judge<'_, H> {
+impl<'a> Judge<'a> {
+    pub(super) fn new(
+        fs: &'a Filesystem,
+        holdings: &'a dyn Holdings,
+        comparison: Comparison,
+        options: &'a Options,
+        young_from_ms: u64,
+    ) -> Self {
+        Self { fs, holdings, comparison: Mutex::new(comparison), options, young_from_ms }
+    }
+
+    /// Held for single questions only: what the archive is asked takes long.
+    pub(super) fn comparison(&self) -> MutexGuard<'_, Comparison> {
+        self.comparison.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Judges these, by several threads: in a bucket each question to the archive is a request. In no order.
+    pub(super) fn judge_all(&self, ids: Vec<String>) -> Result<Vec<(String, Verdict)>, MaintenanceError> {
+        let left = Mutex::new(ids);
+        let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let work = || {
+            let mut judged = Vec::new();
+            while let Some(id) = next() {
+                let verdict = self.judge(&id)?;
+                judged.push((id, verdict));
+            }
+            Ok(judged)
+        };
+        let judged: Result<Vec<_>, MaintenanceError> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.options.threads.max(1)).map(|_| scope.spawn(work)).collect();
+            let ended = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+            ended.map(|judged| judged.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        });
+        Ok(judged?.into_iter().flatten().collect())
+    }
+
     /// What cannot be looked at is not nobody's.
     pub(super) fn judge(&self, id: &str) -> Result<Verdict, MaintenanceError> {
         match self.try_judge(id) {
@@ -36,26 +72,32 @@ impl<H: Holdings> Judge<'_, H> {
 
     fn try_judge(&self, text: &str) -> Result<Verdict, MaintenanceError> {
         let id = ObjectId::parse(text)?;
-        if self.comparison.is_claimed(text)? {
+        if self.comparison().is_claimed(text)? {
             return Ok(Verdict::Claimed);
         }
         // What an earlier attempt left beside what a file names goes when that goes: until then it may still be the better copy.
         for form in forms(text) {
-            if self.comparison.is_named(&form)? {
+            if self.comparison().is_named(&form)? {
                 return Ok(Verdict::Missed);
             }
         }
-        for file in self.comparison.stamped(text)? {
+        let stamped = self.comparison().stamped(text)?;
+        for file in stamped {
             if self.names(&file, text)? {
                 return Ok(Verdict::Missed);
             }
         }
         let manifest = self.holdings.manifest(&id);
-        let stored_ms = match (self.holdings.head(&id)?, &manifest) {
-            (Some(head), _) => head.stored_ms,
-            (None, Ok(Some(manifest))) => u64::try_from(manifest.made.seconds).unwrap_or(0).saturating_mul(1000),
-            (None, Ok(None)) => return Ok(Verdict::Gone),
-            (None, Err(_)) => 0,
+        let made_ms = |manifest: &Manifest| u64::try_from(manifest.made.seconds).unwrap_or(0).saturating_mul(1000);
+        let stored_ms = match &manifest {
+            // A record: there is no object to ask for, and most of what is judged is a record.
+            Ok(Some(manifest)) if manifest.content().is_none() => made_ms(manifest),
+            _ => match (self.holdings.head(&id)?, &manifest) {
+                (Some(head), _) => head.stored_ms,
+                (None, Ok(Some(manifest))) => made_ms(manifest),
+                (None, Ok(None)) => return Ok(Verdict::Gone),
+                (None, Err(_)) => 0,
+            },
         };
         let verdict = match manifest {
             Ok(Some(manifest)) => self.described(text, &manifest)?,

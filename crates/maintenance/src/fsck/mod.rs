@@ -46,7 +46,7 @@ pub struct Options {
     pub foreign: bool,
     /// What is younger, counted from the start, is nobody's yet and left alone.
     pub min_age: Duration,
-    /// Threads that walk; at least 1.
+    /// Threads that walk, and then ask the archive; at least 1.
     pub threads: usize,
 }
 
@@ -122,9 +122,9 @@ const MAX_ROUNDS: usize = 1000;
 ///
 /// # Errors
 /// The archive cannot be listed, or the queue or the temporary database not be read. What was repaired until then stays.
-pub fn fsck<H: Holdings>(
+pub fn fsck(
     fs: &Filesystem,
-    holdings: &H,
+    holdings: &dyn Holdings,
     flags: &dyn SetFlags,
     options: &Options,
     watcher: &dyn Watcher,
@@ -143,7 +143,7 @@ pub fn fsck<H: Holdings>(
     (report.objects, report.manifests_alone) = comparison.amounts()?;
     report.named = comparison.known()?;
     let young_from_ms = started_ms.saturating_sub(u64::try_from(options.min_age.as_millis()).unwrap_or(u64::MAX));
-    let judge = Judge { fs, holdings, comparison: &comparison, options, young_from_ms };
+    let judge = Judge::new(fs, holdings, comparison, options, young_from_ms);
     let mut run = Run { judge, flags, watcher, report };
     watcher.phase("checking what nobody names", None);
     run.orphans()?;
@@ -178,8 +178,8 @@ fn read_claims(comparison: &Comparison, options: &Options) -> Result<(), Mainten
     Ok(added?)
 }
 
-fn list<H: Holdings>(
-    holdings: &H,
+fn list(
+    holdings: &dyn Holdings,
     comparison: &Comparison,
     watcher: &dyn Watcher,
     report: &mut Report,
@@ -277,14 +277,14 @@ fn walk(
 }
 
 /// The part after the comparison.
-struct Run<'a, H> {
-    judge: Judge<'a, H>,
+struct Run<'a> {
+    judge: Judge<'a>,
     flags: &'a dyn SetFlags,
     watcher: &'a dyn Watcher,
     report: Report,
 }
 
-impl<H: Holdings> Run<'_, H> {
+impl Run<'_> {
     fn options(&self) -> &Options {
         self.judge.options
     }
@@ -293,18 +293,19 @@ impl<H: Holdings> Run<'_, H> {
         // All are found before any is removed: how many there are says whether this can be the right filesystem.
         let mut after = String::new();
         loop {
-            let turn = self.judge.comparison.unnamed(&after)?;
+            let turn = self.judge.comparison().unnamed(&after)?;
             let Some(last) = turn.last() else { break };
             after.clone_from(last);
-            for id in &turn {
-                match self.judge.judge(id)? {
-                    Verdict::Orphan => self.judge.comparison.add_orphan(id)?,
-                    verdict => self.count(id, verdict),
+            let count = turn.len() as u64;
+            for (id, verdict) in self.judge.judge_all(turn)? {
+                match verdict {
+                    Verdict::Orphan => self.judge.comparison().add_orphan(&id)?,
+                    verdict => self.count(&id, verdict),
                 }
             }
-            self.watcher.advanced(turn.len() as u64);
+            self.watcher.advanced(count);
         }
-        let orphans = self.judge.comparison.orphan_count()?;
+        let orphans = self.judge.comparison().orphan_count()?;
         self.report.refused = match () {
             () if orphans == 0 || !self.options().repair || self.options().force => None,
             () if !self.report.complete => Some("not every file could be looked at"),
@@ -317,7 +318,7 @@ impl<H: Holdings> Run<'_, H> {
         let remove = self.options().repair && self.report.refused.is_none();
         let mut after = String::new();
         loop {
-            let turn = self.judge.comparison.orphans(&after)?;
+            let turn = self.judge.comparison().orphans(&after)?;
             let Some(last) = turn.last() else { return Ok(()) };
             after.clone_from(last);
             for id in &turn {
@@ -371,7 +372,7 @@ impl<H: Holdings> Run<'_, H> {
     fn files_without_object(&mut self) -> Result<(), MaintenanceError> {
         let mut after = None;
         loop {
-            let turn = self.judge.comparison.without_object(after.as_ref())?;
+            let turn = self.judge.comparison().without_object(after.as_ref())?;
             let Some(last) = turn.last() else { return Ok(()) };
             after = Some(last.handle.clone());
             for file in &turn {

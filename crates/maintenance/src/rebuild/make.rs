@@ -18,8 +18,8 @@ use transfer::manifest::{Content, Kind, Manifest, apply};
 use transfer::{Encoding, Head};
 
 /// Makes names; one for each thread.
-pub(crate) struct Maker<'a, H> {
-    pub(crate) holdings: &'a H,
+pub(crate) struct Maker<'a> {
+    pub(crate) holdings: &'a dyn Holdings,
     pub(crate) tree: &'a Tree,
     pub(crate) options: &'a Options,
     pub(crate) watcher: &'a dyn Watcher,
@@ -36,7 +36,7 @@ struct Made {
     size: u64,
 }
 
-impl<H: Holdings> Maker<'_, H> {
+impl Maker<'_> {
     fn found(&mut self, problem: Problem, name: &Name, what: impl Into<String>) {
         self.counts.count(problem);
         self.watcher.found(Finding::new(problem, what.into()).at(&name.path).of(&name.id));
@@ -140,6 +140,21 @@ impl<H: Holdings> Maker<'_, H> {
     pub(crate) fn manifest(&self, id: &str) -> Result<Manifest, MaintenanceError> {
         let gone = || MaintenanceError::ManifestGone { id: id.to_owned() };
         self.holdings.manifest(&ObjectId::parse(id)?)?.ok_or_else(gone)
+    }
+
+    /// The manifests of these, where there is an id, in their order: by several threads.
+    pub(crate) fn manifests<'i>(
+        &self,
+        ids: impl Iterator<Item = Option<&'i str>>,
+    ) -> Vec<Option<Result<Manifest, MaintenanceError>>> {
+        let ids: Vec<_> = ids.collect();
+        let share = ids.len().div_ceil(self.options.threads.max(1)).max(1);
+        let read = |ids: &[Option<&str>]| ids.iter().map(|id| id.map(|id| self.manifest(id))).collect::<Vec<_>>();
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = ids.chunks(share).map(|ids| scope.spawn(move || read(ids))).collect();
+            let ended = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
+            ended.flat_map(|read| read.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+        })
     }
 
     fn released(

@@ -24,6 +24,7 @@ use std::collections::HashSet;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
+use transfer::manifest::Manifest;
 use tree::{Directory, Making, OpenDirectories, Tree};
 
 /// What is asked for.
@@ -132,11 +133,7 @@ impl Counts {
 /// # Errors
 /// The archive cannot be listed, the directory is not there, a guard cannot be told, or the disk fails: what was made until then
 /// stays, and the next run goes on from there.
-pub fn rebuild<H: Holdings>(
-    holdings: &H,
-    options: &Options,
-    watcher: &dyn Watcher,
-) -> Result<Counts, MaintenanceError> {
+pub fn rebuild(holdings: &dyn Holdings, options: &Options, watcher: &dyn Watcher) -> Result<Counts, MaintenanceError> {
     sys::process::raise_nofile_limit();
     let tree = Tree::open(&options.into)?;
     let mut counts = Counts::default();
@@ -175,8 +172,8 @@ fn tell_losers(catalog: &Catalog, watcher: &dyn Watcher, counts: &mut Counts) ->
 }
 
 /// One run, after the catalog is settled.
-struct Run<'a, H> {
-    holdings: &'a H,
+struct Run<'a> {
+    holdings: &'a dyn Holdings,
     options: &'a Options,
     watcher: &'a dyn Watcher,
     tree: &'a Tree,
@@ -184,12 +181,12 @@ struct Run<'a, H> {
     counts: Counts,
 }
 
-impl<'a, H: Holdings> Run<'a, H> {
+impl<'a> Run<'a> {
     fn catalog(&self) -> std::sync::MutexGuard<'_, Catalog> {
         self.catalog.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn maker(&self) -> Maker<'a, H> {
+    fn maker(&self) -> Maker<'a> {
         Maker {
             holdings: self.holdings,
             tree: self.tree,
@@ -375,14 +372,17 @@ impl<'a, H: Holdings> Run<'a, H> {
             let turn = self.catalog().to_finish(before.as_deref())?;
             let Some((last, _)) = turn.last() else { break };
             before = Some(last.clone());
-            for (path, id) in turn {
-                let id = id.unwrap_or_default();
-                let name = Name { path, id };
-                if let Err(error) = finish(&mut maker, &name) {
-                    maker.counts.count(Problem::Failed);
-                    self.watcher.found(Finding::new(Problem::Failed, error.to_string()).at(&name.path));
+            for part in turn.chunks(READ_AHEAD) {
+                // One after the other are they finished, but not asked for: in a bucket each is a request.
+                let manifests = maker.manifests(part.iter().map(|(_, id)| id.as_deref()));
+                for ((path, id), manifest) in part.iter().zip(manifests) {
+                    let name = Name { path: path.clone(), id: id.clone().unwrap_or_default() };
+                    if let Err(error) = finish(&mut maker, &name, manifest) {
+                        maker.counts.count(Problem::Failed);
+                        self.watcher.found(Finding::new(Problem::Failed, error.to_string()).at(&name.path));
+                    }
+                    self.watcher.advanced(1);
                 }
-                self.watcher.advanced(1);
             }
         }
         self.counts.add(&maker.counts);
@@ -392,8 +392,14 @@ impl<'a, H: Holdings> Run<'a, H> {
 
 /// What a directory without a record gets.
 const USUAL_MODE: u32 = 0o755;
+/// Directories whose manifests are read at a time.
+const READ_AHEAD: usize = 256;
 
-fn finish<H: Holdings>(maker: &mut Maker<'_, H>, name: &Name) -> Result<(), MaintenanceError> {
+fn finish(
+    maker: &mut Maker<'_>,
+    name: &Name,
+    manifest: Option<Result<Manifest, MaintenanceError>>,
+) -> Result<(), MaintenanceError> {
     let shown = maker.tree.shown(&name.path);
     let Some(fd) = maker.tree.look(&name.path).map_err(MaintenanceError::io("look at", &shown))? else { return Ok(()) };
     let stamp = sys::file::stamp(&fd).map_err(MaintenanceError::io("look at", &shown))?;
@@ -401,8 +407,8 @@ fn finish<H: Holdings>(maker: &mut Maker<'_, H>, name: &Name) -> Result<(), Main
     if unfinished {
         maker.counts.directories += 1;
     }
-    if !name.id.is_empty() {
-        let manifest = maker.manifest(&name.id)?;
+    if let Some(manifest) = manifest {
+        let manifest = manifest?;
         if unfinished {
             return maker.describe(&manifest, &fd, name);
         }

@@ -13,11 +13,13 @@ use transfer::manifest::Manifest;
 
 /// Batches on their way between threads.
 const WAITING: usize = 4;
+/// Manifests that one thread reads in a row: few, so that all threads have some, since in a bucket each is a request.
+const BATCH: usize = 64;
 
 type Read = Vec<(ObjectId, Result<Manifest, MaintenanceError>)>;
 
-pub(super) fn scan<H: Holdings>(
-    holdings: &H,
+pub(super) fn scan(
+    holdings: &dyn Holdings,
     options: &Options,
     watcher: &dyn Watcher,
     counts: &mut Counts,
@@ -63,11 +65,7 @@ fn tell_unreadable(
     }
 }
 
-fn list_objects<H: Holdings>(
-    holdings: &H,
-    catalog: &mut Catalog,
-    watcher: &dyn Watcher,
-) -> Result<(), MaintenanceError> {
+fn list_objects(holdings: &dyn Holdings, catalog: &mut Catalog, watcher: &dyn Watcher) -> Result<(), MaintenanceError> {
     let mut batch = Vec::with_capacity(TURN);
     let mut added = Ok(());
     let listed = holdings.objects(&mut |id| {
@@ -85,11 +83,11 @@ fn list_objects<H: Holdings>(
     listed
 }
 
-fn list_manifests<H: Holdings>(holdings: &H, to: SyncSender<Vec<ObjectId>>) -> Result<(), MaintenanceError> {
-    let mut batch = Vec::with_capacity(TURN);
+fn list_manifests(holdings: &dyn Holdings, to: SyncSender<Vec<ObjectId>>) -> Result<(), MaintenanceError> {
+    let mut batch = Vec::with_capacity(BATCH);
     let listed = holdings.manifests(&mut |id| {
         batch.push(id);
-        if batch.len() >= TURN && to.send(std::mem::take(&mut batch)).is_err() {
+        if batch.len() >= BATCH && to.send(std::mem::take(&mut batch)).is_err() {
             return ControlFlow::Break(());
         }
         ControlFlow::Continue(())
@@ -99,7 +97,7 @@ fn list_manifests<H: Holdings>(holdings: &H, to: SyncSender<Vec<ObjectId>>) -> R
     listed
 }
 
-fn read_manifests<H: Holdings>(holdings: &H, ids: &Mutex<Receiver<Vec<ObjectId>>>, to: &SyncSender<Read>) {
+fn read_manifests(holdings: &dyn Holdings, ids: &Mutex<Receiver<Vec<ObjectId>>>, to: &SyncSender<Read>) {
     loop {
         let next = ids.lock().unwrap_or_else(PoisonError::into_inner).recv();
         let Ok(batch) = next else { return };

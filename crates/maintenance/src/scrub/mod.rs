@@ -90,7 +90,7 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 ///
 /// # Errors
 /// The archive cannot be listed, or the state or the temporary database fail.
-pub fn scrub<H: Holdings>(holdings: &H, options: &Options, watcher: &dyn Watcher) -> Result<Counts, MaintenanceError> {
+pub fn scrub(holdings: &dyn Holdings, options: &Options, watcher: &dyn Watcher) -> Result<Counts, MaintenanceError> {
     let saved = match &options.state {
         Some(path) if !options.restart => State::load(path, options.archive_id)?,
         _ => None,
@@ -126,7 +126,7 @@ pub fn scrub<H: Holdings>(holdings: &H, options: &Options, watcher: &dyn Watcher
     Ok(state.counts)
 }
 
-fn list<H: Holdings>(holdings: &H, watcher: &dyn Watcher, counts: &mut Counts) -> Result<Connection, MaintenanceError> {
+fn list(holdings: &dyn Holdings, watcher: &dyn Watcher, counts: &mut Counts) -> Result<Connection, MaintenanceError> {
     let items = scratch::open(TABLES)?;
     items.execute_batch("BEGIN")?;
     let mut added = Ok(());
@@ -160,13 +160,7 @@ fn next(items: &Connection, after: &str) -> Result<Vec<String>, rusqlite::Error>
 }
 
 /// One turn, by several threads.
-fn check_all<H: Holdings>(
-    holdings: &H,
-    turn: Vec<String>,
-    rate: &Rate,
-    threads: usize,
-    watcher: &dyn Watcher,
-) -> Counts {
+fn check_all(holdings: &dyn Holdings, turn: Vec<String>, rate: &Rate, threads: usize, watcher: &dyn Watcher) -> Counts {
     let left = Mutex::new(turn);
     let total = Mutex::new(Counts::default());
     std::thread::scope(|scope| {
@@ -186,8 +180,8 @@ fn check_all<H: Holdings>(
     total.into_inner().unwrap_or_else(PoisonError::into_inner)
 }
 
-struct Check<'a, H> {
-    holdings: &'a H,
+struct Check<'a> {
+    holdings: &'a dyn Holdings,
     rate: &'a Rate,
     watcher: &'a dyn Watcher,
     counts: Counts,
@@ -206,7 +200,7 @@ impl Monitor for Slowed<'_> {
     }
 }
 
-impl<H: Holdings> Check<'_, H> {
+impl Check<'_> {
     fn found(&self, problem: Problem, id: &str, manifest: Option<&Manifest>, what: String) {
         let finding = Finding::new(problem, what).of(id);
         self.watcher.found(match manifest {

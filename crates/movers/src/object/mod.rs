@@ -21,7 +21,11 @@ pub fn run(environment: Environment, file: &Path) -> Result<(), MoverError> {
     Kind { name: "object", open, sweep }.run(environment, file)
 }
 
-fn open(archive: &ObjectArchive) -> Result<ObjectStore, Unusable> {
+/// Opens an archive as the mover does, for whoever looks at it as a whole.
+///
+/// # Errors
+/// The bucket is not there or does not let us in, or a key's file cannot be used.
+pub fn open(archive: &ObjectArchive) -> Result<ObjectStore, Unusable> {
     let bucket = Bucket::open(&settings::of(&archive.place)?)?;
     bucket.check()?;
     Ok(ObjectStore::new(bucket))

@@ -63,7 +63,7 @@ impl ObjectStore {
             Source::Here(bytes) => Some(bytes.clone()),
             Source::Remote(_) => None,
         };
-        let by_chunks = self.chunks(id, object, manifest, expected).and_then(|reader| {
+        let by_chunks = self.reader(id, object, manifest, expected).and_then(|reader| {
             reader.map_or(Ok(None), |reader| {
                 reader.object().expect(0..stored_bytes);
                 restore_chunks(&reader, stored_bytes, target, expected, monitor).map(Some)
@@ -119,7 +119,7 @@ impl ObjectStore {
         };
         // Its size is not asked for: the manifest says where each chunk lies, and a read past the end is an error of its own.
         let object = Source::Remote(Remote::new(&self.bucket, keys::object(id), u64::MAX, None, monitor));
-        let reader = self.chunks(id, object, manifest, expected)?.ok_or_else(none)?;
+        let reader = self.reader(id, object, manifest, expected)?.ok_or_else(none)?;
         let chunks = reader.shape().touched(extent);
         if !chunks.is_empty() {
             reader.object().expect(reader.stored(chunks)?);
@@ -127,7 +127,25 @@ impl ObjectStore {
         restore_range(&reader, target, extent, expected, monitor)
     }
 
-    fn chunks<'m>(
+    /// The object and its manifest, to be read by chunks, best from front to back. `None` when it has no manifest, or no hash is there to compare
+    /// with.
+    ///
+    /// # Errors
+    /// [`TransferError::NoManifest`] when the manifest is damaged, or that of something else.
+    pub fn chunks<'m>(
+        &self,
+        id: &ObjectId,
+        expected: Expected,
+        monitor: &'m dyn Monitor,
+    ) -> Result<Option<ChunkReader<impl ReadAt + use<'m>, impl ReadAt + use<'m>>>, TransferError> {
+        not_reserved(id)?;
+        let Found { object, manifest } = self.find(id, expected, monitor)?;
+        let Some(manifest) = manifest else { return Ok(None) };
+        object.expect(0..object.size());
+        self.reader(id, object, manifest, expected)
+    }
+
+    fn reader<'m>(
         &self,
         id: &ObjectId,
         object: Source<'m>,

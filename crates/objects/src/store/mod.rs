@@ -245,7 +245,8 @@ impl Store for ObjectStore {
         };
         let (_, encoding) = Encoding::split(id.as_str());
         let stored = found.last_modified().map(|time| time.into_inner().as_millisecond());
-        let stored_ms = stored.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(0);
+        // What does not say how old it is counts as new: it might be on its way.
+        let stored_ms = stored.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(u64::MAX);
         Ok(Some(Head { encoding, stored_bytes: found.content_length(), stored_ms }))
     }
 

@@ -196,6 +196,6 @@ pub struct Head {
     pub encoding: Encoding,
     /// Bytes it has in the archive, compressed or not.
     pub stored_bytes: u64,
-    /// When it was stored, in milliseconds since 1970.
+    /// When it was stored, in milliseconds since 1970, by the store's clock; `u64::MAX` when it does not say.
     pub stored_ms: u64,
 }
