@@ -71,8 +71,7 @@ pub(crate) fn open(archive: &ArchiveArgs, config_file: &Path) -> Result<Opened, 
         return Ok(Opened { id, holdings: Box::new(store), in_bucket: true });
     }
     let (posix, object) = (posix.display(), object.display());
-    let why =
-        format!("neither {posix} nor {object} has an archive of number {id}; give a directory's root with --root");
+    let why = format!("no archive of number {id} is in {posix} or {object}; give a directory's root with --root");
     Err(CliError::new(Exit::Config, why))
 }
 

@@ -3,6 +3,8 @@
 //! For: administrators, on the machine that has the filesystem. Not for: anything a user's request does (the agent does
 //! that), and not for moving content: a file that is made here is released, and its content comes when it is read.
 //!
+//! Archives are [`Holdings`]: in directories, or in buckets.
+//!
 //! **Everything here blocks**, works with and without an agent, and beside a guard that runs on the filesystem.
 //!
 //! - [`released`]: makes released files, such that no crash and no reader ever finds zeros in their place.

@@ -4,6 +4,7 @@
 
 mod access;
 mod bad_input;
+mod buckets;
 mod copies;
 mod cycle;
 mod fsck;

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 use testkit::services::{Azurite, FakeGcs, Rgw};
-use testkit::{FsKind, Random, wait_until};
+use testkit::{FsKind, Random, Site, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -22,7 +22,13 @@ fn start(archive: &str) -> Hsm {
     })
 }
 
-fn s3(server: &Rgw, bucket: &str) -> String {
+/// Makes an archive in a bucket, 2, the default one of a site.
+pub(crate) fn archive_in_bucket(site: &mut Site, archive: &str) {
+    site.add_agent_setting("default_archive = 2");
+    site.add_mover("object", &format!("archive \"bucket\" {{ id = 2\n{archive} }}\n"));
+}
+
+pub(crate) fn s3(server: &Rgw, bucket: &str) -> String {
     format!(
         "url = \"s3://{bucket}/hsm\" endpoint = \"{}\" region = \"{}\"\n\
          credentials {{ access_key_id = \"{}\" secret_access_key = \"{}\" }}",

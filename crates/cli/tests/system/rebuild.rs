@@ -1,5 +1,6 @@
 //! `sifaka rebuild`: a filesystem and everything the agent knew are gone, and come back from the archive.
 
+use crate::objects::{archive_in_bucket, s3};
 use crate::support::{Hsm, is_released};
 use std::collections::BTreeMap;
 use std::fs;
@@ -8,6 +9,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
+use testkit::services::Rgw;
 use testkit::tree::{Snapshot, TreeSpec, assert_same, snapshot};
 use testkit::{FsKind, LoopFs, Random, Scratch, Site};
 
@@ -107,12 +109,9 @@ fn entry(tag: u16, permissions: u16, id: u32) -> Vec<u8> {
     [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
 }
 
-/// Archives a tree and destroys its filesystem, its agent and all state. What is left is the archive.
-fn lose(kind: FsKind, files: usize, archive: &Path, setting: &str) -> (Facts, Snapshot) {
-    let mut hsm = Hsm::start_with(kind, 512, |site| {
-        site.set_archive_root(archive);
-        site.add_archive_setting(setting);
-    });
+/// Archives a tree and destroys its filesystem, its agent and all state. What is left is the archive that `configure` named.
+fn lose(kind: FsKind, files: usize, configure: impl FnOnce(&mut Site)) -> (Facts, Snapshot) {
+    let mut hsm = Hsm::start_with(kind, 512, configure);
     build(&hsm.fs.path(), files);
     let before = (facts(&hsm.fs.path()), snapshot(&hsm.fs.path()));
     let root = hsm.fs.path();
@@ -144,31 +143,44 @@ fn p8_a_lost_filesystem_comes_back_from_the_archive_alone() {
         (FsKind::Btrfs, FsKind::Ext4, ""),
     ] {
         let archive = Scratch::new("archive");
-        let (facts_before, content_before) = lose(from, 60, archive.path(), setting);
-        let fresh = LoopFs::new(to, 512);
-        let mut site = Site::local(&fresh);
-        site.set_archive_root(archive.path());
-        site.add_archive_setting(setting);
-        assert_rebuilt(&site, &fresh.path());
-        assert_facts(&facts_before, &facts(&fresh.path()));
-        let agent = Some(site.start_agent());
-        let hsm = Hsm { agent, site, fs: fresh };
-        hsm.wait_for_movers();
-        let released = content_before.keys().filter(|path| is_released(&hsm.fs.path().join(path))).count();
-        assert_eq!(released, content_before.len(), "nothing was read yet");
-        assert_same(&content_before, &snapshot(&hsm.fs.path()));
-        assert_facts(&facts_before, &facts(&hsm.fs.path()));
-        // It is a filesystem like others: what is released again comes back again.
-        hsm.release(&[&hsm.fs.path()]);
-        assert_same(&content_before, &snapshot(&hsm.fs.path()));
+        come_back(from, to, |site| {
+            site.set_archive_root(archive.path());
+            site.add_archive_setting(setting);
+        });
     }
+}
+
+#[test]
+fn p8_a_lost_filesystem_comes_back_from_a_bucket_alone() {
+    let server = Rgw::start();
+    server.create_bucket("archive");
+    come_back(FsKind::Ext4, FsKind::Xfs, |site| archive_in_bucket(site, &s3(&server, "archive")));
+}
+
+fn come_back(from: FsKind, to: FsKind, configure: impl Fn(&mut Site)) {
+    let (facts_before, content_before) = lose(from, 60, &configure);
+    let fresh = LoopFs::new(to, 512);
+    let mut site = Site::local(&fresh);
+    configure(&mut site);
+    assert_rebuilt(&site, &fresh.path());
+    assert_facts(&facts_before, &facts(&fresh.path()));
+    let agent = Some(site.start_agent());
+    let hsm = Hsm { agent, site, fs: fresh };
+    hsm.wait_for_movers();
+    let released = content_before.keys().filter(|path| is_released(&hsm.fs.path().join(path))).count();
+    assert_eq!(released, content_before.len(), "nothing was read yet");
+    assert_same(&content_before, &snapshot(&hsm.fs.path()));
+    assert_facts(&facts_before, &facts(&hsm.fs.path()));
+    // It is a filesystem like others: what is released again comes back again.
+    hsm.release(&[&hsm.fs.path()]);
+    assert_same(&content_before, &snapshot(&hsm.fs.path()));
 }
 
 /// Beside a guard, and killed again and again.
 #[test]
 fn p8_a_killed_rebuild_is_repeated_and_no_reader_gets_zeros_meanwhile() {
     let archive = Scratch::new("archive");
-    let (facts_before, content_before) = lose(FsKind::Ext4, 300, archive.path(), "");
+    let (facts_before, content_before) = lose(FsKind::Ext4, 300, |site| site.set_archive_root(archive.path()));
     let hsm = Hsm::start_with(FsKind::Xfs, 512, |site| site.set_archive_root(archive.path()));
     let root = hsm.fs.path();
     let mut random = Random::new(3);

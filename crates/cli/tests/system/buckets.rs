@@ -1,0 +1,183 @@
+//! `sifaka import`, `fsck` and `scrub` of an archive in a bucket in which something went wrong. (`rebuild` has its own module.)
+
+use crate::objects::{archive_in_bucket, s3};
+use crate::support::{Hsm, hsm_state, is_released, noise, uuid_of};
+use model::HsmFlags;
+use serde_json::Value;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Output;
+use testkit::FsKind;
+use testkit::services::Rgw;
+
+const MIB: usize = 1 << 20;
+
+fn start() -> (Rgw, Hsm) {
+    let server = Rgw::start();
+    server.create_bucket("archive");
+    let hsm = Hsm::start_with(FsKind::Ext4, 300, |site| archive_in_bucket(site, &s3(&server, "archive")));
+    (server, hsm)
+}
+
+fn run(hsm: &Hsm, words: &[&str], paths: &[&Path]) -> Output {
+    hsm.site.command().arg("--config").arg(hsm.site.agent_config()).args(words).args(paths).output().unwrap()
+}
+
+fn said(output: &Output) -> String {
+    format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
+}
+
+/// What a command found, and its totals.
+#[track_caller]
+fn told(hsm: &Hsm, words: &[&str], code: i32) -> (String, Value) {
+    let out = run(hsm, &[words, &["--json"]].concat(), &[]);
+    assert_eq!(out.status.code(), Some(code), "{words:?}: {}", said(&out));
+    let text = String::from_utf8(out.stdout).unwrap();
+    let totals = serde_json::from_str(text.lines().last().unwrap()).unwrap();
+    (text, totals)
+}
+
+#[track_caller]
+fn fsck(hsm: &Hsm, words: &[&str], code: i32) -> Value {
+    told(hsm, &[&["fsck", "--min-age", "0"], words].concat(), code).1
+}
+
+fn key_of(path: &Path) -> String {
+    format!("/archive/hsm/objects/{}", uuid_of(path))
+}
+
+fn objects(server: &Rgw) -> usize {
+    server.keys("archive").iter().filter(|key| key.contains("/objects/")).count()
+}
+
+fn files(hsm: &Hsm) -> Vec<(PathBuf, Vec<u8>)> {
+    let files = hsm.files(8);
+    let paths: Vec<&Path> = files.iter().map(|(path, _)| path.as_path()).collect();
+    hsm.archive(&paths);
+    files
+}
+
+#[test]
+fn fsck_finds_and_repairs_what_does_not_fit() {
+    let (server, mut hsm) = start();
+    let files = files(&hsm);
+    let dir = hsm.path("dir");
+    fs::create_dir(&dir).unwrap();
+    fs::write(dir.join("in it"), "some content").unwrap();
+    hsm.archive(&[&dir]);
+    let [resident, released, deleted] = [0, 1, 2].map(|i: usize| files[i].0.as_path());
+    hsm.release(&[released]);
+    let report = fsck(&hsm, &["--repair"], 0);
+    assert_eq!(
+        (&report["objects"], &report["named"], &report["orphans"]),
+        (&9.into(), &9.into(), &0.into()),
+        "{report}"
+    );
+    assert!(report["manifests_alone"].as_u64() >= Some(2), "records of directories: {report}");
+
+    // Somebody else's hands were in the bucket, and nobody saw a file go.
+    hsm.stop_agent();
+    fs::remove_file(deleted).unwrap();
+    server.request("PUT", "/archive/hsm/objects/0e2f9a7c-5ad1-4f6e-8b1a-000000000001", Some(b"whose?"), &[]).ok();
+    let lost = server.request("GET", &key_of(released), None, &[]).ok().body;
+    for path in [resident, released] {
+        server.request("DELETE", &key_of(path), None, &[]).ok();
+    }
+    let before = server.keys("archive");
+    let report = fsck(&hsm, &[], 6);
+    assert_eq!(
+        (&report["orphans"], &report["missing"], &report["removed"]),
+        (&2.into(), &2.into(), &0.into()),
+        "{report}"
+    );
+    let (_, report) = told(&hsm, &["fsck", "--repair"], 0);
+    assert_eq!((&report["young"], &report["removed"]), (&2.into(), &0.into()), "by the service's clock: {report}");
+    assert_eq!(server.keys("archive"), before, "nothing was changed");
+    assert!(hsm_state(resident).flags.contains(HsmFlags::DIRTY) && hsm_state(released).flags.contains(HsmFlags::LOST));
+
+    let report = fsck(&hsm, &["--repair"], 6);
+    assert_eq!((&report["removed"], &report["missing"]), (&2.into(), &1.into()), "lost is lost: {report}");
+    assert_eq!(objects(&server), 6);
+    // It turns up again.
+    server.request("PUT", &key_of(released), Some(&lost), &[]).ok();
+    let report = fsck(&hsm, &["--repair"], 0);
+    assert_eq!((&report["found_again"], &report["repaired"]), (&1.into(), &1.into()), "{report}");
+
+    hsm.agent = Some(hsm.site.start_agent());
+    hsm.wait_for_movers();
+    assert!(is_released(released) && fs::read(released).unwrap() == files[1].1);
+    hsm.archive(&[resident]);
+    let report = fsck(&hsm, &[], 0);
+    assert_eq!((&report["objects"], &report["named"]), (&8.into(), &8.into()), "{report}");
+}
+
+#[test]
+fn scrub_finds_what_is_not_what_was_archived() {
+    let (server, hsm) = start();
+    let files = files(&hsm);
+    let large = hsm.file("large", &noise(9, 19 * MIB + 5));
+    hsm.archive(&[&large]);
+    let (_, totals) = told(&hsm, &["scrub"], 0);
+    assert_eq!((&totals["objects"], &totals["unverified"]), (&9.into(), &0.into()), "{totals}");
+
+    let [small, cut, gone, undescribed] = [3, 4, 5, 6].map(|i: usize| files[i].0.as_path());
+    let change = |key: &str, change: &dyn Fn(&mut Vec<u8>)| {
+        let mut body = server.request("GET", key, None, &[]).ok().body;
+        change(&mut body);
+        server.request("PUT", key, Some(&body), &[]).ok();
+    };
+    change(&key_of(&large), &|body| body[17 * MIB + 7] ^= 1);
+    change(&key_of(small), &|body| body[100] ^= 1);
+    change(&key_of(cut), &|body| body.truncate(body.len() - 1));
+    server.request("DELETE", &key_of(gone), None, &[]).ok();
+    change(&key_of(undescribed).replace("objects", "manifests"), &|body| body[10] ^= 1);
+    let (found, totals) = told(&hsm, &["scrub"], 6);
+    assert_eq!(
+        (&totals["damaged"], &totals["lost"], &totals["bad_manifests"]),
+        (&3.into(), &1.into(), &1.into()),
+        "{found}"
+    );
+    let of_large = found.lines().find(|line| line.contains("\"large\"")).unwrap_or_else(|| panic!("{found}"));
+    let (from, to) = (17 * MIB, 18 * MIB);
+    assert!(of_large.contains(&format!("from byte {from} to byte {to}")), "{of_large}");
+
+    // The files have their content: all but the manifest is made anew from that.
+    let (found, totals) = told(&hsm, &["scrub", "--repair"], 6);
+    assert_eq!(totals["repair"]["repaired"], 4, "{found}");
+    hsm.ok(&["archive", "--wait", "--force"], &[undescribed]);
+    hsm.settle();
+    let (found, totals) = told(&hsm, &["scrub"], 0);
+    assert_eq!((&totals["objects"], &totals["unverified"]), (&9.into(), &0.into()), "{found}");
+    let paths: Vec<&Path> = files.iter().map(|(path, _)| path.as_path()).chain([large.as_path()]).collect();
+    hsm.release(&paths);
+    for (path, content) in &files {
+        assert!(fs::read(path).unwrap() == *content, "{}", path.display());
+    }
+    assert!(fs::read(&large).unwrap() == noise(9, 19 * MIB + 5));
+}
+
+#[test]
+fn what_a_bucket_holds_is_imported() {
+    let (_server, hsm) = start();
+    let (tree, copy) = (hsm.path("tree"), hsm.path("copy"));
+    fs::create_dir(&tree).unwrap();
+    fs::create_dir(&copy).unwrap();
+    testkit::tree::TreeSpec::new(5, 20).build(&tree);
+    hsm.archive(&[&tree]);
+    let out = run(&hsm, &["import", "--quiet", "--tree", "tree"], &[&copy]);
+    assert!(out.status.success() && out.stderr.is_empty(), "{}", said(&out));
+    testkit::tree::assert_same(&testkit::tree::snapshot(&tree), &testkit::tree::snapshot(&copy));
+
+    let original = hsm.file("original", b"some content");
+    hsm.archive(&[&original]);
+    let imported = hsm.path("imported");
+    let words = ["import", "--uuid", &uuid_of(&original), "--size", "12"];
+    let out = run(&hsm, &words, &[&imported]);
+    assert!(out.status.success() && is_released(&imported), "{}", said(&out));
+    assert_eq!(fs::read(&imported).unwrap(), b"some content");
+    let words = ["import", "--uuid", "0e2f9a7c-5ad1-4f6e-8b1a-000000000001", "--size", "12"];
+    let out = run(&hsm, &words, &[&hsm.path("none")]);
+    assert!(!out.status.success() && said(&out).contains("archive 2 has no object"), "{}", said(&out));
+    let out = run(&hsm, &["scrub", "--id", "3"], &[]);
+    assert!(out.status.code() == Some(4) && said(&out).contains("number 3"), "{}", said(&out));
+}
