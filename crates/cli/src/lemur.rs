@@ -17,6 +17,7 @@ pub(crate) fn translate(given: Vec<OsString>) -> Result<Vec<OsString>, CliError>
         Some("lhsm") => client(rest),
         Some("lhsm-plugin-posix") => Ok(ours(&["mover", "posix"])),
         Some("lhsm-plugin-object") => Ok(ours(&["mover", "object"])),
+        Some("lhsm-plugin-command") => Ok(ours(&["mover", "command"])),
         Some("lhsm-plugin-noop") => Ok(ours(&["mover", "noop"])),
         Some(name @ ("lhsm-plugin-s3" | "lhsm-plugin-az" | "lhsm-plugin-gcs")) => Err(CliError::new(
             Exit::NotHere,
@@ -196,6 +197,7 @@ mod tests {
             ("lhsm clone /fs/a /fs/b", "sifaka clone --quiet -- /fs/a /fs/b"),
             ("lhsm", "sifaka --help"),
             ("./lhsm-plugin-posix", "sifaka mover posix"),
+            ("lhsm-plugin-command", "sifaka mover command"),
             ("lhsm-plugin-noop", "sifaka mover noop"),
             ("sifaka status -l x", "sifaka status -l x"),
         ];

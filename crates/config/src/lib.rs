@@ -7,7 +7,7 @@
 //!    the two syntaxes; [`tree::parse`] chooses between them.
 //! 2. [`reader`]: a [`reader::Section`] is asked for keys by name and type. It collects every problem of a
 //!    file instead of stopping at the first, and calls every key nobody asked for unknown.
-//! 3. [`agent`]; [`archive`] and, for what is a mover's own, [`posix`] and [`object`]: the validated values the programs work with.
+//! 3. [`agent`]; [`archive`] and, for what is a mover's own, [`posix`] and [`object`]; [`command`]: the validated values the programs work with.
 //!
 //! The crate is not for the configuration of other movers (those live with their mover and use the first two
 //! layers), and it opens no sockets and changes no files: the only I/O is reading the one file that `load`
@@ -16,6 +16,7 @@
 pub mod agent;
 pub mod archive;
 mod bytes;
+pub mod command;
 mod device;
 mod error;
 mod file;
@@ -30,6 +31,7 @@ pub mod tree;
 
 pub use agent::{AgentConfig, RestoreMode};
 pub use bytes::parse_rate;
+pub use command::CommandConfig;
 pub use device::{ClientDevice, DeviceError};
 pub use error::{ConfigError, Problem, Warning};
 pub use object::ObjectConfig;

@@ -391,6 +391,32 @@ impl<'r> Section<'r> {
         self.string_list(key)
     }
 
+    /// The block `key { NAME = "text" … }`, whose names are not ours: each once, in the order of the file. Nothing when it is absent.
+    pub fn string_map(&mut self, key: &'static str) -> Vec<(At<String>, String)> {
+        let Some(node) = self.single(key) else { return Vec::new() };
+        let Some((_, entries)) = sole_block(node) else {
+            self.wrong_type(node, key, "one block");
+            return Vec::new();
+        };
+        let mut strings: Vec<(At<String>, String)> = Vec::new();
+        for entry in entries {
+            let name = entry.key.escape_debug();
+            match &entry.node.value {
+                _ if strings.iter().any(|(have, _)| have.value == entry.key) => {
+                    self.reader.problem(entry.key_pos, format!("`{name}` is given twice in `{key}`"), None);
+                }
+                Value::String(text) if entry.labels.is_empty() => {
+                    strings.push((At { pos: entry.key_pos, value: entry.key.clone() }, text.clone()));
+                }
+                other => {
+                    let what = format!("`{name}` in `{key}` must be a string, found {}", other.kind());
+                    self.reader.problem(entry.node.pos, what, None);
+                }
+            }
+        }
+        strings
+    }
+
     /// A key of an older program that is accepted, whatever its value, and warned about.
     pub fn ignored(&mut self, key: &'static str, hint: &str) {
         let first = self.ask(key).next();

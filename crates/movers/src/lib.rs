@@ -4,6 +4,7 @@
 //! end. Not for: choosing a mover by the name of the program, logging set-up and exit codes (the binary does that).
 
 mod archive;
+pub mod command;
 pub mod noop;
 pub mod object;
 pub mod posix;

@@ -121,9 +121,9 @@ impl Reply {
         self.end(|stopped| Some(failed(stopped, failure)));
     }
 
-    /// Leaves the action, of which nothing was begun, to the agent. Only while the process ends: until its streams
-    /// close, the agent goes on counting it as this mover's.
-    pub(crate) fn hand_back(mut self) {
+    /// Leaves the action, of which nothing was begun, to the agent. Only after [`Handler::drain`](crate::Handler::drain) was called: until the
+    /// streams close, the agent goes on counting it as this mover's.
+    pub fn hand_back(mut self) {
         self.end(|stopped| match stopped {
             Some(Stop::Cancelled) => Some(ReportBody::Failed(Failure::cancelled())),
             Some(Stop::Ending) | None => None,

@@ -8,6 +8,7 @@
 //! descriptors needs no wrapper: everything waitable is [`AsFd`](std::os::fd::AsFd), for `poll` or a runtime.
 
 pub mod caller;
+pub mod children;
 pub mod fanotify;
 pub mod file;
 mod fsid;

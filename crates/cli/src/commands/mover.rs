@@ -18,6 +18,8 @@ enum MoverKind {
     Posix,
     /// Archives in buckets of S3, Azure Blob Storage or Google Cloud Storage
     Object,
+    /// Archives behind programs: HPSS, tape, rclone
+    Command,
     /// Moves nothing: for measurements
     Noop,
 }
@@ -35,6 +37,10 @@ pub(crate) fn run(args: &MoverArgs) -> Outcome {
         MoverKind::Object => {
             let file = environment.config_path("lhsm-plugin-object");
             movers::object::run(environment, &file).map_err(ended)?;
+        }
+        MoverKind::Command => {
+            let file = environment.config_path("lhsm-plugin-command");
+            movers::command::run(environment, &file).map_err(ended)?;
         }
         MoverKind::Noop => {
             let file = environment.config_path("lhsm-plugin-noop");

@@ -5,6 +5,7 @@
 mod access;
 mod bad_input;
 mod buckets;
+mod commands;
 mod copies;
 mod cycle;
 mod fsck;
