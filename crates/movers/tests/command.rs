@@ -336,7 +336,7 @@ fn many_files_go_to_a_mounted_tape_and_back_by_one_command() {
             }
         }
     }
-    assert_eq!(bench.found("staging"), Vec::<PathBuf>::new());
+    wait_until(Duration::from_secs(20), "the staging directory is empty", || bench.found("staging").is_empty());
     let item = ActionItem { uuid: id(3), ..ActionItem::default() };
     assert_done(&bench.run(Op::Remove, item.clone()));
     assert!(!root.join(id(3)).exists());
