@@ -36,6 +36,11 @@ pub enum MaintenanceError {
     /// The archive said no.
     #[error("{0}")]
     Archive(#[from] TransferError),
+    /// The archive as a whole has ceased to answer: nothing else in it would be found either.
+    #[error(
+        "the archive does not answer any more: {0}. What was done until then stays; run it again when the archive is back"
+    )]
+    Unreachable(TransferError),
     /// The archive has no such object.
     #[error(
         "archive {archive_id} has no object {id}: a file made for it could never be restored. Check the id and the archive's number"

@@ -1,7 +1,7 @@
 //! What has to be known of an archive to look at it as a whole.
 
 use crate::MaintenanceError;
-use model::{Digest, ObjectId};
+use model::{Digest, ErrorKind, ObjectId};
 use objects::ObjectStore;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -11,6 +11,9 @@ use transfer::manifest::{Manifest, ReadAt};
 use transfer::{Expected, Head, Monitor, PosixStore, Store, TransferError};
 
 /// An archive that can be looked through: a directory or a bucket. Everything blocks, and may be called by several threads at a time.
+///
+/// An error for now is looked into: when nothing else of the archive can be had either, it is [`MaintenanceError::Unreachable`], and there is no
+/// point in going on. Any other is of what was asked for alone.
 pub trait Holdings: Sync {
     /// Visits the id of every object, in no order.
     fn objects(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), MaintenanceError>;
@@ -129,6 +132,15 @@ fn check_chunks<O: ReadAt, M: ReadAt>(
     Ok(true)
 }
 
+/// Whether an error is of the whole archive: asks for something else of it.
+fn explained<S: Whole>(store: &S, error: TransferError) -> MaintenanceError {
+    let passes = |error: &TransferError| error.kind() == ErrorKind::Temporary;
+    if passes(&error) && store.list(&mut |_| ControlFlow::Break(())).is_err_and(|error| passes(&error)) {
+        return MaintenanceError::Unreachable(error);
+    }
+    error.into()
+}
+
 impl<S: Whole> Holdings for S {
     fn objects(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), MaintenanceError> {
         Ok(self.list(visit)?)
@@ -139,18 +151,19 @@ impl<S: Whole> Holdings for S {
     }
 
     fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, MaintenanceError> {
-        Ok(Store::manifest(self, id)?)
+        Store::manifest(self, id).map_err(|error| explained(self, error))
     }
 
     fn head(&self, id: &ObjectId) -> Result<Option<Head>, MaintenanceError> {
-        Ok(Store::head(self, id)?)
+        Store::head(self, id).map_err(|error| explained(self, error))
     }
 
     fn remove(&self, id: &ObjectId) -> Result<(), MaintenanceError> {
         let (done, result) = channel();
         // The sender is dropped with the callback, whatever becomes of it.
         self.remove_exactly(id, Box::new(move |result| drop(done.send(result))));
-        Ok(result.recv().unwrap_or(Err(TransferError::Cancelled))?)
+        let removed = result.recv().unwrap_or(Err(TransferError::Cancelled));
+        removed.map_err(|error| explained(self, error))
     }
 
     fn check(
@@ -162,7 +175,7 @@ impl<S: Whole> Holdings for S {
     ) -> Result<(), MaintenanceError> {
         let Some(content) = manifest.content() else { return Ok(()) };
         let expected = Expected { size: Some(content.size), digest: Some(Digest::Blake3(content.hash)) };
-        if self.check_chunks(id, expected, monitor, damaged)? {
+        if self.check_chunks(id, expected, monitor, damaged).map_err(|error| explained(self, error))? {
             return Ok(());
         }
         match self.verify(id, expected, monitor) {
@@ -175,7 +188,7 @@ impl<S: Whole> Holdings for S {
                 damaged(Damage { offset: 0, length: content.size, why: error.to_string() });
                 Ok(())
             }
-            Err(error) => Err(error.into()),
+            Err(error) => Err(explained(self, error)),
         }
     }
 
@@ -184,6 +197,7 @@ impl<S: Whole> Holdings for S {
     }
 
     fn check_encoding(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<u64, MaintenanceError> {
-        Ok(self.verify(id, Expected::default(), monitor)?.bytes)
+        let verified = self.verify(id, Expected::default(), monitor);
+        Ok(verified.map_err(|error| explained(self, error))?.bytes)
     }
 }

@@ -1,14 +1,16 @@
 //! `sifaka import`, `fsck` and `scrub` of an archive in a bucket in which something went wrong. (`rebuild` has its own module.)
 
-use crate::objects::{archive_in_bucket, s3};
+use crate::objects::{archive_in_bucket, s3, s3_at};
 use crate::support::{Hsm, hsm_state, is_released, noise, uuid_of};
 use model::HsmFlags;
 use serde_json::Value;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Output;
-use testkit::FsKind;
+use testkit::fault_proxy::{Fault, FaultProxy, When};
 use testkit::services::Rgw;
+use testkit::tree::{TreeSpec, assert_same, snapshot};
+use testkit::{FsKind, LoopFs};
 
 const MIB: usize = 1 << 20;
 
@@ -162,11 +164,11 @@ fn what_a_bucket_holds_is_imported() {
     let (tree, copy) = (hsm.path("tree"), hsm.path("copy"));
     fs::create_dir(&tree).unwrap();
     fs::create_dir(&copy).unwrap();
-    testkit::tree::TreeSpec::new(5, 20).build(&tree);
+    TreeSpec::new(5, 20).build(&tree);
     hsm.archive(&[&tree]);
     let out = run(&hsm, &["import", "--quiet", "--tree", "tree"], &[&copy]);
     assert!(out.status.success() && out.stderr.is_empty(), "{}", said(&out));
-    testkit::tree::assert_same(&testkit::tree::snapshot(&tree), &testkit::tree::snapshot(&copy));
+    assert_same(&snapshot(&tree), &snapshot(&copy));
 
     let original = hsm.file("original", b"some content");
     hsm.archive(&[&original]);
@@ -180,4 +182,59 @@ fn what_a_bucket_holds_is_imported() {
     assert!(!out.status.success() && said(&out).contains("archive 2 has no object"), "{}", said(&out));
     let out = run(&hsm, &["scrub", "--id", "3"], &[]);
     assert!(out.status.code() == Some(4) && said(&out).contains("number 3"), "{}", said(&out));
+}
+
+/// Nobody may take for damaged or gone what only cannot be had now.
+#[test]
+fn p8_what_does_not_answer_is_not_lost() {
+    let server = Rgw::start();
+    server.create_bucket("archive");
+    let proxy = FaultProxy::start(&server.server().authority());
+    let place = s3_at(&proxy.url(), "archive") + "\nlimits { attempts = 2 }";
+    let mut hsm = Hsm::start_with(FsKind::Ext4, 300, |site| archive_in_bucket(site, &place));
+    let tree = hsm.path("tree");
+    fs::create_dir(&tree).unwrap();
+    TreeSpec::new(5, 150).build(&tree);
+    let file = hsm.file("file", b"some content");
+    hsm.archive(&[&tree, &file]);
+    hsm.stop_agent();
+    let fresh = LoopFs::new(FsKind::Ext4, 300);
+    let rebuild = |code: i32| {
+        let out = run(&hsm, &["rebuild", "--json"], &[&fresh.path()]);
+        assert_eq!(out.status.code(), Some(code), "{}", said(&out));
+        said(&out)
+    };
+
+    // One manifest cannot be read: everything else can.
+    let of_file = key_of(&file).replace("objects", "manifests");
+    let refused = proxy.add(When::method("GET").path(&of_file), Fault::status(500));
+    let (found, totals) = told(&hsm, &["scrub"], 6);
+    assert_eq!(
+        (&totals["failed"], &totals["objects"], &totals["bad_manifests"]),
+        (&1.into(), &150.into(), &0.into()),
+        "{found}"
+    );
+    assert!(proxy.hits(refused) > 1, "it was asked for again");
+    let report = fsck(&hsm, &["--repair"], 0);
+    assert_eq!((&report["orphans"], &report["missing"]), (&0.into(), &0.into()), "{report}");
+    let found = rebuild(6);
+    assert!(found.contains("\"bad_manifests\":0") && found.contains("\"files\":150"), "{found}");
+    assert!(!fresh.path().join("file").exists());
+
+    // Everything ends in the middle.
+    proxy.heal();
+    for skip in [3, 100] {
+        proxy.add(When::any().skip(skip), Fault::ResetBefore);
+        let out = run(&hsm, &["scrub"], &[]);
+        assert!(matches!(out.status.code(), Some(1 | 5)) && !said(&out).contains("damaged"), "{}", said(&out));
+        proxy.heal();
+    }
+    assert!(hsm.site.state_dir().join("scrub-2.json").exists(), "it goes on there");
+    let (found, totals) = told(&hsm, &["scrub"], 0);
+    assert_eq!(totals["objects"], 151, "{found}");
+    proxy.add(When::any().skip(60), Fault::ResetBefore);
+    assert!(rebuild(1).contains("does not answer any more"));
+    proxy.heal();
+    rebuild(0);
+    assert!(is_released(&fresh.path().join("file")));
 }

@@ -29,10 +29,14 @@ pub(crate) fn archive_in_bucket(site: &mut Site, archive: &str) {
 }
 
 pub(crate) fn s3(server: &Rgw, bucket: &str) -> String {
+    s3_at(&server.endpoint(), bucket)
+}
+
+/// As [`s3`], by way of something else that listens at `endpoint`.
+pub(crate) fn s3_at(endpoint: &str, bucket: &str) -> String {
     format!(
-        "url = \"s3://{bucket}/hsm\" endpoint = \"{}\" region = \"{}\"\n\
+        "url = \"s3://{bucket}/hsm\" endpoint = \"{endpoint}\" region = \"{}\"\n\
          credentials {{ access_key_id = \"{}\" secret_access_key = \"{}\" }}",
-        server.endpoint(),
         Rgw::REGION,
         Rgw::ACCESS_KEY,
         Rgw::SECRET_KEY

@@ -394,6 +394,7 @@ impl Run<'_> {
         match ObjectId::parse(&file.uuid).map(|id| self.judge.holdings.head(&id)) {
             Ok(Ok(Some(_))) => return Ok(()),
             Ok(Ok(None)) | Err(_) => {}
+            Ok(Err(error @ MaintenanceError::Unreachable(_))) => return Err(error),
             // Damaged is not gone.
             Ok(Err(error)) => {
                 self.report.failed += 1;

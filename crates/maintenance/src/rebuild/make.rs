@@ -1,6 +1,7 @@
 //! From names in the catalog to what they stand for, in the tree.
 
 use super::catalog::{Link, Name};
+use super::scan::problem_of;
 use super::tree::{Directory, Making, OpenDirectories, Tree, split};
 use super::{Counts, Options};
 use crate::released::{Place, Released, Unnamed, publish};
@@ -50,6 +51,7 @@ impl Maker<'_> {
             match self.name(&name) {
                 Ok(None) => {}
                 Ok(Some((file, size))) => files.push(Made { name, file, size }),
+                Err(error @ MaintenanceError::Unreachable(_)) => return Err(error),
                 Err(error) => self.found(Problem::Failed, &name, error.to_string()),
             }
         }
@@ -75,8 +77,9 @@ impl Maker<'_> {
     fn name(&mut self, name: &Name) -> Result<Option<(Unnamed, u64)>, MaintenanceError> {
         let manifest = match self.manifest(&name.id) {
             Ok(manifest) => manifest,
+            Err(error @ MaintenanceError::Unreachable(_)) => return Err(error),
             Err(error) => {
-                self.found(Problem::DamagedManifest, name, error.to_string());
+                self.found(problem_of(&error), name, error.to_string());
                 return Ok(None);
             }
         };

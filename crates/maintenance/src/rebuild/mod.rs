@@ -131,7 +131,7 @@ impl Counts {
 /// Rebuilds. What was made is durable when this returns.
 ///
 /// # Errors
-/// The archive cannot be listed, the directory is not there, a guard cannot be told, or the disk fails: what was made until then
+/// The archive cannot be listed or ceases to answer, the directory is not there, a guard cannot be told, or the disk fails: what was made until then
 /// stays, and the next run goes on from there.
 pub fn rebuild(holdings: &dyn Holdings, options: &Options, watcher: &dyn Watcher) -> Result<Counts, MaintenanceError> {
     sys::process::raise_nofile_limit();
@@ -341,6 +341,7 @@ impl<'a> Run<'a> {
             match maker.orphan(&dir, &Name { path: path.clone(), id: id.clone() }) {
                 Ok(Some(file)) => files.push(file),
                 Ok(None) => {}
+                Err(error @ MaintenanceError::Unreachable(_)) => return Err(error),
                 Err(error) => {
                     self.counts.failed += 1;
                     self.watcher.found(Finding::new(Problem::Failed, error.to_string()).at(&path).of(id));
@@ -377,9 +378,13 @@ impl<'a> Run<'a> {
                 let manifests = maker.manifests(part.iter().map(|(_, id)| id.as_deref()));
                 for ((path, id), manifest) in part.iter().zip(manifests) {
                     let name = Name { path: path.clone(), id: id.clone().unwrap_or_default() };
-                    if let Err(error) = finish(&mut maker, &name, manifest) {
-                        maker.counts.count(Problem::Failed);
-                        self.watcher.found(Finding::new(Problem::Failed, error.to_string()).at(&name.path));
+                    match finish(&mut maker, &name, manifest) {
+                        Ok(()) => {}
+                        Err(error @ MaintenanceError::Unreachable(_)) => return Err(error),
+                        Err(error) => {
+                            maker.counts.count(Problem::Failed);
+                            self.watcher.found(Finding::new(Problem::Failed, error.to_string()).at(&name.path));
+                        }
                     }
                     self.watcher.advanced(1);
                 }

@@ -7,7 +7,7 @@ use crate::{Holdings, MaintenanceError};
 use model::ObjectId;
 use std::ops::ControlFlow;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use transfer::TransferError;
 use transfer::manifest::Manifest;
 
@@ -16,7 +16,8 @@ const WAITING: usize = 4;
 /// Manifests that one thread reads in a row: few, so that all threads have some, since in a bucket each is a request.
 const BATCH: usize = 64;
 
-type Read = Vec<(ObjectId, Result<Manifest, MaintenanceError>)>;
+/// An error in its place says that there is no more to come.
+type Read = Result<Vec<(ObjectId, Result<Manifest, MaintenanceError>)>, MaintenanceError>;
 
 pub(super) fn scan(
     holdings: &dyn Holdings,
@@ -31,14 +32,15 @@ pub(super) fn scan(
     watcher.phase("reading manifests", None);
     let (ids, waiting) = sync_channel(WAITING);
     let (read, manifests) = sync_channel(WAITING);
-    let waiting = Mutex::new(waiting);
+    // Only the readers have it: when the last of them is gone, the lister finds that nobody listens.
+    let waiting = Arc::new(Mutex::new(waiting));
     std::thread::scope(|scope| {
         let lister = scope.spawn(|| list_manifests(holdings, ids));
         for _ in 0..options.threads.max(1) {
-            let (read, waiting) = (read.clone(), &waiting);
-            scope.spawn(move || read_manifests(holdings, waiting, &read));
+            let (read, waiting) = (read.clone(), waiting.clone());
+            scope.spawn(move || read_manifests(holdings, &waiting, &read));
         }
-        drop(read);
+        drop((read, waiting));
         let stored = store(&mut catalog, &manifests, options, watcher, counts);
         // Whoever still wants to send something finds that nobody listens.
         drop(manifests);
@@ -103,12 +105,24 @@ fn read_manifests(holdings: &dyn Holdings, ids: &Mutex<Receiver<Vec<ObjectId>>>,
         let Ok(batch) = next else { return };
         let read = batch.into_iter().map(|id| {
             let gone = || MaintenanceError::ManifestGone { id: id.to_string() };
-            let manifest = holdings.manifest(&id).and_then(|manifest| manifest.ok_or_else(gone));
-            (id, manifest)
+            match holdings.manifest(&id).and_then(|manifest| manifest.ok_or_else(gone)) {
+                Err(error @ MaintenanceError::Unreachable(_)) => Err(error),
+                manifest => Ok((id, manifest)),
+            }
         });
-        if to.send(read.collect()).is_err() {
+        let read: Read = read.collect();
+        let is_last = read.is_err();
+        if to.send(read).is_err() || is_last {
             return;
         }
+    }
+}
+
+/// What could not be read now is no damage.
+pub(super) fn problem_of(error: &MaintenanceError) -> Problem {
+    match error {
+        MaintenanceError::Archive(TransferError::Service { .. }) => Problem::Failed,
+        _ => Problem::DamagedManifest,
     }
 }
 
@@ -120,6 +134,7 @@ fn store(
     counts: &mut Counts,
 ) -> Result<(), MaintenanceError> {
     for batch in manifests {
+        let batch = batch?;
         watcher.advanced(batch.len() as u64);
         let mut entries = Vec::with_capacity(batch.len());
         for (id, manifest) in batch {
@@ -129,8 +144,9 @@ fn store(
                     entries.extend(Entry::of(id.to_string(), &manifest, &options.prefix));
                 }
                 Err(error) => {
-                    counts.count(Problem::DamagedManifest);
-                    watcher.found(Finding::new(Problem::DamagedManifest, error.to_string()).of(id.as_str()));
+                    let problem = problem_of(&error);
+                    counts.count(problem);
+                    watcher.found(Finding::new(problem, error.to_string()).of(id.as_str()));
                 }
             }
         }

@@ -89,7 +89,7 @@ const SAVE_INTERVAL: Duration = Duration::from_secs(5);
 /// Reads the archive through, from where the last scrub was interrupted. Gives the counts of all runs since the beginning.
 ///
 /// # Errors
-/// The archive cannot be listed, or the state or the temporary database fail.
+/// The archive cannot be listed or ceases to answer, or the state or the temporary database fail.
 pub fn scrub(holdings: &dyn Holdings, options: &Options, watcher: &dyn Watcher) -> Result<Counts, MaintenanceError> {
     let saved = match &options.state {
         Some(path) if !options.restart => State::load(path, options.archive_id)?,
@@ -106,7 +106,14 @@ pub fn scrub(holdings: &dyn Holdings, options: &Options, watcher: &dyn Watcher) 
     loop {
         let turn = next(&items, &state.after)?;
         let Some(last) = turn.last().cloned() else { break };
-        let found = check_all(holdings, turn, &rate, options.threads, watcher);
+        let found = match check_all(holdings, turn, &rate, options.threads, watcher) {
+            Ok(found) => found,
+            Err(error) => {
+                // This turn is read again.
+                options.state.as_ref().map_or(Ok(()), |path| state.save(path))?;
+                return Err(error);
+            }
+        };
         state.counts.add(&found);
         state.after = last;
         if let Some(path) = options.state.as_ref().filter(|_| written.elapsed() >= SAVE_INTERVAL) {
@@ -160,20 +167,31 @@ fn next(items: &Connection, after: &str) -> Result<Vec<String>, rusqlite::Error>
 }
 
 /// One turn, by several threads.
-fn check_all(holdings: &dyn Holdings, turn: Vec<String>, rate: &Rate, threads: usize, watcher: &dyn Watcher) -> Counts {
+fn check_all(
+    holdings: &dyn Holdings,
+    turn: Vec<String>,
+    rate: &Rate,
+    threads: usize,
+    watcher: &dyn Watcher,
+) -> Result<Counts, MaintenanceError> {
     let left = Mutex::new(turn);
-    let total = Mutex::new(Counts::default());
+    let total = Mutex::new(Ok(Counts::default()));
     std::thread::scope(|scope| {
         for _ in 0..threads.max(1) {
             scope.spawn(|| {
-                let mut check = Check { holdings, rate, watcher, counts: Counts::default() };
+                let mut check = Check { holdings, rate, watcher, counts: Counts::default(), ended: None };
                 loop {
                     let next = left.lock().unwrap_or_else(PoisonError::into_inner).pop();
-                    let Some(id) = next else { break };
+                    let Some(id) = next.filter(|_| check.ended.is_none()) else { break };
                     check.item(&id);
                     watcher.advanced(1);
                 }
-                total.lock().unwrap_or_else(PoisonError::into_inner).add(&check.counts);
+                let mut total = total.lock().unwrap_or_else(PoisonError::into_inner);
+                match (check.ended, &mut *total) {
+                    (Some(error), _) => *total = Err(error),
+                    (None, Ok(total)) => total.add(&check.counts),
+                    (None, Err(_)) => {}
+                }
             });
         }
     });
@@ -185,6 +203,8 @@ struct Check<'a> {
     rate: &'a Rate,
     watcher: &'a dyn Watcher,
     counts: Counts,
+    /// The archive ceased to answer.
+    ended: Option<MaintenanceError>,
 }
 
 /// Slows the reading down.
@@ -221,7 +241,7 @@ impl Check<'_> {
                 self.found(Problem::DamagedManifest, text, None, error.to_string());
                 self.undescribed(&id);
             }
-            Err(error) => self.failed(&id, None, &error),
+            Err(error) => self.failed(&id, None, error),
         }
     }
 
@@ -246,7 +266,7 @@ impl Check<'_> {
                 }
                 return;
             }
-            Err(error) => return self.failed(id, Some(manifest), &error),
+            Err(error) => return self.failed(id, Some(manifest), error),
         };
         let mut damages: Vec<Damage> = Vec::new();
         if head.stored_bytes != content.stored_bytes {
@@ -273,7 +293,7 @@ impl Check<'_> {
             self.found(Problem::Damage, id.as_str(), Some(manifest), format!("{more} more of its chunks are damaged"));
         }
         if let Err(error) = checked {
-            self.failed(id, Some(manifest), &error);
+            self.failed(id, Some(manifest), error);
         }
     }
 
@@ -281,7 +301,7 @@ impl Check<'_> {
         match self.holdings.head(id) {
             Ok(Some(_)) => {}
             Ok(None) => return,
-            Err(error) => return self.failed(id, None, &error),
+            Err(error) => return self.failed(id, None, error),
         }
         match self.holdings.check_encoding(id, &Slowed(self.rate)) {
             Ok(bytes) => {
@@ -296,11 +316,15 @@ impl Check<'_> {
                 self.counts.damaged += 1;
                 self.found(Problem::Damage, id.as_str(), None, error.to_string());
             }
-            Err(error) => self.failed(id, None, &error),
+            Err(error) => self.failed(id, None, error),
         }
     }
 
-    fn failed(&mut self, id: &ObjectId, manifest: Option<&Manifest>, error: &MaintenanceError) {
+    fn failed(&mut self, id: &ObjectId, manifest: Option<&Manifest>, error: MaintenanceError) {
+        if matches!(error, MaintenanceError::Unreachable(_)) {
+            self.ended = Some(error);
+            return;
+        }
         // Removed meanwhile.
         if matches!(error, MaintenanceError::Archive(TransferError::Missing { .. })) {
             return;
