@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use testkit::fault_proxy::{Fault, FaultProxy, When};
 use testkit::services::Rgw;
+use testkit::services::plain::Answer;
 use testkit::tree::{TreeSpec, assert_same, snapshot};
 use testkit::{FsKind, LoopFs};
 
@@ -44,12 +45,28 @@ fn fsck(hsm: &Hsm, words: &[&str], code: i32) -> Value {
     told(hsm, &[&["fsck", "--min-age", "0"], words].concat(), code).1
 }
 
-fn key_of(path: &Path) -> String {
-    format!("/archive/hsm/objects/{}", uuid_of(path))
+/// Where a file's object lies: a small one carries its manifest, and lies with others of its kind.
+#[track_caller]
+fn key_of(server: &Rgw, path: &Path) -> String {
+    let (uuid, keys) = (uuid_of(path), server.keys("archive"));
+    let key = keys.iter().find(|key| key.ends_with(&uuid) && !key.contains("/manifests/"));
+    format!("/archive/{}", key.unwrap_or_else(|| panic!("{uuid} is not in {keys:?}")))
 }
 
 fn objects(server: &Rgw) -> usize {
-    server.keys("archive").iter().filter(|key| key.contains("/objects/")).count()
+    server.keys("archive").iter().filter(|key| !key.contains("/manifests/")).count()
+}
+
+/// Puts an object there with what it carried, and another body.
+fn put_again(server: &Rgw, key: &str, was: &Answer, body: &[u8], change: impl Fn(&str, &str) -> String) {
+    let carried = was.headers.iter().filter(|(name, _)| name.starts_with("x-amz-meta-"));
+    let lines: Vec<String> = carried.map(|(name, value)| format!("{name}: {}", change(name, value))).collect();
+    let lines: Vec<&str> = lines.iter().map(String::as_str).collect();
+    server.request("PUT", key, Some(body), &lines).ok();
+}
+
+fn as_it_was(_: &str, value: &str) -> String {
+    value.to_owned()
 }
 
 fn files(hsm: &Hsm) -> Vec<(PathBuf, Vec<u8>)> {
@@ -81,9 +98,10 @@ fn fsck_finds_and_repairs_what_does_not_fit() {
     hsm.stop_agent();
     fs::remove_file(deleted).unwrap();
     server.request("PUT", "/archive/hsm/objects/0e2f9a7c-5ad1-4f6e-8b1a-000000000001", Some(b"whose?"), &[]).ok();
-    let lost = server.request("GET", &key_of(released), None, &[]).ok().body;
-    for path in [resident, released] {
-        server.request("DELETE", &key_of(path), None, &[]).ok();
+    let place = key_of(&server, released);
+    let lost = server.request("GET", &place, None, &[]).ok();
+    for key in [key_of(&server, resident), place.clone()] {
+        server.request("DELETE", &key, None, &[]).ok();
     }
     let before = server.keys("archive");
     let report = fsck(&hsm, &[], 6);
@@ -101,7 +119,7 @@ fn fsck_finds_and_repairs_what_does_not_fit() {
     assert_eq!((&report["removed"], &report["missing"]), (&2.into(), &1.into()), "lost is lost: {report}");
     assert_eq!(objects(&server), 6);
     // It turns up again.
-    server.request("PUT", &key_of(released), Some(&lost), &[]).ok();
+    put_again(&server, &place, &lost, &lost.body, as_it_was);
     let report = fsck(&hsm, &["--repair"], 0);
     assert_eq!((&report["found_again"], &report["repaired"]), (&1.into(), &1.into()), "{report}");
 
@@ -118,21 +136,31 @@ fn scrub_finds_what_is_not_what_was_archived() {
     let (server, hsm) = start();
     let files = files(&hsm);
     let large = hsm.file("large", &noise(9, 19 * MIB + 5));
-    hsm.archive(&[&large]);
+    // Its manifest lies beside it: of a small object both are gone together, and only fsck can miss it.
+    let gone = hsm.file("gone", &noise(10, 9 * MIB));
+    hsm.archive(&[&large, &gone]);
     let (_, totals) = told(&hsm, &["scrub"], 0);
-    assert_eq!((&totals["objects"], &totals["unverified"]), (&9.into(), &0.into()), "{totals}");
+    assert_eq!((&totals["objects"], &totals["unverified"]), (&10.into(), &0.into()), "{totals}");
 
-    let [small, cut, gone, undescribed] = [3, 4, 5, 6].map(|i: usize| files[i].0.as_path());
-    let change = |key: &str, change: &dyn Fn(&mut Vec<u8>)| {
-        let mut body = server.request("GET", key, None, &[]).ok().body;
+    let [small, cut, undescribed] = [3, 4, 6].map(|i: usize| files[i].0.as_path());
+    let change = |path: &Path, change: &dyn Fn(&mut Vec<u8>)| {
+        let key = key_of(&server, path);
+        let was = server.request("GET", &key, None, &[]).ok();
+        let mut body = was.body.clone();
         change(&mut body);
-        server.request("PUT", key, Some(&body), &[]).ok();
+        put_again(&server, &key, &was, &body, as_it_was);
     };
-    change(&key_of(&large), &|body| body[17 * MIB + 7] ^= 1);
-    change(&key_of(small), &|body| body[100] ^= 1);
-    change(&key_of(cut), &|body| body.truncate(body.len() - 1));
-    server.request("DELETE", &key_of(gone), None, &[]).ok();
-    change(&key_of(undescribed).replace("objects", "manifests"), &|body| body[10] ^= 1);
+    change(&large, &|body| body[17 * MIB + 7] ^= 1);
+    change(small, &|body| body[100] ^= 1);
+    change(cut, &|body| body.truncate(body.len() - 1));
+    server.request("DELETE", &key_of(&server, &gone), None, &[]).ok();
+    let key = key_of(&server, undescribed);
+    let was = server.request("GET", &key, None, &[]).ok();
+    put_again(&server, &key, &was, &was.body, |name, value| match name {
+        // Three bytes of it are others.
+        "x-amz-meta-manifest" => format!("{}////{}", &value[..16], &value[20..]),
+        _ => value.to_owned(),
+    });
     let (found, totals) = told(&hsm, &["scrub"], 6);
     assert_eq!(
         (&totals["damaged"], &totals["lost"], &totals["bad_manifests"]),
@@ -149,7 +177,7 @@ fn scrub_finds_what_is_not_what_was_archived() {
     hsm.ok(&["archive", "--wait", "--force"], &[undescribed]);
     hsm.settle();
     let (found, totals) = told(&hsm, &["scrub"], 0);
-    assert_eq!((&totals["objects"], &totals["unverified"]), (&9.into(), &0.into()), "{found}");
+    assert_eq!((&totals["objects"], &totals["unverified"]), (&10.into(), &0.into()), "{found}");
     let paths: Vec<&Path> = files.iter().map(|(path, _)| path.as_path()).chain([large.as_path()]).collect();
     hsm.release(&paths);
     for (path, content) in &files {
@@ -195,7 +223,8 @@ fn p8_what_does_not_answer_is_not_lost() {
     let tree = hsm.path("tree");
     fs::create_dir(&tree).unwrap();
     TreeSpec::new(5, 150).build(&tree);
-    let file = hsm.file("file", b"some content");
+    // Large enough for a manifest of its own.
+    let file = hsm.file("file", &noise(11, 9 * MIB));
     hsm.archive(&[&tree, &file]);
     hsm.stop_agent();
     let fresh = LoopFs::new(FsKind::Ext4, 300);
@@ -206,7 +235,7 @@ fn p8_what_does_not_answer_is_not_lost() {
     };
 
     // One manifest cannot be read: everything else can.
-    let of_file = key_of(&file).replace("objects", "manifests");
+    let of_file = key_of(&server, &file).replace("objects", "manifests");
     let refused = proxy.add(When::method("GET").path(&of_file), Fault::status(500));
     let (found, totals) = told(&hsm, &["scrub"], 6);
     assert_eq!(

@@ -1,5 +1,6 @@
 //! Out of the bucket: by chunks with the manifest, else from front to back.
 
+use super::place::carried;
 use super::remote::{Remote, Source};
 use super::{ObjectStore, keys};
 use crate::Bucket;
@@ -8,13 +9,14 @@ use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use model::limits::CHUNK_SIZE_BYTES;
 use model::{Digest, Extent, ObjectId};
+use opendal::Metadata;
 use std::sync::Arc;
 use transfer::copy::{ChunkReader, open_chunks, restore_chunks, restore_range, restore_stream};
 use transfer::forms::not_reserved;
 use transfer::manifest::ReadAt;
 use transfer::{Encoding, Expected, Monitor, OpenFile, Restored, TransferError, Unwatched};
 
-/// Objects of at most so much content are fetched in one request, together with the manifest and before it is read.
+/// Of at most so much content are objects that carry their manifests, if the settings are the usual ones.
 const AT_ONCE_BYTES: u64 = 8 << 20;
 /// Of these no manifest is needed to verify them before they are written.
 const ONE_CHUNK_BYTES: u64 = CHUNK_SIZE_BYTES as u64;
@@ -27,8 +29,19 @@ type Reader<'m> = ChunkReader<Source<'m>, Source<'m>>;
 
 /// An object that was looked for, and its manifest.
 struct Found<'m> {
+    key: String,
     object: Source<'m>,
     manifest: Option<Source<'m>>,
+}
+
+/// Where an object of so much content lies, most likely first.
+fn order(id: &ObjectId, size: Option<u64>) -> [String; 2] {
+    let keys = [keys::small(id), keys::object(id)];
+    if size.is_none_or(|size| size <= AT_ONCE_BYTES) {
+        return keys;
+    }
+    let [small, object] = keys;
+    [object, small]
 }
 
 impl ObjectStore {
@@ -41,8 +54,7 @@ impl ObjectStore {
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
         not_reserved(id)?;
-        let key = keys::object(id);
-        let path = self.bucket.path(&key);
+        let path = self.bucket.path(&keys::object(id));
         let (_, encoding) = Encoding::split(id.as_str());
         if let (Some(0..=ONE_CHUNK_BYTES), Some(Digest::Blake3(_))) = (expected.size, expected.digest) {
             // The hash of one chunk is that of everything: one request is enough, and nothing is written before it is compared.
@@ -53,15 +65,11 @@ impl ObjectStore {
             let Some(target) = target else { return Ok(verified) };
             return restore_stream(stored, encoding, Some(target), expected, monitor);
         }
-        let Found { object, manifest } = self.find(id, expected, monitor)?;
+        let Found { key, object, manifest } = self.find(id, expected, monitor)?;
         let stored_bytes = object.size();
         let Some(manifest) = manifest else {
             object.expect(0..stored_bytes);
             return restore_stream((&object, &path, stored_bytes), encoding, target, expected, monitor);
-        };
-        let again = match &object {
-            Source::Here(bytes) => Some(bytes.clone()),
-            Source::Remote(_) => None,
         };
         let by_chunks = self.reader(id, object, manifest, expected).and_then(|reader| {
             reader.map_or(Ok(None), |reader| {
@@ -77,10 +85,7 @@ impl ObjectStore {
             }
             Err(error) => return Err(error),
         }
-        let object = match again {
-            Some(bytes) => Source::Here(bytes),
-            None => Source::Remote(Remote::new(&self.bucket, key, stored_bytes, None, monitor)),
-        };
+        let object = Remote::new(&self.bucket, key, stored_bytes, None, monitor);
         object.expect(0..stored_bytes);
         restore_stream((&object, &path, stored_bytes), encoding, target, expected, monitor)
     }
@@ -113,12 +118,21 @@ impl ObjectStore {
             why: "there is none, or no hash to compare with".to_owned(),
         };
         let Some(Digest::Blake3(_)) = expected.digest else { return Err(none()) };
-        let Some(manifest) = self.fetch_manifest(id, monitor)? else {
-            self.stat_object(id, monitor)?;
-            return Err(none());
+        let is_small = expected.size.is_some_and(|size| size <= AT_ONCE_BYTES);
+        let apart = if is_small { None } else { self.fetch_manifest(id, monitor)? };
+        let (key, manifest) = match apart {
+            Some(manifest) => (keys::object(id), manifest),
+            None => {
+                let (key, found) = self.stat_object(id, expected.size, monitor)?;
+                let manifest = match carried(&found) {
+                    Some(manifest) => Some(Source::Here(manifest)),
+                    None => self.fetch_manifest(id, monitor)?,
+                };
+                (key, manifest.ok_or_else(none)?)
+            }
         };
         // Its size is not asked for: the manifest says where each chunk lies, and a read past the end is an error of its own.
-        let object = Source::Remote(Remote::new(&self.bucket, keys::object(id), u64::MAX, None, monitor));
+        let object = Source::Remote(Remote::new(&self.bucket, key, u64::MAX, None, monitor));
         let reader = self.reader(id, object, manifest, expected)?.ok_or_else(none)?;
         let chunks = reader.shape().touched(extent);
         if !chunks.is_empty() {
@@ -139,7 +153,7 @@ impl ObjectStore {
         monitor: &'m dyn Monitor,
     ) -> Result<Option<ChunkReader<impl ReadAt + use<'m>, impl ReadAt + use<'m>>>, TransferError> {
         not_reserved(id)?;
-        let Found { object, manifest } = self.find(id, expected, monitor)?;
+        let Found { object, manifest, .. } = self.find(id, expected, monitor)?;
         let Some(manifest) = manifest else { return Ok(None) };
         object.expect(0..object.size());
         self.reader(id, object, manifest, expected)
@@ -164,48 +178,68 @@ impl ObjectStore {
         monitor: &'m dyn Monitor,
     ) -> Result<Found<'m>, TransferError> {
         let wants_manifest = matches!(expected.digest, Some(Digest::Blake3(_)));
-        let key = keys::object(id);
-        if expected.size.is_none_or(|size| size > AT_ONCE_BYTES) {
-            let (size, tag) = self.stat_object(id, monitor)?;
-            // With a hash to compare with, a mixture of two versions is found anyway.
-            let tag = tag.filter(|_| expected.digest.is_none());
-            let object = Source::Remote(Remote::new(&self.bucket, key, size, tag, monitor));
-            let manifest = if wants_manifest { self.fetch_manifest(id, monitor)? } else { None };
-            return Ok(Found { object, manifest });
-        }
-        let (bucket, manifest_key) = (self.bucket.clone(), keys::manifest(id));
-        let path = self.bucket.path(&key);
-        let both = async move {
-            let manifest =
-                async { if wants_manifest { fetch(&bucket, &manifest_key).await } else { Ok(Fetched::Nothing) } };
-            let (object, manifest) = futures_util::join!(fetch_whole(&bucket, &key), manifest);
-            Ok((object?, manifest?))
+        let (key, found) = self.stat_object(id, expected.size, monitor)?;
+        // With a hash to compare with, a mixture of two versions is found anyway.
+        let tag = found.etag().filter(|_| expected.digest.is_none()).map(str::to_owned);
+        let object = Source::Remote(Remote::new(&self.bucket, key.clone(), found.content_length(), tag, monitor));
+        let manifest = match carried(&found) {
+            Some(manifest) => Some(Source::Here(manifest)),
+            None if wants_manifest => self.fetch_manifest(id, monitor)?,
+            None => None,
         };
-        let failed = |fault: Fault| fault.into_error("read", path);
-        let (object, manifest) = self.bucket.engine().wait_watched(both, monitor)?.map_err(failed)?;
-        let manifest = self.source(keys::manifest(id), manifest, monitor);
-        Ok(Found { object: Source::Here(object), manifest })
+        Ok(Found { key, object, manifest })
     }
 
-    /// A small object.
+    /// An object of one chunk.
     fn fetch_object(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<Source<'static>, TransferError> {
-        let (bucket, key) = (self.bucket.clone(), keys::object(id));
-        let path = self.bucket.path(&key);
-        let fetched = self.bucket.engine().wait_watched(async move { fetch_whole(&bucket, &key).await }, monitor)?;
+        let (bucket, [small, object]) = (self.bucket.clone(), order(id, None));
+        let path = self.bucket.path(&object);
+        let fetch = async move {
+            match fetch_whole(&bucket, &small).await {
+                Err(fault) if fault.is_missing() => fetch_whole(&bucket, &object).await,
+                fetched => fetched,
+            }
+        };
+        let fetched = self.bucket.engine().wait_watched(fetch, monitor)?;
         fetched.map(Source::Here).map_err(|fault| fault.into_error("read", path))
     }
 
-    /// Size and entity tag.
-    fn stat_object(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<(u64, Option<String>), TransferError> {
-        let (bucket, key) = (self.bucket.clone(), keys::object(id));
-        let path = self.bucket.path(&key);
-        let stat = self.bucket.engine().wait_watched(async move { bucket.stat(&key).await }, monitor)?;
-        match stat.map_err(|fault| fault.into_error("look for", path.clone()))? {
-            Some(found) => Ok((found.content_length(), found.etag().map(str::to_owned))),
+    /// Where the object is, and what is known of it.
+    fn stat_object(
+        &self,
+        id: &ObjectId,
+        size: Option<u64>,
+        monitor: &dyn Monitor,
+    ) -> Result<(String, Metadata), TransferError> {
+        let (bucket, keys) = (self.bucket.clone(), order(id, size));
+        let path = self.bucket.path(&keys::object(id));
+        let stat = async move {
+            for key in keys {
+                if let Some(found) = bucket.stat(&key).await? {
+                    return Ok(Some((key, found)));
+                }
+            }
+            Ok(None)
+        };
+        let found = self.bucket.engine().wait_watched(stat, monitor)?;
+        match found.map_err(|fault| fault.into_error("look for", path.clone()))? {
+            Some(found) => Ok(found),
             None => {
                 self.bucket.check()?;
                 Err(TransferError::Missing { path })
             }
+        }
+    }
+
+    /// The manifest of an object, which may carry it, or a record.
+    pub(super) fn find_manifest(&self, id: &ObjectId) -> Result<Option<Source<'static>>, TransferError> {
+        let (bucket, key) = (self.bucket.clone(), keys::small(id));
+        let path = self.bucket.path(&key);
+        let stat = self.bucket.engine().wait(async move { bucket.stat(&key).await });
+        let found = stat.map_err(|fault| fault.into_error("look for", path))?;
+        match found.as_ref().and_then(carried) {
+            Some(manifest) => Ok(Some(Source::Here(manifest))),
+            None => self.fetch_manifest(id, &Unwatched),
         }
     }
 

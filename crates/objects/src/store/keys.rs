@@ -1,15 +1,26 @@
 //! The layout "uuid": under which keys things lie.
 //!
-//! `objects/<id>` and `manifests/<id>`, both with the suffix of the object's encoding: two listings, each without the other's keys. S3 spreads
-//! keys by itself; no fan-out by directories is needed.
+//! `small/<id>` for an object that carries its manifest in its metadata: one request stores both. `objects/<id>` for others, and `manifests/<id>`
+//! for their manifests and for records. All with the suffix of the object's encoding. So a listing finds what has a manifest by the keys
+//! alone. S3 spreads keys by itself; no fan-out by directories is needed.
 
 use model::ObjectId;
 
 pub(super) const OBJECTS: &str = "objects/";
+pub(super) const SMALL: &str = "small/";
 pub(super) const MANIFESTS: &str = "manifests/";
 
 pub(super) fn object(id: &ObjectId) -> String {
     format!("{OBJECTS}{id}")
+}
+
+pub(super) fn small(id: &ObjectId) -> String {
+    format!("{SMALL}{id}")
+}
+
+/// Every key that there may be for an id; the manifest's comes last, so that what is left of a removal that was cut short says what it was.
+pub(super) fn all(id: &ObjectId) -> [String; 3] {
+    [small(id), object(id), manifest(id)]
 }
 
 pub(super) fn manifest(id: &ObjectId) -> String {

@@ -31,9 +31,7 @@ use sweep::Underway;
 use transfer::copy::unusable;
 use transfer::forms::{not_reserved, other_encodings, with_encoding};
 use transfer::manifest::{Manifest, ManifestError};
-use transfer::{
-    Done, Encoding, Expected, Head, Monitor, OpenFile, PutOptions, Restored, Store, Stored, TransferError, Unwatched,
-};
+use transfer::{Done, Encoding, Expected, Head, Monitor, OpenFile, PutOptions, Restored, Store, Stored, TransferError};
 
 /// Ids that are handed over at a time while a listing goes on.
 const LIST_BATCH: usize = 1000;
@@ -76,10 +74,8 @@ impl ObjectStore {
         let ending = Ending::new(done);
         let bucket = self.bucket.clone();
         self.bucket.engine().spawn(async move {
-            // The manifests go last: what is left of a removal that was cut short says what it was.
-            let keys = |of: fn(&ObjectId) -> String| ids.iter().map(of).collect::<Vec<_>>();
-            let (objects, manifests) = (keys(keys::object), keys(keys::manifest));
-            let removed = bucket.remove(&[objects, manifests].concat()).await;
+            let keys: Vec<String> = ids.iter().flat_map(keys::all).collect();
+            let removed = bucket.remove(&keys).await;
             let path = ids.first().map_or_else(|| bucket.path(""), |id| bucket.path(&keys::object(id)));
             ending.tell(removed.map_err(|fault| fault.into_error("remove", path)));
         });
@@ -89,7 +85,7 @@ impl ObjectStore {
         &self,
         prefix: &'static str,
         visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
-    ) -> Result<(), TransferError> {
+    ) -> Result<ControlFlow<()>, TransferError> {
         let failed = |fault: Fault| fault.into_error("list", self.bucket.path(prefix));
         let operator = self.bucket.operator();
         let options = OpList::from(ListOptions { recursive: true, ..ListOptions::default() });
@@ -102,11 +98,11 @@ impl ObjectStore {
             let Batch { ids, is_last } = batch;
             for id in ids {
                 if visit(id).is_break() {
-                    return Ok(());
+                    return Ok(ControlFlow::Break(()));
                 }
             }
             if is_last {
-                return Ok(());
+                return Ok(ControlFlow::Continue(()));
             }
             lister = next;
         }
@@ -202,7 +198,7 @@ impl Store for ObjectStore {
     }
 
     fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, TransferError> {
-        let Some(bytes) = self.fetch_manifest(id, &Unwatched)? else { return Ok(None) };
+        let Some(bytes) = self.find_manifest(id)? else { return Ok(None) };
         let path = self.bucket.path(&keys::manifest(id));
         let (manifest, _) = Manifest::read(&bytes).map_err(unusable(&path))?;
         Ok(Some(manifest))
@@ -222,9 +218,12 @@ impl Store for ObjectStore {
             let looks = forms.into_iter().map(|id| {
                 let bucket = bucket.clone();
                 async move {
-                    let (object, manifest) = (keys::object(&id), keys::manifest(&id));
-                    let is_there = bucket.stat(&object).await?.is_some() || bucket.stat(&manifest).await?.is_some();
-                    Ok(is_there.then_some(id))
+                    for key in keys::all(&id) {
+                        if bucket.stat(&key).await?.is_some() {
+                            return Ok(Some(id));
+                        }
+                    }
+                    Ok(None)
                 }
             });
             futures_util::future::try_join_all(looks).await
@@ -237,7 +236,11 @@ impl Store for ObjectStore {
         not_reserved(id)?;
         let (bucket, key) = (self.bucket.clone(), keys::object(id));
         let path = self.bucket.path(&key);
-        let found = self.bucket.engine().wait(async move { bucket.stat(&key).await });
+        let small = keys::small(id);
+        let found = self.bucket.engine().wait(async move {
+            let found = bucket.stat(&small).await?;
+            if found.is_some() { Ok(found) } else { bucket.stat(&key).await }
+        });
         let Some(found) = found.map_err(|fault| fault.into_error("look for", path))? else {
             // The answer is the same when there is no such bucket.
             self.bucket.check()?;
@@ -251,10 +254,16 @@ impl Store for ObjectStore {
     }
 
     fn list(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
-        self.list_ids(keys::OBJECTS, visit)
+        if self.list_ids(keys::OBJECTS, visit)?.is_break() {
+            return Ok(());
+        }
+        self.list_ids(keys::SMALL, visit).map(drop)
     }
 
     fn list_manifests(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
-        self.list_ids(keys::MANIFESTS, visit)
+        if self.list_ids(keys::MANIFESTS, visit)?.is_break() {
+            return Ok(());
+        }
+        self.list_ids(keys::SMALL, visit).map(drop)
     }
 }

@@ -6,6 +6,9 @@
 use crate::Bucket;
 use crate::fault::Fault;
 use crate::retry::Retry;
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
 use opendal::raw::{OpWrite, Service as _, oio};
 use opendal::{Buffer, ErrorKind, Metadata, options::WriteOptions};
 use std::collections::HashMap;
@@ -15,6 +18,17 @@ use uuid::Uuid;
 
 /// The key of the mark.
 const MARK: &str = "sifaka";
+
+/// The key of the manifest, in base64.
+const MANIFEST: &str = "manifest";
+/// With this much of it, and everything else, there are some 1900 bytes of texts.
+const MAX_CARRIED_BYTES: usize = 1200;
+
+/// The manifest that an object carries. One that makes no sense is as good as a damaged one.
+pub(super) fn carried(found: &Metadata) -> Option<Bytes> {
+    let text = found.user_metadata()?.get(MANIFEST)?;
+    Some(BASE64_STANDARD.decode(text).unwrap_or_default().into())
+}
 
 /// A key to which an attempt may write.
 #[derive(Debug, Clone)]
@@ -62,6 +76,16 @@ impl Place {
         if let model::Digest::Blake3(_) = hash {
             self.texts.insert("blake3".to_owned(), hash.to_string());
         }
+    }
+
+    /// Puts the manifest into the metadata, under a key that says so, if it fits. S3 takes 2 KiB of texts in all.
+    pub(super) fn carry(&mut self, bucket: &Bucket, key: String, manifest: &[u8]) -> bool {
+        let fits = bucket.traits().metadata && manifest.len() <= MAX_CARRIED_BYTES;
+        if fits {
+            self.texts.insert(MANIFEST.to_owned(), BASE64_STANDARD.encode(manifest));
+            self.key = key;
+        }
+        fits
     }
 
     pub(super) fn options(&self, bucket: &Bucket, there: &There) -> WriteOptions {

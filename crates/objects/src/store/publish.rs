@@ -48,6 +48,10 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
     let StagedObject { id, copied, content, manifest, repeated } = staged;
     let path = bucket.path(&keys::object(&id));
     let failed = |fault: Fault| fault.into_error("store", path.clone());
+    let mut own = match &content {
+        StagedContent::Whole(place, ..) => vec![place.key.clone()],
+        StagedContent::Parts(sent) => vec![sent.place.key.clone()],
+    };
     let replaced = match content {
         StagedContent::Whole(place, bytes, memory) => {
             let put = place.put(bucket, bytes.into()).await;
@@ -56,7 +60,9 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
         }
         StagedContent::Parts(sent) => sent.complete().await.map(|()| repeated).map_err(failed)?,
     };
-    let described = manifest.is_some();
+    if manifest.is_some() {
+        own.push(keys::manifest(&id));
+    }
     if let Some(table) = manifest
         && let Err(error) = put_manifest(bucket, &id, table).await
     {
@@ -66,7 +72,7 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
         return Err(error);
     }
     if repeated || replaced {
-        remove_older_forms(bucket, &id, described).await;
+        remove_older_forms(bucket, &id, &own).await;
     }
     Ok(Stored { id, bytes: copied.bytes, digest: copied.digest })
 }
@@ -136,18 +142,16 @@ async fn write_part(bucket: &Bucket, writer: &mut oio::Writer, part: Buffer) -> 
 
 /// The object stays without its manifest: it is not one.
 async fn take_back(bucket: &Bucket, id: &ObjectId) {
-    if let Err(fault) = bucket.remove(&[keys::object(id), keys::manifest(id)]).await {
+    if let Err(fault) = bucket.remove(&keys::all(id)).await {
         let path = bucket.path(&keys::object(id));
         tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove an object whose manifest could not be stored");
     }
 }
 
 /// An earlier attempt of the same archive may have chosen another encoding, or had a manifest.
-async fn remove_older_forms(bucket: &Bucket, id: &ObjectId, described: bool) {
-    let mut old: Vec<String> = other_encodings(id).flat_map(|id| [keys::object(&id), keys::manifest(&id)]).collect();
-    if !described {
-        old.push(keys::manifest(id));
-    }
+async fn remove_older_forms(bucket: &Bucket, id: &ObjectId, own: &[String]) {
+    let all = other_encodings(id).chain([id.clone()]).flat_map(|id| keys::all(&id));
+    let old: Vec<String> = all.filter(|key| !own.contains(key)).collect();
     let path = bucket.path(&keys::object(id));
     if let Err(fault) = bucket.remove(&old).await {
         tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove older forms of an object");

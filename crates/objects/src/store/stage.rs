@@ -79,7 +79,7 @@ impl ObjectStore {
         let take =
             |object: &dyn WriteAt| archive_file(&id, source, encoding, options, (object, table.as_write_at()), monitor);
         let most = most_stored(size, encoding);
-        let (content, archived) = if size <= self.bucket.limits().part_bytes || !self.bucket.traits().parts {
+        let (mut content, archived) = if size <= self.bucket.limits().part_bytes || !self.bucket.traits().parts {
             take_whole(&self.bucket, &self.memory, place, (size, most), take, monitor)?
         } else {
             let uploading = self.underway.begin(&place.key);
@@ -88,7 +88,12 @@ impl ObjectStore {
         if monitor.cancelled() {
             return Err(TransferError::Cancelled);
         }
-        let manifest = archived.described.then_some(table);
+        let manifest = archived.described.then_some(table).filter(|table| match (&mut content, table) {
+            (StagedContent::Whole(place, ..), Table::Memory(manifest)) => {
+                !manifest.carried_by(place, &self.bucket, keys::small(&id))
+            }
+            _ => true,
+        });
         Ok(StagedObject { id, copied: archived.copied, content, manifest, repeated: options.repeated })
     }
 }

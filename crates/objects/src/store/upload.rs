@@ -332,6 +332,10 @@ impl Whole {
         Self { path, bytes: Mutex::new(Vec::with_capacity(room)) }
     }
 
+    pub(super) fn carried_by(&self, place: &mut Place, bucket: &Bucket, key: String) -> bool {
+        place.carry(bucket, key, &self.bytes.lock())
+    }
+
     pub(super) fn into_bytes(self) -> Bytes {
         self.bytes.into_inner().into()
     }

@@ -62,7 +62,7 @@ impl Spoiled {
 }
 
 fn whole_put() -> When {
-    When::method("PUT").path("/objects/").no_parameter("partNumber")
+    When::method("PUT").path("/small/").no_parameter("partNumber")
 }
 
 fn completion() -> When {
@@ -144,7 +144,9 @@ fn p5_no_spoiled_answer_is_served() {
     for size in [SMALL, LARGE] {
         let stored = spoiled.put(size).unwrap();
         let content = spoiled.source(size).1;
-        let gets = || When::method("GET").path("/objects/").times(1);
+        let gets = || {
+            When::method("GET").no_parameter("list-type").and(|request| !request.path.contains("/manifests/")).times(1)
+        };
         let (cut, slow) = (Fault::CutBody(100), Fault::SlowBody(1 << 20, Duration::from_millis(100)));
         let passing = [cut, slow, Fault::ResetBefore, Fault::ResetAfter, Fault::status(503), Fault::Hang];
         for fault in passing {

@@ -1,7 +1,7 @@
 //! The suite on memory.
 
 use super::suite::{Bed, Half};
-use super::{key, names, read, write};
+use super::{names, read, write};
 use crate::{Bucket, ObjectStore, Settings};
 use model::ObjectId;
 use std::path::Path;
@@ -33,11 +33,11 @@ impl Bed for Memory {
     }
 
     fn read(&self, id: &ObjectId, half: Half) -> Vec<u8> {
-        read(&self.store, key(id, half))
+        read(&self.store, id, half)
     }
 
     fn write(&self, id: &ObjectId, half: Half, bytes: &[u8]) {
-        write(&self.store, key(id, half), bytes);
+        write(&self.store, id, half, bytes);
     }
 }
 

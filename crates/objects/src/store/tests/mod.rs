@@ -35,11 +35,11 @@ macro_rules! server_bed {
             }
 
             fn read(&self, id: &model::ObjectId, half: $crate::store::tests::suite::Half) -> Vec<u8> {
-                $crate::store::tests::read(&self.store, $crate::store::tests::key(id, half))
+                $crate::store::tests::read(&self.store, id, half)
             }
 
             fn write(&self, id: &model::ObjectId, half: $crate::store::tests::suite::Half, bytes: &[u8]) {
-                $crate::store::tests::write(&self.store, $crate::store::tests::key(id, half), bytes);
+                $crate::store::tests::write(&self.store, id, half, bytes);
             }
         }
 
@@ -59,7 +59,11 @@ mod tls;
 
 use crate::store::keys;
 use crate::{Bucket, ObjectStore, Settings};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use model::ObjectId;
+use opendal::options::{ListOptions, WriteOptions};
+use std::collections::HashMap;
 use suite::Half;
 use testkit::Scratch;
 
@@ -69,51 +73,76 @@ impl<S> ServerBed<S> {
         Self { store, scratch: Scratch::new("objects"), server }
     }
 
-    /// Without the prefix that everything has to have.
+    /// Without the prefix that everything has to have; and of what carries its manifest, both halves.
     fn below_prefix(&self, mut names: Vec<String>) -> Vec<String> {
         let prefix = "site/a prefix/";
         for name in &mut names {
             assert!(name.contains(prefix), "{name} is not below the prefix");
             *name = name.replacen(prefix, "", 1);
         }
+        let halves = |name: String| match name.strip_prefix(keys::SMALL) {
+            Some(id) => vec![format!("objects/{id}"), format!("manifests/{id}")],
+            None => vec![name],
+        };
+        let mut names: Vec<_> = names.into_iter().flat_map(halves).collect();
         names.sort();
         names
-    }
-}
-
-fn key(id: &ObjectId, half: Half) -> String {
-    match half {
-        Half::Object => keys::object(id),
-        Half::Manifest => keys::manifest(id),
     }
 }
 
 /// Past the store: everything under the prefix, in order.
 fn names(store: &ObjectStore) -> Vec<String> {
     let bucket = store.bucket().clone();
-    let listed = store.bucket().engine().wait(async move {
-        let list = || {
-            bucket.operator().list_options("/", opendal::options::ListOptions { recursive: true, ..Default::default() })
-        };
-        bucket.request(list).await
-    });
+    let options = || ListOptions { recursive: true, ..Default::default() };
+    let listed = store
+        .bucket()
+        .engine()
+        .wait(async move { bucket.request(|| bucket.operator().list_options("/", options())).await });
     let mut names: Vec<String> =
         listed.unwrap().iter().map(|entry| entry.path().to_owned()).filter(|path| !path.ends_with('/')).collect();
     names.sort();
     names
 }
 
-fn read(store: &ObjectStore, key: String) -> Vec<u8> {
+/// What the object carries; `None` when it carries nothing.
+fn texts(store: &ObjectStore, id: &ObjectId) -> Option<HashMap<String, String>> {
+    let (bucket, key) = (store.bucket().clone(), keys::small(id));
+    let found = store.bucket().engine().wait(async move { bucket.stat(&key).await }).unwrap()?;
+    let texts = found.user_metadata().unwrap();
+    let known = ["sifaka", "manifest", "mode", "uid", "gid", "mtime", "blake3"];
+    Some(known.iter().filter_map(|key| Some(((*key).to_owned(), texts.get(key)?.to_owned()))).collect())
+}
+
+fn read_key(store: &ObjectStore, key: String) -> Vec<u8> {
     let bucket = store.bucket().clone();
     let read = store.bucket().engine().wait(async move { bucket.request(|| bucket.operator().read(&key)).await });
     read.unwrap().to_vec()
 }
 
-fn write(store: &ObjectStore, key: String, bytes: &[u8]) {
-    let (bucket, bytes) = (store.bucket().clone(), bytes.to_vec());
-    let written = store
-        .bucket()
-        .engine()
-        .wait(async move { bucket.request(|| bucket.operator().write(&key, bytes.clone())).await });
+/// Past the store: the stored bytes, wherever they are.
+fn read(store: &ObjectStore, id: &ObjectId, half: Half) -> Vec<u8> {
+    match (half, texts(store, id)) {
+        (Half::Object, Some(_)) => read_key(store, keys::small(id)),
+        (Half::Object, None) => read_key(store, keys::object(id)),
+        (Half::Manifest, Some(texts)) => BASE64_STANDARD.decode(&texts["manifest"]).unwrap(),
+        (Half::Manifest, None) => read_key(store, keys::manifest(id)),
+    }
+}
+
+fn write(store: &ObjectStore, id: &ObjectId, half: Half, bytes: &[u8]) {
+    let (key, content, user_metadata) = match (half, texts(store, id)) {
+        (Half::Object, Some(texts)) => (keys::small(id), bytes.to_vec(), Some(texts)),
+        (Half::Object, None) => (keys::object(id), bytes.to_vec(), None),
+        (Half::Manifest, Some(mut texts)) => {
+            texts.insert("manifest".to_owned(), BASE64_STANDARD.encode(bytes));
+            (keys::small(id), read_key(store, keys::small(id)), Some(texts))
+        }
+        (Half::Manifest, None) => (keys::manifest(id), bytes.to_vec(), None),
+    };
+    let bucket = store.bucket().clone();
+    let options = move || WriteOptions { user_metadata: user_metadata.clone(), ..WriteOptions::default() };
+    let written = store.bucket().engine().wait(async move {
+        bucket.request(|| bucket.operator().write_options(&key, content.clone(), options())).await
+    });
     written.unwrap();
 }
