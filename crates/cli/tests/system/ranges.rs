@@ -169,6 +169,49 @@ fn readers_do_not_wait_until_what_they_read_is_durable() {
     wait_until(LONG, "it is an ordinary file", || !is_released(&path));
 }
 
+/// The kernel tells once that it could not write something, keeps it in memory for as long as it likes, and reads a hole after that.
+#[test]
+fn p5_what_a_failed_sync_may_have_lost_is_fetched_again() {
+    let backing = LoopFs::new(FsKind::Ext4, 200);
+    let fs = LoopFs::thin_on(&backing);
+    let mut site = Site::local(&fs);
+    site.add_agent_setting("restore { mode = \"range\" threshold = \"1MiB\" readahead = 0 }");
+    let agent = Some(site.start_agent());
+    let hsm = Hsm { agent, site, fs };
+    hsm.wait_for_movers();
+    let content = noise(37, 6 * MIB);
+    let path = hsm.archived_and_released("f", &content);
+    let drop_pages = || sys::file::advise_dontneed(File::open(&path).unwrap(), 0, 0).unwrap();
+    // Where the content was, there is nothing again behind the filesystem.
+    assert!(Command::new("fstrim").arg(hsm.fs.path()).status().unwrap().success());
+    let failures = |what: &str| hsm.agent.as_ref().unwrap().log().matches(what).count();
+
+    // A part, which is written down after a while.
+    let full = faults::fill(&backing, 0);
+    assert!(read_at(&path, 2 * MIB, MIB).unwrap() == content[2 * MIB..3 * MIB]);
+    wait_until(LONG, "the sync failed", || failures("may not have reached its disk") == 1);
+    drop_pages();
+    drop(full);
+    assert!(read_at(&path, 2 * MIB, MIB).unwrap() == content[2 * MIB..3 * MIB], "it was lost, and is here again");
+    wait_until_claimed(&path, &[2]);
+
+    // All of it, which is to become an ordinary file.
+    let full = faults::fill(&backing, 0);
+    for chunk in [0, 1, 3, 4, 5] {
+        assert!(read_at(&path, chunk * MIB, MIB).unwrap() == content[chunk * MIB..][..MIB]);
+    }
+    wait_until(LONG, "the commit failed", || failures("cannot be made an ordinary file yet") > 0);
+    drop_pages();
+    drop(full);
+    assert!(is_released(&path));
+    assert!(fs::read(&path).unwrap() == content);
+    // It is not tried again at once; an action asks for it.
+    hsm.ok(&["restore", "--wait"], &[&path]);
+    assert!(!is_released(&path));
+    drop_pages();
+    assert!(fs::read(&path).unwrap() == content);
+}
+
 #[test]
 fn p5_a_file_in_parts_can_be_released_when_nobody_has_it_open() {
     for kind in FsKind::ALL {

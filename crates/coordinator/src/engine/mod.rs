@@ -36,6 +36,7 @@ use crate::guard::{GuardInfo, GuardLink, GuardSetup, LinkError, PendingEvent};
 use crate::journal::Journal;
 use crate::pool::Pool;
 use crate::prepare::Prepared;
+use crate::ranges::Runs;
 use crate::release::Released;
 use crate::snapshots::{Snapshot, Snapshots};
 use brain::Brain;
@@ -149,7 +150,7 @@ pub(crate) enum Msg {
     Snapshot(Snapshot),
     PartsOpened(FileHandle, Box<Result<parts::OpenedParts, Failure>>),
     PartDone(u64, Result<(), Failure>),
-    PartsRecorded(FileHandle, Result<(), Failure>),
+    PartsRecorded(FileHandle, Result<Runs, parts::NotRecorded>),
     /// The configuration was read again.
     Reconfigure(EngineConfig),
     Stop,

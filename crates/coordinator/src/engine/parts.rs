@@ -107,11 +107,22 @@ pub(crate) fn settle_part(file: &PartFile, mtime: Timestamp) -> Result<(), Failu
         .map_err(|e| system("setting its times back", &e))
 }
 
-/// Writes down what is there, once it is durable: never before, or a crash would leave a claim without its data.
-pub(crate) fn record_parts(file: &PartFile, mtime: Timestamp, resident: Runs) -> Result<(), Failure> {
-    sys::file::sync_data(&*file.fd).map_err(|e| system("syncing it", &e))?;
+/// Why it was not written down what is there.
+#[derive(Debug)]
+pub(crate) enum NotRecorded {
+    /// It may be gone: the kernel tells of it once, and forgets then what it could not write.
+    Lost(Failure),
+    /// It is there all the same.
+    Unwritten(Failure),
+}
+
+/// Writes down what is there, once it is durable: never before, or a crash would leave a claim without its data. Gives back what that is.
+pub(crate) fn record_parts(file: &PartFile, mtime: Timestamp, resident: Runs) -> Result<Runs, NotRecorded> {
+    sys::file::sync_data(&*file.fd).map_err(|e| NotRecorded::Lost(system("syncing it", &e)))?;
     let residency = Residency { name: file.name, mtime, resident };
-    residency::write(&*file.fd, &residency, file.size).map_err(|e| attribute(&e))
+    let written = residency::write(&*file.fd, &residency, file.size);
+    written.map_err(|e| NotRecorded::Unwritten(attribute(&e)))?;
+    Ok(residency.resident)
 }
 
 /// Chunks on their way.
@@ -124,6 +135,8 @@ pub(crate) struct Fetch {
     pub(crate) demanded: bool,
     /// Which of the file's copies.
     pub(crate) from: usize,
+    /// A sync failed meanwhile: what it has written may be lost.
+    pub(crate) doubted: bool,
 }
 
 /// Somebody who waits for chunks.
@@ -162,6 +175,8 @@ pub(crate) struct Parts {
     pub(crate) owner: u32,
     pub(crate) mtime: Timestamp,
     pub(crate) resident: Runs,
+    /// What of that was synced without an error.
+    pub(crate) durable: Runs,
     pub(crate) in_flight: Runs,
     pub(crate) fetches: Vec<Fetch>,
     /// Were part of a fetch that failed for good.
@@ -200,6 +215,7 @@ impl Parts {
             owner,
             mtime: Timestamp::default(),
             resident: Runs::default(),
+            durable: Runs::default(),
             in_flight: Runs::default(),
             fetches: Vec::new(),
             suspect: Runs::default(),
@@ -223,6 +239,18 @@ impl Parts {
     /// All chunks.
     pub(crate) fn all(&self) -> Run {
         0..self.file.as_ref().map_or(0, |file| chunks_of(file.size))
+    }
+
+    /// A sync failed. What came since the last one that did not may be nowhere but in memory, and there only until the kernel needs the room; and the
+    /// next sync would not tell. So it counts as missing.
+    pub(crate) fn distrust(&mut self) {
+        self.used_before |= !self.resident.is_empty();
+        self.resident = self.durable.clone();
+        self.unrecorded = false;
+        self.fetches.iter_mut().for_each(|fetch| fetch.doubted = true);
+        for reader in &mut self.readers {
+            reader.missing = self.resident.gaps(&reader.touched);
+        }
     }
 
     /// Whether nobody can have got anything of it, so that nobody sees what becomes of its content.

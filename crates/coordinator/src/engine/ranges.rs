@@ -173,12 +173,7 @@ impl Brain {
     fn queue_reader(&mut self, file: &FileHandle, waiting: Blocked, touched: Run) {
         let Some(parts) = self.parts(file) else { return };
         parts.owner = owner_of(&waiting.event);
-        let mut missing = crate::ranges::Runs::default();
-        let mut rest = touched.clone();
-        while let Some(gap) = parts.resident.first_gap(&rest) {
-            rest.start = gap.end;
-            missing.insert(gap);
-        }
+        let missing = parts.resident.gaps(&touched);
         let comes_later = |f: &&mut Fetch| !f.demanded && missing.touches(&f.run);
         let late: Vec<u64> = parts
             .fetches
@@ -227,6 +222,7 @@ impl Brain {
             Ok(OpenedParts::Ready { file: f, mtime, resident, writers, used_before }) => {
                 parts.phase = Phase::Ready;
                 parts.file = Some(f);
+                parts.durable.clone_from(&resident);
                 (parts.mtime, parts.resident, parts.writers) = (mtime, resident, writers);
                 parts.used_before = used_before;
                 let early = std::mem::take(&mut inode.blocked);
@@ -349,7 +345,7 @@ impl Brain {
         let offset = run.start * CHUNK;
         let end = run.end.saturating_mul(CHUNK).min(f.size);
         parts.in_flight.insert(run.clone());
-        parts.fetches.push(Fetch { key, run, demanded, from });
+        parts.fetches.push(Fetch { key, run, demanded, from, doubted: false });
         let mut job = Job::new(Purpose::Part, action, 0);
         job.file = Some(opened);
         job.identity = identity;
@@ -388,6 +384,7 @@ impl Brain {
         parts.in_flight.remove(&run);
         match result {
             Ok(()) if parts.phase == Phase::Broken => {}
+            Ok(()) if fetch.doubted => parts.ahead.push(run),
             Ok(()) => self.part_came(&file, run),
             Err(failure) if self.fetches_from_next(&file, fetch, &failure) => {}
             Err(failure) if failure.kind == ErrorKind::Temporary => self.part_waits(&file, &failure),
@@ -569,14 +566,17 @@ impl Brain {
                 self.free_parts(&file);
             }
             Err(failure) if failure.kind == ErrorKind::Temporary => {
+                tracing::warn!(path = parts.path, %failure, "all parts of a file are there, and it cannot be made an ordinary file yet: what may be lost is fetched again");
                 (parts.whole, parts.entries) = (whole, entries);
                 parts.phase = Phase::Ready;
+                self.distrust(&file);
                 self.part_waits(&file, &failure);
                 self.hold_off(&file, Duration::from_secs(1));
             }
             Err(failure) => {
                 tracing::error!(path = parts.path, %failure, "all parts of a file are there, and it cannot be made an ordinary file again");
                 parts.phase = Phase::Ready;
+                self.distrust(&file);
                 self.count_blocked(-i64::try_from(whole.len()).unwrap_or(0));
                 whole.into_iter().for_each(|waiting| waiting.event.deny(failure.errno));
                 self.end_entries(entries, &Err(failure));

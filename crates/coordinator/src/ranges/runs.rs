@@ -83,6 +83,16 @@ impl Runs {
         Some(start..end)
     }
 
+    /// All of the run that is not in the set.
+    pub(crate) fn gaps(&self, run: &Run) -> Self {
+        let (mut gaps, mut rest) = (Self::default(), run.clone());
+        while let Some(gap) = self.first_gap(&rest) {
+            rest.start = gap.end;
+            gaps.insert(gap);
+        }
+        gaps
+    }
+
     /// The run of the set that holds this chunk.
     pub(crate) fn around(&self, chunk: u64) -> Option<Run> {
         self.0.range(..=chunk).next_back().filter(|(_, end)| **end > chunk).map(|(start, end)| *start..*end)
@@ -132,6 +142,8 @@ mod tests {
                 start..end
             });
             prop_assert_eq!(set.first_gap(&asked), gap);
+            let gaps: BTreeSet<u64> = set.gaps(&asked).iter().flatten().collect();
+            prop_assert_eq!(gaps, asked.clone().filter(|c| !model.contains(c)).collect());
             prop_assert_eq!(set.around(asked.start).is_some(), model.contains(&asked.start));
         }
 

@@ -2,13 +2,13 @@
 
 use super::super::brain::Brain;
 use super::super::job::{Blocked, Holder, Parked};
-use super::super::parts::{Parts, Phase, record_parts};
+use super::super::parts::{NotRecorded, Parts, Phase, record_parts};
 use super::{IDLE, MAX_IDLE, RECORD_AFTER, RECORD_WITHIN};
 use crate::engine::Msg;
 use crate::prepare::EIO;
-use crate::ranges::residency;
+use crate::ranges::{Runs, residency};
 use crate::state::FileState;
-use model::{Failure, FileHandle};
+use model::FileHandle;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -139,13 +139,30 @@ impl Brain {
         });
     }
 
-    pub(in crate::engine) fn parts_recorded(&mut self, file: &FileHandle, result: Result<(), Failure>) {
+    pub(in crate::engine) fn parts_recorded(&mut self, file: &FileHandle, result: Result<Runs, NotRecorded>) {
         let Some(parts) = self.parts(file) else { return };
         parts.recording = false;
-        if let Err(failure) = result {
-            // They are there all the same; the next agent would fetch them again.
-            tracing::warn!(path = parts.path, %failure, "cannot write down which parts of a file are there");
+        match result {
+            Ok(durable) => parts.durable = durable,
+            Err(NotRecorded::Unwritten(failure)) => {
+                // They are there all the same; the next agent would fetch them again.
+                tracing::warn!(path = parts.path, %failure, "cannot write down which parts of a file are there");
+            }
+            Err(NotRecorded::Lost(failure)) => {
+                tracing::error!(path = parts.path, %failure, "what was restored of a file may not have reached its disk: it is fetched again when it is needed");
+                self.distrust(file);
+            }
         }
         self.pump(file);
+    }
+
+    /// Counts as missing what may be lost since a sync failed, for the guard too.
+    pub(in crate::engine) fn distrust(&mut self, file: &FileHandle) {
+        let guard = self.guard.clone();
+        let Some(parts) = self.parts(file) else { return };
+        if let (Some(guard), Some(f)) = (guard, &parts.file) {
+            guard.forget(f.inode);
+        }
+        parts.distrust();
     }
 }
