@@ -31,6 +31,11 @@ pub(crate) trait Bed {
 
     fn new() -> Self;
 
+    /// Whether it says when something was stored.
+    fn tells_ages(&self) -> bool {
+        true
+    }
+
     fn store(&self) -> &Self::Store;
 
     /// A directory for files that are no part of the archive.

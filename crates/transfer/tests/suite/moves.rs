@@ -6,6 +6,7 @@ use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 use testkit::Random;
 use transfer::{
     Compression, DigestKind, Encoding, Expected, Monitor, OpenFile, PutOptions, Store, TransferError, Unwatched,
@@ -34,6 +35,10 @@ fn round_trip<B: Bed>(bed: &B, source: &OpenFile, content: &[u8], options: PutOp
     assert_eq!(bed.store().verify(&stored.id, expected(&stored), &Unwatched).unwrap().bytes, stored.bytes);
     let head = bed.store().head(&stored.id).unwrap().unwrap();
     assert_eq!((head.encoding, head.stored_bytes), (encoding, bed.read(&stored.id, super::Half::Object).len() as u64));
+    // Who looks for what nobody names goes by the age of what it finds.
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis();
+    let tells = bed.tells_ages() || head.stored_ms != u64::MAX;
+    assert!(!tells || now.abs_diff(head.stored_ms.into()) < 600_000, "stored at {}, and it is {now}", head.stored_ms);
     bed.remove(&stored.id).unwrap();
     assert_eq!(bed.store().head(&stored.id).unwrap(), None);
     bed.holds(Vec::new());

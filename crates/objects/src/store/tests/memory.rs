@@ -20,6 +20,10 @@ impl Bed for Memory {
         Self { store, scratch: Scratch::new("objects") }
     }
 
+    fn tells_ages(&self) -> bool {
+        false
+    }
+
     fn store(&self) -> &ObjectStore {
         &self.store
     }
