@@ -1,6 +1,6 @@
 //! A mover whose archives are in buckets of S3, Azure Blob Storage or Google Cloud Storage.
 //!
-//! This module starts it; `settings` says to `objects` what the configuration says. The actions are [`crate::archive`]'s.
+//! This module starts it; `settings` says to `objects` what the configuration says. The actions are those of `archive`.
 
 mod settings;
 

@@ -1,6 +1,6 @@
 //! A mover whose archives are directory trees on mounted filesystems, laid out as Lemur's.
 //!
-//! This module starts it: configuration, stores, threads. The actions are [`crate::archive`]'s; bytes are `transfer`'s.
+//! This module starts it: configuration, stores, threads. The actions are those of `archive`; bytes are `transfer`'s.
 
 use crate::archive::{Kind, MoverError};
 use config::archive::Archive;
