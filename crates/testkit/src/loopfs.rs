@@ -177,10 +177,21 @@ impl LoopFs {
     /// Unmounts and mounts again: what is read afterwards comes from the image, and not from a cache.
     ///
     /// # Panics
-    /// When something still uses the filesystem.
+    /// When something uses the filesystem, and goes on using it.
     #[track_caller]
     pub fn remount(&self) {
-        tool::run("util-linux", Command::new("umount").arg(self.path()));
+        let mut command = Command::new("umount");
+        command.arg(self.path());
+        for attempt in 1.. {
+            let output = tool::output("util-linux", &mut command);
+            if output.status.success() {
+                break;
+            }
+            // A process that was killed lets go of it a little later.
+            let text = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(text.contains("busy") && attempt < MOUNT_ATTEMPTS, "umount (attempt {attempt}): {}", text.trim());
+            std::thread::sleep(Duration::from_millis(20 * u64::from(attempt)));
+        }
         self.mount();
     }
 
