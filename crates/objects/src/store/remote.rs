@@ -38,9 +38,11 @@ pub(super) struct Remote<'m> {
 #[derive(Default)]
 struct Windows {
     region: Range<u64>,
-    fetched: BTreeMap<u64, Window>,
+    fetched: BTreeMap<u64, Arc<Window>>,
 }
 
+/// Fetched as long as somebody has it: the map, or who waits for it. Holes are passed over without a read, so one reader may be windows ahead of
+/// another that still waits.
 struct Window {
     slot: Arc<Slot>,
     task: AbortHandle,
@@ -86,7 +88,7 @@ impl<'m> Remote<'m> {
     }
 
     /// The window that a place is in, and where it begins; asks for the next ones too. `None` outside of the region.
-    fn window(&self, offset: u64) -> Option<(Arc<Slot>, u64)> {
+    fn window(&self, offset: u64) -> Option<(Arc<Window>, u64)> {
         let mut windows = self.windows.lock();
         let region = windows.region.clone();
         if !region.contains(&offset) {
@@ -99,10 +101,10 @@ impl<'m> Remote<'m> {
         for index in index..=last.min(index + AHEAD) {
             let start = region.start + index * WINDOW_BYTES;
             let range = start..region.end.min(start + WINDOW_BYTES);
-            windows.fetched.entry(index).or_insert_with(|| self.fetch(range));
+            windows.fetched.entry(index).or_insert_with(|| Arc::new(self.fetch(range)));
         }
-        let slot = windows.fetched.get(&index)?.slot.clone();
-        Some((slot, region.start + index * WINDOW_BYTES))
+        let window = windows.fetched.get(&index)?.clone();
+        Some((window, region.start + index * WINDOW_BYTES))
     }
 
     fn fetch(&self, range: Range<u64>) -> Window {
@@ -116,7 +118,7 @@ impl<'m> Remote<'m> {
         Window { slot, task }
     }
 
-    fn wait(&self, slot: &Slot) -> io::Result<Buffer> {
+    fn wait(&self, Window { slot, .. }: &Window) -> io::Result<Buffer> {
         let mut content = slot.content.lock();
         loop {
             match &*content {
@@ -186,11 +188,11 @@ impl ReadAt for Remote<'_> {
         while filled < count {
             let rest = buffer.get_mut(filled..).unwrap_or_default();
             let at = offset + filled as u64;
-            let Some((slot, start)) = self.window(at) else {
+            let Some((window, start)) = self.window(at) else {
                 filled += self.read_directly(rest, at)?;
                 break;
             };
-            let mut content = self.wait(&slot)?;
+            let mut content = self.wait(&window)?;
             content.advance(usize::try_from(at - start).unwrap_or(usize::MAX).min(content.len()));
             let piece = rest.len().min(content.len());
             if piece == 0 {
@@ -231,5 +233,38 @@ impl ReadAt for Source<'_> {
             Self::Here(bytes) => bytes.as_ref().read_full_at(buffer, offset),
             Self::Remote(remote) => remote.read_full_at(buffer, offset),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Settings;
+    use transfer::Unwatched;
+
+    /// Who passes over holes is far ahead of who waits for data, and does not take that away from him.
+    #[test]
+    fn a_window_that_somebody_waits_for_is_not_given_up_for_a_later_one() {
+        let bucket = Bucket::open(&Settings::memory()).unwrap();
+        let remote = Remote::new(&bucket, "objects/abcdef".to_owned(), 100 * WINDOW_BYTES, None, &Unwatched);
+        remote.expect(0..remote.size());
+        // One that does not come until somebody says so.
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let slot = Arc::new(Slot::default());
+        let arrives = slot.clone();
+        let task = bucket.engine().spawn(async move {
+            let arriving = Arriving(arrives);
+            let _ = told.await;
+            arriving.with(Ok(Buffer::from("content")));
+        });
+        remote.windows.lock().fetched.insert(0, Arc::new(Window { slot, task }));
+        let (first, _) = remote.window(0).unwrap();
+        let (late, start) = remote.window(50 * WINDOW_BYTES + 1).unwrap();
+        assert_eq!(start, 50 * WINDOW_BYTES);
+        tell.send(()).unwrap();
+        assert_eq!(remote.wait(&first).unwrap().to_vec(), b"content");
+        // Memory is bounded all the same: what nobody waits for goes.
+        assert_eq!(remote.windows.lock().fetched.len() as u64, AHEAD + 1);
+        drop((first, late));
     }
 }
