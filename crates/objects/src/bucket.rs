@@ -5,16 +5,25 @@ use crate::fault::Fault;
 use crate::retry::Retry;
 use crate::settings::{
     Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Limits, S3, S3Credentials, Service, Settings,
-    SettingsError, check_endpoint,
+    SettingsError, check_endpoint, check_secrecy,
 };
-use crate::transport::Transport;
+use crate::transport::{Progress, Transport};
 use crate::uploads::Uploads;
 use futures_util::StreamExt as _;
 use opendal::{HttpTransporter, Metadata, Operator, options, services};
+use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::time::Duration;
+use tokio::time::{Instant, timeout_at};
 use transfer::TransferError;
+
+/// For so long a bucket that was there counts as being there.
+const SEEN_FOR: Duration = Duration::from_secs(10);
+/// After so long without any success, work is given up: the agent kills, as hung, a mover that reports nothing for not much longer.
+const LONGEST_VAIN: Duration = Duration::from_secs(240);
+/// The same, in idle timeouts, where that is shorter.
+const LONGEST_VAIN_TIMEOUTS: u32 = 10;
 
 /// A bucket, or a prefix in one. Everything that goes over the wire goes through here.
 pub struct Bucket {
@@ -24,8 +33,10 @@ pub struct Bucket {
     name: String,
     traits: Traits,
     uploads: Option<Arc<Uploads>>,
-    /// Requests that may still begin.
-    free: Semaphore,
+    /// When it was there last.
+    seen: Mutex<Option<Instant>>,
+    /// When it last did what it was asked for.
+    served: Progress,
 }
 
 /// What the service is like.
@@ -56,11 +67,11 @@ impl Bucket {
     pub fn open(settings: &Settings) -> Result<Arc<Self>, SettingsError> {
         settings.check()?;
         let operator = operator(settings)?;
-        let mut uploads = None;
+        let (mut uploads, served) = (None, Progress::start());
         let operator = if settings.service == Service::Memory {
             operator
         } else {
-            let transport = Transport::new(&settings.limits, settings.ca_file.as_deref())?;
+            let transport = Transport::new(&settings.limits, settings.ca_file.as_deref(), served.clone())?;
             let transport = HttpTransporter::new(transport);
             if let Service::S3(s3) = &settings.service {
                 uploads = s3_uploads(settings, s3, transport.clone()).map(Arc::new);
@@ -85,7 +96,8 @@ impl Bucket {
             name: settings.name(),
             traits,
             uploads,
-            free: Semaphore::new(settings.limits.requests),
+            seen: Mutex::new(None),
+            served,
         }))
     }
 
@@ -96,16 +108,29 @@ impl Bucket {
     }
 
     /// Asks the service whether the bucket is there and may be read.
+    ///
+    /// # Errors
+    /// [`TransferError::Unavailable`] when it is not there.
     pub fn check(self: &Arc<Self>) -> Result<(), TransferError> {
         let bucket = self.clone();
-        let asked = self.engine.wait(async move {
-            let list = || async {
-                let options = options::ListOptions { limit: Some(1), ..Default::default() };
-                bucket.operator.lister_options("/", options).await?.next().await.transpose()
-            };
-            bucket.request(list).await.map(drop)
-        });
+        let asked = self.engine.wait(async move { bucket.look().await });
         asked.map_err(|fault| fault.into_error("list", PathBuf::from(&self.name)))
+    }
+
+    async fn look(&self) -> Result<(), Fault> {
+        let list = || async {
+            let options = options::ListOptions { limit: Some(1), ..Default::default() };
+            self.operator.lister_options("/", options).await?.next().await.transpose()
+        };
+        self.request(list).await.map_err(Fault::of_bucket)?;
+        *self.seen.lock() = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Before it is believed that something is not there: not every service says whether that is the object, or the bucket with everything.
+    pub(crate) async fn is_there(&self) -> Result<(), Fault> {
+        let seen = *self.seen.lock();
+        if seen.is_some_and(|seen| seen.elapsed() < SEEN_FOR) { Ok(()) } else { self.look().await }
     }
 
     pub(crate) fn engine(&self) -> &Engine {
@@ -134,18 +159,11 @@ impl Bucket {
         PathBuf::from(format!("{}/{key}", self.name))
     }
 
-    /// A place among the requests that run at the same time.
-    pub(crate) async fn place(&self) -> Result<SemaphorePermit<'_>, Fault> {
-        // It is never closed.
-        self.free.acquire().await.map_err(|_| Fault::strange("the bucket is closed"))
-    }
-
-    /// Sends a request, again and again if it fails for now. The place among the others is kept meanwhile: who is told to slow down does.
+    /// Sends a request, again and again if it fails for now.
     pub(crate) async fn request<T, F: Future<Output = opendal::Result<T>>>(
         &self,
         mut request: impl FnMut() -> F,
     ) -> Result<T, Fault> {
-        let _place = self.place().await?;
         let mut retry = Retry::new(self.limits.attempts);
         loop {
             match request().await {
@@ -155,22 +173,51 @@ impl Bucket {
         }
     }
 
+    /// Gives work up when the service has done nothing for anybody for too long, retries or not. It is dropped where it stands then, and what became of
+    /// its last request is not known. On a slow line, where something still gets done now and then, it may take long.
+    pub(crate) async fn in_time<T, E>(
+        &self,
+        work: impl Future<Output = Result<T, E>>,
+        failed: impl FnOnce(Fault) -> E,
+    ) -> Result<T, E> {
+        let vain = LONGEST_VAIN.min(self.limits.idle_timeout * LONGEST_VAIN_TIMEOUTS);
+        let begun = Instant::now();
+        let until = || begun.max(self.served.last()) + vain;
+        tokio::pin!(work);
+        loop {
+            match timeout_at(until(), &mut work).await {
+                Ok(done) => return done,
+                Err(_) if until() > Instant::now() => {}
+                Err(_) => {
+                    let why = format!("the service did nothing that it was asked for in {} s", vain.as_secs_f64());
+                    return Err(failed(Fault::strange(why)));
+                }
+            }
+        }
+    }
+
     /// What there is under a key; `None` for nothing.
     pub(crate) async fn stat(&self, key: &str) -> Result<Option<Metadata>, Fault> {
         match self.request(|| self.operator.stat(key)).await {
             Ok(metadata) => Ok(Some(metadata)),
-            Err(fault) if fault.is_missing() => Ok(None),
+            Err(fault) if fault.is_missing() => self.is_there().await.map(|()| None),
             Err(fault) => Err(fault),
         }
     }
 
     /// Removes keys, whether there is anything or not.
     pub(crate) async fn remove(&self, keys: &[String]) -> Result<(), Fault> {
-        if self.traits.removes_many {
-            return self.request(|| self.operator.delete_iter(keys.to_vec())).await;
+        if self.traits.removes_many && keys.len() > 1 {
+            match self.request(|| self.operator.delete_iter(keys.to_vec())).await {
+                // OpenDAL keeps the reasons to itself when none was removed; and some services cannot remove several at all.
+                Err(fault) if fault.is_unexplained() => {}
+                Err(fault) => return Err(Fault::of_bucket(fault)),
+                Ok(()) => return self.is_there().await,
+            }
         }
         let each = keys.iter().map(|key| self.request(|| self.operator.delete(key)));
-        futures_util::future::try_join_all(each).await.map(drop)
+        futures_util::future::try_join_all(each).await.map_err(Fault::of_bucket)?;
+        self.is_there().await
     }
 }
 
@@ -179,11 +226,27 @@ fn operator(settings: &Settings) -> Result<Operator, SettingsError> {
     let refused = |e: opendal::Error| SettingsError::Refused(crate::fault::shown(e.message()));
     match &settings.service {
         Service::S3(s3) => {
-            check_endpoint(&s3_endpoint(settings, s3))?;
+            let endpoint = s3_endpoint(settings, s3);
+            check_endpoint(&endpoint)?;
+            let key = matches!(s3.encryption, Some(Encryption::Customer(_))).then_some("the customer's key");
+            check_secrecy(&endpoint, key)?;
             Operator::new(s3_service(settings, s3, &root)).map_err(refused)
         }
-        Service::Azure(azure) => Operator::new(azure_service(settings, azure, &root)).map_err(refused),
-        Service::Gcs(gcs) => Operator::new(gcs_service(settings, gcs, &root)?).map_err(refused),
+        Service::Azure(azure) => {
+            let secret = match &azure.credentials {
+                AzureCredentials::Chain => Some("the access token"),
+                AzureCredentials::Sas(_) => Some("the shared access signature"),
+                // It signs, and stays here.
+                AzureCredentials::Key(_) => None,
+            };
+            settings.endpoint.as_deref().map_or(Ok(()), |endpoint| check_secrecy(endpoint, secret))?;
+            Operator::new(azure_service(settings, azure, &root)).map_err(refused)
+        }
+        Service::Gcs(gcs) => {
+            let secret = (gcs.credentials != GcsCredentials::Anonymous).then_some("the access token");
+            settings.endpoint.as_deref().map_or(Ok(()), |endpoint| check_secrecy(endpoint, secret))?;
+            Operator::new(gcs_service(settings, gcs, &root)?).map_err(refused)
+        }
         Service::Memory => Operator::new(services::Memory::default().root(&root)).map_err(refused),
     }
 }

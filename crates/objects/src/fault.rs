@@ -47,6 +47,21 @@ impl Fault {
         Self { told: Told::Conflict, temporary: true, why: why.to_owned() }
     }
 
+    /// Of a request that names no object: what is missing is the bucket.
+    pub(crate) fn of_bucket(self) -> Self {
+        if self.is_missing() { Self { told: Told::ConfigInvalid, ..self } } else { self }
+    }
+
+    /// An error for good of which nothing is known.
+    pub(crate) fn is_unexplained(&self) -> bool {
+        matches!(self.told, Told::Unexpected | Told::Unsupported) && !self.temporary
+    }
+
+    /// The answer was longer than any may be that is taken at once.
+    pub(crate) fn is_too_long(&self) -> bool {
+        self.told == Told::RangeNotSatisfied
+    }
+
     pub(crate) fn why(&self) -> &str {
         &self.why
     }
@@ -67,10 +82,11 @@ impl Fault {
             Told::NotFound => return TransferError::Missing { path },
             // No such bucket: like a filesystem that is not mounted, it may come back.
             Told::ConfigInvalid => return TransferError::Unavailable { path, why },
-            Told::PermissionDenied => (ErrorKind::Permanent, EACCES),
+            // Keys are rotated, roles expire, clocks are set: what was refused now may be allowed later, and a queue full of files is not given up for it.
+            Told::PermissionDenied => (ErrorKind::Temporary, EACCES),
             Told::ConditionNotMatch | Told::AlreadyExists => (ErrorKind::Permanent, EEXIST),
             Told::RateLimited | Told::Conflict => (ErrorKind::Temporary, EAGAIN),
-            Told::Unsupported | Told::RangeNotSatisfied => (ErrorKind::Permanent, EINVAL),
+            Told::Unsupported => (ErrorKind::Permanent, EINVAL),
             _ if temporary => (ErrorKind::Temporary, EIO),
             _ => (ErrorKind::Permanent, EIO),
         };
@@ -108,7 +124,7 @@ mod tests {
         assert_eq!(kind(Told::Unexpected, true), ErrorKind::Temporary);
         assert_eq!(kind(Told::Unexpected, false), ErrorKind::Permanent);
         assert_eq!(kind(Told::RateLimited, true), ErrorKind::Temporary);
-        assert_eq!(kind(Told::PermissionDenied, false), ErrorKind::Permanent);
+        assert_eq!(kind(Told::PermissionDenied, false), ErrorKind::Temporary);
         assert_eq!(kind(Told::NotFound, false), ErrorKind::Permanent);
         assert_eq!(kind(Told::ConfigInvalid, false), ErrorKind::Temporary);
     }

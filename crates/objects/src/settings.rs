@@ -5,6 +5,8 @@ use reqwest::Url;
 use std::path::PathBuf;
 use std::time::Duration;
 
+/// Storage classes of S3 whose objects are not to be had when they are asked for.
+const ASLEEP: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
 /// The longest prefix. S3's keys have at most 1024 bytes, and ids take some.
 const MAX_PREFIX_BYTES: usize = 512;
 
@@ -253,6 +255,12 @@ impl Settings {
         if self.storage_class.is_some() && matches!(self.service, Service::Azure(_)) {
             return Err(SettingsError::Unknown { service: "Azure Blob", what: "storage class of single objects here" });
         }
+        if let (Service::S3(_), Some(class)) = (&self.service, &self.storage_class)
+            && ASLEEP.iter().any(|asleep| class.eq_ignore_ascii_case(asleep))
+        {
+            let why = "objects of it cannot be read before somebody has them thawed; GLACIER_IR can";
+            return Err(SettingsError::Refused(format!("storage class {class}: {why}")));
+        }
         let limits = &self.limits;
         if !(MIN_PART_BYTES..=MAX_PART_BYTES).contains(&limits.part_bytes) {
             return Err(SettingsError::Limit("a part has 5 MiB to 1 GiB"));
@@ -280,6 +288,23 @@ impl Settings {
         let slash = if self.prefix.is_empty() { "" } else { "/" };
         format!("{scheme}://{}{slash}{}", self.bucket, self.prefix)
     }
+}
+
+/// A secret that requests carry as it is goes to this host by TLS, or not at all. `what` is the secret.
+pub(crate) fn check_secrecy(endpoint: &str, what: Option<&str>) -> Result<(), SettingsError> {
+    let Some(what) = what else { return Ok(()) };
+    let url = Url::parse(endpoint).map_err(|_| SettingsError::Endpoint("is no URL: http://… or https://…"))?;
+    let is_here = match url.host_str().map(|host| host.trim_matches(['[', ']'])) {
+        Some("localhost") => true,
+        Some(host) => host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback()),
+        None => false,
+    };
+    if url.scheme() == "https" || is_here {
+        return Ok(());
+    }
+    Err(SettingsError::Refused(format!(
+        "{what} would go over the network for everybody to read: the endpoint has to be https://…"
+    )))
 }
 
 /// Also for one that comes from the environment.
@@ -319,6 +344,36 @@ mod tests {
         }
         assert_eq!(s3("my-bucket", "a/b c").check(), Ok(()));
         assert_eq!(s3("my-bucket", "a/b").name(), "s3://my-bucket/a/b");
+    }
+
+    #[test]
+    fn a_class_that_cannot_be_read_at_once_is_refused() {
+        let of = |class: &str| Settings { storage_class: Some(class.to_owned()), ..s3("b", "") };
+        assert!(of("GLACIER").check().is_err() && of("deep_archive").check().is_err());
+        assert!(of("GLACIER_IR").check().is_ok() && of("STANDARD_IA").check().is_ok());
+    }
+
+    #[test]
+    fn no_secret_goes_over_plain_http() {
+        let check = |endpoint| check_secrecy(endpoint, Some("the key"));
+        for plain in
+            ["http://storage.example", "http://10.0.0.1:9000", "http://localhost.example", "http://[2001:db8::1]"]
+        {
+            assert!(check(plain).is_err(), "{plain}");
+            assert!(check_secrecy(plain, None).is_ok(), "{plain}");
+        }
+        for fine in ["https://storage.example", "http://127.0.0.1:9000", "http://localhost", "http://[::1]:1"] {
+            assert!(check(fine).is_ok(), "{fine}");
+        }
+        let sas = AzureCredentials::Sas(Secret::new("sv=1&sig=hunter2"));
+        let service = Service::Azure(Azure { account: "a".to_owned(), credentials: sas });
+        let endpoint = Some("http://storage.example".to_owned());
+        let encrypted = S3 { encryption: Some(Encryption::Customer(SseKey([104; 32]))), ..S3::default() };
+        for service in [service, Service::S3(encrypted), Service::Gcs(Gcs::default())] {
+            let error =
+                crate::Bucket::open(&Settings { service, endpoint: endpoint.clone(), ..s3("b", "") }).unwrap_err();
+            assert!(error.to_string().contains("everybody") && !error.to_string().contains("hunter2"), "{error}");
+        }
     }
 
     #[test]

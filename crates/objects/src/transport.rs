@@ -4,6 +4,10 @@
 //!   request takes in all is nobody's business.
 //! - A service that says `Retry-After` is left alone for so long, by everybody who uses this bucket.
 //! - An answer that is longer than what was asked for is cut off: a service is not trusted with our memory.
+//! - Only so many requests are under way at the same time, and part of the places is for those that read: who waits for a file does not wait
+//!   for everything that is being stored. A place is taken for the request itself, with its answer; not while somebody waits to send it again.
+//! - Answers that say that it may be otherwise next time, and that OpenDAL takes for final ones, are temporary errors: credentials that have
+//!   just expired, content that was damaged on its way.
 //! - Redirects are not followed: what is signed is signed for one host. They show as errors.
 //!
 //! TLS is rustls with ring; the system's certificates, and those of a file. Proxies are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`).
@@ -17,12 +21,14 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, Result};
 use parking_lot::Mutex;
+use serde::Deserialize;
 use std::convert::Infallible;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, sleep_until, timeout};
 
 /// The longest answer to what is no read of a range: lists, errors, whole small objects.
@@ -31,6 +37,23 @@ const MAX_ANSWER_BYTES: u64 = 32 << 20;
 const FRAME_BYTES: usize = 128 << 10;
 /// No service is left alone for longer than this at a time.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// One of so many places is for requests that read.
+const READERS_SHARE: usize = 8;
+/// To make an object of its parts takes a service longer than anything else, and it says nothing meanwhile: so many times longer.
+const COMPLETION_PATIENCE: u32 = 3;
+/// An error that is longer is not looked into.
+const MAX_ERROR_BYTES: u64 = 64 << 10;
+/// S3's and Azure's codes of errors that may be gone with the next try, which OpenDAL does not know as such.
+const PASSING: [&str; 8] = [
+    "BadDigest",
+    "ExpiredToken",
+    "IncompleteBody",
+    "Md5Mismatch",
+    "RequestTimeTooSkewed",
+    "TokenRefreshRequired",
+    "XAmzContentChecksumMismatch",
+    "XAmzContentSHA256Mismatch",
+];
 /// A connection that nobody used for so long is closed.
 const POOL_IDLE: Duration = Duration::from_secs(30);
 
@@ -38,12 +61,20 @@ const POOL_IDLE: Duration = Duration::from_secs(30);
 pub(crate) struct Transport {
     client: reqwest::Client,
     idle: Duration,
+    places: Places,
+    /// When the service last did what it was asked for.
+    served: Progress,
     /// The service asked not to be asked before.
     not_before: Mutex<Option<Instant>>,
 }
 
 impl Transport {
-    pub(crate) fn new(limits: &Limits, ca_file: Option<&Path>) -> std::result::Result<Self, SettingsError> {
+    /// `served` is told of every success.
+    pub(crate) fn new(
+        limits: &Limits,
+        ca_file: Option<&Path>,
+        served: Progress,
+    ) -> std::result::Result<Self, SettingsError> {
         // Another part of the process may have chosen before: all the same.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let mut client = reqwest::Client::builder()
@@ -60,7 +91,8 @@ impl Transport {
             client = client.tls_certs_merge(certificates(path)?);
         }
         let client = client.build().map_err(|e| SettingsError::Refused(format!("TLS cannot be set up: {e}")))?;
-        Ok(Self { client, idle: limits.idle_timeout, not_before: Mutex::new(None) })
+        let places = Places::new(limits.requests);
+        Ok(Self { client, idle: limits.idle_timeout, places, served, not_before: Mutex::new(None) })
     }
 
     async fn pause(&self) {
@@ -85,16 +117,21 @@ impl Transport {
     }
 
     /// Sends the request; ends when the head of the answer is there.
-    async fn send(&self, request: reqwest::RequestBuilder, sent: &Progress) -> Result<reqwest::Response> {
+    async fn send(
+        &self,
+        request: reqwest::RequestBuilder,
+        sent: &Progress,
+        idle: Duration,
+    ) -> Result<reqwest::Response> {
         let answer = request.send();
         tokio::pin!(answer);
         loop {
-            let quiet_until = sent.last() + self.idle;
+            let quiet_until = sent.last() + idle;
             tokio::select! {
                 answer = &mut answer => return answer.map_err(|e| failed("the service was not reached", e)),
                 () = sleep_until(quiet_until) => {
-                    if sent.last() + self.idle <= Instant::now() {
-                        return Err(silent(self.idle));
+                    if sent.last() + idle <= Instant::now() {
+                        return Err(silent(idle));
                     }
                 }
             }
@@ -104,8 +141,10 @@ impl Transport {
 
 impl HttpTransport for Transport {
     async fn fetch(&self, request: Request<Buffer>) -> Result<Response<HttpBody>> {
+        let place = self.places.take(request.method()).await;
         self.pause().await;
         let (parts, body) = request.into_parts();
+        let idle = if is_completion(&parts) { self.idle * COMPLETION_PATIENCE } else { self.idle };
         let uri = parts.uri.to_string();
         let url = reqwest::Url::parse(&uri).map_err(|_| {
             Error::new(ErrorKind::ConfigInvalid, "the request's URL makes no sense: check the endpoint")
@@ -117,7 +156,7 @@ impl HttpTransport for Transport {
         if !body.is_empty() {
             request = request.body(reqwest::Body::wrap(Upload { body, sent: sent.clone() }));
         }
-        let mut answer = self.send(request, &sent).await?;
+        let mut answer = self.send(request, &sent, idle).await?;
         self.heed(answer.status(), answer.headers());
         let length = if is_head { None } else { content_length(answer.headers()) };
         if length.is_some_and(|length| length > most) {
@@ -128,7 +167,23 @@ impl HttpTransport for Transport {
         *response.status_mut() = answer.status();
         *response.version_mut() = answer.version();
         std::mem::swap(response.headers_mut(), answer.headers_mut());
-        Ok(response.map(|()| HttpBody::new(Box::pin(pieces(answer, self.idle, most)), length)))
+        let status = response.status();
+        if status.is_success() {
+            self.served.note();
+        }
+        let mut body = HttpBody::new(Box::pin(pieces(answer, idle, most, place)), length);
+        if is_head && status == StatusCode::BAD_REQUEST {
+            // No reason comes with it, and nothing of it can be wrong by itself: so they refuse credentials that expired.
+            return Err(Error::new(ErrorKind::Unexpected, status.to_string()).set_temporary());
+        }
+        if status.is_client_error() && !is_head && length.is_none_or(|length| length <= MAX_ERROR_BYTES) {
+            let text = body.to_buffer().await?;
+            if let Some(error) = passing(status, response.headers(), &text.to_bytes()) {
+                return Err(error);
+            }
+            body = HttpBody::new(stream::iter([Ok(text)]), length);
+        }
+        Ok(response.map(|()| body))
     }
 }
 
@@ -137,9 +192,10 @@ fn pieces(
     answer: reqwest::Response,
     idle: Duration,
     most: u64,
+    place: Place,
 ) -> impl stream::Stream<Item = Result<Buffer>> + Send + Sync + 'static {
     let body = Box::pin(answer.bytes_stream());
-    stream::unfold((body, 0u64, false), move |(mut body, came, ended)| async move {
+    stream::unfold((body, 0u64, false, place), move |(mut body, came, ended, place)| async move {
         if ended {
             return None;
         }
@@ -153,16 +209,77 @@ fn pieces(
             }
         };
         let ended = piece.is_err();
-        Some((piece, (body, came, ended)))
+        Some((piece, (body, came, ended, place)))
     })
 }
 
-/// When a request's body moved last.
+/// How many requests may be under way.
+struct Places {
+    all: Arc<Semaphore>,
+    /// Fewer: those that read never wait for all others.
+    writing: Arc<Semaphore>,
+}
+
+/// A request's place among the others.
+struct Place {
+    _any: Option<OwnedSemaphorePermit>,
+    _writing: Option<OwnedSemaphorePermit>,
+}
+
+impl Places {
+    fn new(requests: usize) -> Self {
+        let reading = requests.div_ceil(READERS_SHARE);
+        let writing = requests.saturating_sub(reading).max(1);
+        Self { all: Arc::new(Semaphore::new(requests)), writing: Arc::new(Semaphore::new(writing)) }
+    }
+
+    async fn take(&self, method: &Method) -> Place {
+        let reads = matches!(*method, Method::GET | Method::HEAD);
+        // They are never closed.
+        let writing = if reads { None } else { self.writing.clone().acquire_owned().await.ok() };
+        Place { _any: self.all.clone().acquire_owned().await.ok(), _writing: writing }
+    }
+}
+
+/// Whether it makes an object of its parts.
+fn is_completion(request: &http::request::Parts) -> bool {
+    let has = |parameter: &str| {
+        request.uri.query().is_some_and(|query| {
+            query
+                .split('&')
+                .any(|pair| pair == parameter || pair.split_once('=').is_some_and(|(key, _)| key == parameter))
+        })
+    };
+    match request.method {
+        Method::POST => has("uploadId"),
+        Method::PUT => has("comp=blocklist"),
+        _ => false,
+    }
+}
+
+/// The error for a refusal that may be none the next time, when this is one.
+fn passing(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Error> {
+    #[derive(Default, Deserialize)]
+    #[serde(default, rename_all = "PascalCase")]
+    struct Said {
+        code: String,
+    }
+    let code = match headers.get("x-ms-error-code").and_then(|code| code.to_str().ok()) {
+        Some(code) => code.to_owned(),
+        None => quick_xml::de::from_reader::<_, Said>(body).unwrap_or_default().code,
+    };
+    // Credentials are read again for each request: the next one may have newer ones. What took too long may be faster.
+    let by_status = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::REQUEST_TIMEOUT);
+    let is_passing = by_status || PASSING.contains(&code.as_str());
+    is_passing.then(|| Error::new(ErrorKind::Unexpected, format!("{status} {code}")).set_temporary())
+}
+
+/// When something moved last.
 #[derive(Clone)]
-struct Progress(Arc<Mutex<Instant>>);
+pub(crate) struct Progress(Arc<Mutex<Instant>>);
 
 impl Progress {
-    fn start() -> Self {
+    pub(crate) fn start() -> Self {
         Self(Arc::new(Mutex::new(Instant::now())))
     }
 
@@ -170,7 +287,7 @@ impl Progress {
         *self.0.lock() = Instant::now();
     }
 
-    fn last(&self) -> Instant {
+    pub(crate) fn last(&self) -> Instant {
         *self.0.lock()
     }
 }
@@ -241,6 +358,62 @@ fn silent(idle: Duration) -> Error {
     Error::new(ErrorKind::Unexpected, why).set_temporary()
 }
 
+/// Of a kind of its own: whoever asked may ask for less at a time.
 fn too_long(most: u64) -> Error {
-    Error::new(ErrorKind::Unexpected, format!("the answer is longer than the {most} bytes that it may have"))
+    Error::new(ErrorKind::RangeNotSatisfied, format!("the answer is longer than the {most} bytes that it may have"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt as _;
+
+    #[test]
+    fn readers_have_places_when_writers_have_taken_theirs() {
+        for requests in [2, 8, 64] {
+            let places = Places::new(requests);
+            let take = |method: &Method| places.take(method).now_or_never();
+            let mut writers: Vec<Place> = std::iter::from_fn(|| take(&Method::PUT)).collect();
+            let readers: Vec<Place> = std::iter::from_fn(|| take(&Method::GET)).collect();
+            assert_eq!(writers.len() + readers.len(), requests);
+            assert_eq!(readers.len(), requests.div_ceil(8));
+            writers.pop();
+            assert!(take(&Method::HEAD).is_some());
+            assert!(take(&Method::DELETE).is_some());
+        }
+        assert!(Places::new(1).take(&Method::POST).now_or_never().is_some());
+    }
+
+    #[test]
+    fn what_may_be_otherwise_next_time_is_known_by_its_code() {
+        let said = |status: u16, code: &str| {
+            let body = format!("<Error><Code>{code}</Code><Message>words</Message></Error>");
+            passing(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes())
+        };
+        for code in PASSING {
+            assert!(said(400, code).is_some_and(|error| error.is_temporary()), "{code}");
+        }
+        assert!(said(401, "").is_some() && said(408, "x").is_some());
+        assert!(said(403, "AccessDenied").is_none() && said(404, "NoSuchKey").is_none());
+        assert!(passing(StatusCode::BAD_REQUEST, &HeaderMap::new(), b"ExpiredToken").is_none());
+        let azure = HeaderMap::from_iter([("x-ms-error-code".parse().unwrap(), "Md5Mismatch".parse().unwrap())]);
+        assert!(passing(StatusCode::BAD_REQUEST, &azure, b"").is_some());
+    }
+
+    #[test]
+    fn only_completions_are_waited_for_longer() {
+        let completes = |method: Method, uri: &str| {
+            is_completion(&Request::builder().method(method).uri(uri).body(()).unwrap().into_parts().0)
+        };
+        assert!(completes(Method::POST, "http://h/b/k?uploadId=x"));
+        assert!(completes(Method::PUT, "http://h/b/k?comp=blocklist"));
+        for (method, uri) in [
+            (Method::PUT, "http://h/b/k?partNumber=1&uploadId=x"),
+            (Method::POST, "http://h/b/k?uploads"),
+            (Method::PUT, "http://h/b/k?comp=block&blockid=x"),
+            (Method::DELETE, "http://h/b/k?uploadId=x"),
+        ] {
+            assert!(!completes(method, uri), "{uri}");
+        }
+    }
 }

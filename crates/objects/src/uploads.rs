@@ -171,6 +171,12 @@ impl Uploads {
 }
 
 impl Unfinished {
+    /// Whether it was begun before that. One that does not say is taken for a new one.
+    pub(crate) fn is_of_before(&self, time: SystemTime) -> bool {
+        let begun = self.initiated.parse::<opendal::raw::Timestamp>().ok().map(SystemTime::from);
+        begun.is_some_and(|begun| begun < time)
+    }
+
     /// Whether it was begun so long ago. One that does not say is taken for a new one.
     pub(crate) fn is_older_than(&self, age: Duration) -> bool {
         let begun = self.initiated.parse::<opendal::raw::Timestamp>().ok().map(SystemTime::from);

@@ -33,22 +33,25 @@ pub(super) fn instead_of<S: Store + 'static>(store: Arc<S>, earlier: Vec<ObjectI
             // An object of its own has replaced, in any encoding, one that was there; and it goes by the same id.
             let is_packed = |id: &ObjectId| MemberId::parse(id).is_some();
             let old = earlier.into_iter().filter(|id| *id != stored.id && (is_packed(id) || is_packed(&stored.id)));
-            remove_all(store, old.collect(), Box::new(move |removed| done(removed.map(|()| stored))));
+            remove_all(store, S::remove, old.collect(), Box::new(move |removed| done(removed.map(|()| stored))));
         }
     })
 }
 
+/// How one is removed.
+pub(super) type Remove<S> = fn(&S, &ObjectId, Removed);
+
 /// Removes one after the other; `done` is called when all are gone, durably, or with the first error.
-pub(super) fn remove_all<S: Store + 'static>(store: Arc<S>, mut ids: Vec<ObjectId>, done: Removed) {
+pub(super) fn remove_all<S: Store + 'static>(store: Arc<S>, remove: Remove<S>, mut ids: Vec<ObjectId>, done: Removed) {
     match ids.pop() {
         None => done(Ok(())),
         Some(id) => {
             let next = store.clone();
             let go_on = move |removed: Result<(), TransferError>| match removed {
-                Ok(()) => remove_all(next, ids, done),
+                Ok(()) => remove_all(next, remove, ids, done),
                 Err(error) => done(Err(error)),
             };
-            store.remove(&id, Box::new(go_on));
+            remove(&store, &id, Box::new(go_on));
         }
     }
 }

@@ -130,7 +130,9 @@ impl<S: Store + 'static> ArchiveMover<S> {
                     Ok(()) => reply.done(Identity::default()),
                     Err(error) => reply.fail(error.into_failure(&context)),
                 };
-                attempts::remove_all(self.store.clone(), ids, Box::new(answer));
+                let remove: attempts::Remove<S> =
+                    if task.attempted_since_ms == 0 { S::remove } else { S::remove_attempt };
+                attempts::remove_all(self.store.clone(), remove, ids, Box::new(answer));
             }
         }
     }

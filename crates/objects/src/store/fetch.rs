@@ -201,6 +201,10 @@ impl ObjectStore {
             }
         };
         let fetched = self.bucket.engine().wait_watched(fetch, monitor)?;
+        if fetched.as_ref().is_err_and(Fault::is_missing) {
+            // The answer may be the same when there is no such bucket.
+            self.bucket.check()?;
+        }
         fetched.map(Source::Here).map_err(|fault| fault.into_error("read", path))
     }
 
@@ -214,12 +218,15 @@ impl ObjectStore {
         let (bucket, keys) = (self.bucket.clone(), order(id, size));
         let path = self.bucket.path(&keys::object(id));
         let stat = async move {
-            for key in keys {
-                if let Some(found) = bucket.stat(&key).await? {
-                    return Ok(Some((key, found)));
+            let look = async {
+                for key in keys {
+                    if let Some(found) = bucket.stat(&key).await? {
+                        return Ok(Some((key, found)));
+                    }
                 }
-            }
-            Ok(None)
+                Ok::<_, Fault>(None)
+            };
+            bucket.in_time(look, |late| late).await
         };
         let found = self.bucket.engine().wait_watched(stat, monitor)?;
         match found.map_err(|fault| fault.into_error("look for", path.clone()))? {
@@ -288,14 +295,19 @@ async fn fetch(bucket: &Arc<Bucket>, key: &str) -> Result<Fetched, Fault> {
         }
         Ok(Some(all.freeze()))
     };
-    match bucket.request(request).await {
-        Ok(Some(bytes)) => Ok(Fetched::All(bytes)),
-        Ok(None) => {
-            Ok(bucket.stat(key).await?.map_or(Fetched::Nothing, |found| Fetched::Larger(found.content_length())))
+    let fetched = bucket.request(request).await;
+    match fetched {
+        Ok(Some(bytes)) => return Ok(Fetched::All(bytes)),
+        Ok(None) => {}
+        // So long that the transport does not even begin with it.
+        Err(fault) if fault.is_too_long() => {}
+        Err(fault) if fault.is_missing() => {
+            bucket.is_there().await?;
+            return Ok(Fetched::Nothing);
         }
-        Err(fault) if fault.is_missing() => Ok(Fetched::Nothing),
-        Err(fault) => Err(fault),
+        Err(fault) => return Err(fault),
     }
+    Ok(bucket.stat(key).await?.map_or(Fetched::Nothing, |found| Fetched::Larger(found.content_length())))
 }
 
 /// A small object. One that is larger than any that it could be is an error of the transport.

@@ -18,7 +18,7 @@ pub(super) fn small(id: &ObjectId) -> String {
     format!("{SMALL}{id}")
 }
 
-/// Every key that there may be for an id; the manifest's comes last, so that what is left of a removal that was cut short says what it was.
+/// Every key that there may be for an id.
 pub(super) fn all(id: &ObjectId) -> [String; 3] {
     [small(id), object(id), manifest(id)]
 }

@@ -24,6 +24,7 @@ use model::{Extent, ObjectId};
 use opendal::options::ListOptions;
 use opendal::raw::oio::{self, List as _};
 use opendal::raw::{OpList, Service as _};
+use place::{Place, is_ours};
 use publish::{Ending, publish, put_bytes};
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -75,7 +76,7 @@ impl ObjectStore {
         let bucket = self.bucket.clone();
         self.bucket.engine().spawn(async move {
             let keys: Vec<String> = ids.iter().flat_map(keys::all).collect();
-            let removed = bucket.remove(&keys).await;
+            let removed = bucket.in_time(bucket.remove(&keys), |late| late).await;
             let path = ids.first().map_or_else(|| bucket.path(""), |id| bucket.path(&keys::object(id)));
             ending.tell(removed.map_err(|fault| fault.into_error("remove", path)));
         });
@@ -86,7 +87,7 @@ impl ObjectStore {
         prefix: &'static str,
         visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TransferError> {
-        let failed = |fault: Fault| fault.into_error("list", self.bucket.path(prefix));
+        let failed = |fault: Fault| fault.of_bucket().into_error("list", self.bucket.path(prefix));
         let operator = self.bucket.operator();
         let options = OpList::from(ListOptions { recursive: true, ..ListOptions::default() });
         let lister = operator.service().list(operator.context(), prefix, options);
@@ -131,6 +132,15 @@ async fn next_batch(bucket: &Bucket, prefix: &str, lister: &mut oio::Lister) -> 
     Ok(Batch { ids, is_last: false })
 }
 
+async fn remove_ours(bucket: &Bucket, keys: Vec<String>) -> Result<(), Fault> {
+    let looks = keys.into_iter().map(|key| async move {
+        let found = bucket.stat(&key).await?;
+        Ok::<_, Fault>(found.filter(|found| is_ours(bucket, found)).map(|_| key))
+    });
+    let ours: Vec<String> = futures_util::future::try_join_all(looks).await?.into_iter().flatten().collect();
+    if ours.is_empty() { Ok(()) } else { bucket.remove(&ours).await }
+}
+
 impl Store for ObjectStore {
     type Staged = StagedObject;
 
@@ -148,7 +158,9 @@ impl Store for ObjectStore {
         let (bucket, ending) = (self.bucket.clone(), Ending::new(done));
         self.bucket.engine().spawn(async move {
             // The bucket is held until the very end: its threads do not go while they have something to tell.
-            let published = publish(&bucket, staged).await;
+            let path = bucket.path(&keys::object(&staged.id));
+            let late = |fault: Fault| fault.into_error("store", path);
+            let published = bucket.in_time(publish(&bucket, staged), late).await;
             ending.tell(published);
         });
     }
@@ -192,7 +204,8 @@ impl Store for ObjectStore {
         };
         let (bucket, ending) = (self.bucket.clone(), Ending::new(done));
         self.bucket.engine().spawn(async move {
-            let put = put_bytes(&bucket, &keys::manifest(&id), bytes.into()).await;
+            let place = Place::new(keys::manifest(&id));
+            let put = put_bytes(&bucket, &place, bytes.into()).await;
             ending.tell(put.map(|()| Stored { id, bytes: 0, digest: None }));
         });
     }
@@ -210,6 +223,21 @@ impl Store for ObjectStore {
         self.remove_all(std::iter::once(id.clone()).chain(others).collect(), done);
     }
 
+    /// Looks at each key first: what Sifaka did not make made the attempt fail, and is left alone now too.
+    fn remove_attempt(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        if let Err(error) = not_reserved(id) {
+            return done(Err(error));
+        }
+        let is_raw = Encoding::split(id.as_str()).1 == Encoding::Raw;
+        let others = is_raw.then(|| other_encodings(id)).into_iter().flatten();
+        let keys: Vec<String> = std::iter::once(id.clone()).chain(others).flat_map(|id| keys::all(&id)).collect();
+        let (bucket, ending, path) = (self.bucket.clone(), Ending::new(done), self.bucket.path(&keys::object(id)));
+        self.bucket.engine().spawn(async move {
+            let removed = bucket.in_time(remove_ours(&bucket, keys), |late| late).await;
+            ending.tell(removed.map_err(|fault| fault.into_error("remove", path)));
+        });
+    }
+
     fn attempts(&self, proposed: &ObjectId, _since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {
         let forms = Encoding::ALL.map(|encoding| with_encoding(proposed, encoding));
         let forms = forms.into_iter().collect::<Result<Vec<_>, _>>()?;
@@ -223,10 +251,10 @@ impl Store for ObjectStore {
                             return Ok(Some(id));
                         }
                     }
-                    Ok(None)
+                    Ok::<_, Fault>(None)
                 }
             });
-            futures_util::future::try_join_all(looks).await
+            bucket.in_time(futures_util::future::try_join_all(looks), |late| late).await
         });
         let found = found.map_err(|fault| fault.into_error("look for", self.bucket.path(&keys::object(proposed))))?;
         Ok(found.into_iter().flatten().collect())
@@ -238,8 +266,11 @@ impl Store for ObjectStore {
         let path = self.bucket.path(&key);
         let small = keys::small(id);
         let found = self.bucket.engine().wait(async move {
-            let found = bucket.stat(&small).await?;
-            if found.is_some() { Ok(found) } else { bucket.stat(&key).await }
+            let stat = async {
+                let found = bucket.stat(&small).await?;
+                if found.is_some() { Ok(found) } else { bucket.stat(&key).await }
+            };
+            bucket.in_time(stat, |late| late).await
         });
         let Some(found) = found.map_err(|fault| fault.into_error("look for", path))? else {
             // The answer is the same when there is no such bucket.

@@ -10,7 +10,10 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use opendal::raw::{OpWrite, Service as _, oio};
-use opendal::{Buffer, ErrorKind, Metadata, options::WriteOptions};
+use opendal::{
+    Buffer, ErrorKind, Metadata,
+    options::{ReadOptions, WriteOptions},
+};
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt as _;
 use transfer::{OpenFile, TransferError};
@@ -51,11 +54,21 @@ pub(super) enum There {
     Strange,
 }
 
+/// Whether it was made by an attempt of ours; on a service whose objects carry no texts everything counts as such.
+pub(super) fn is_ours(bucket: &Bucket, found: &Metadata) -> bool {
+    !bucket.traits().metadata || found.user_metadata().is_some_and(|texts| texts.get(MARK).is_some())
+}
+
 impl Place {
     pub(super) fn new(key: String) -> Self {
         let mark = Uuid::new_v4().to_string();
         let texts = HashMap::from([(MARK.to_owned(), mark.clone())]);
         Self { key, mark, texts }
+    }
+
+    /// Another key of the same attempt.
+    pub(super) fn beside(&self, key: String) -> Self {
+        Self { key, mark: self.mark.clone(), texts: HashMap::from([(MARK.to_owned(), self.mark.clone())]) }
     }
 
     /// For people and other tools: owner, mode (octal) and mtime (seconds, with nanoseconds behind the point), under the names that rclone uses.
@@ -117,6 +130,22 @@ impl Place {
         }
     }
 
+    /// Puts a manifest there, over whatever is: the object's key is what was contended for.
+    pub(super) async fn put_over(&self, bucket: &Bucket, content: Buffer) -> Result<(), Fault> {
+        let options = self.options(bucket, &There::Earlier(None));
+        bucket.request(|| bucket.operator().write_options(&self.key, content.clone(), options.clone())).await.map(drop)
+    }
+
+    /// Removes it again, if what is there is of this attempt.
+    pub(super) async fn take_back(&self, bucket: &Bucket) -> Result<(), Fault> {
+        match self.look(bucket).await? {
+            There::Nothing | There::Strange => Ok(()),
+            // Of a service that tells attempts apart it is another one's, perhaps a later one's, and acknowledged.
+            There::Earlier(_) if bucket.traits().metadata => Ok(()),
+            There::This(_) | There::Earlier(_) => bucket.remove(std::slice::from_ref(&self.key)).await,
+        }
+    }
+
     /// Puts a whole object there, in one request. Gives back whether it replaced one of ours.
     pub(super) async fn put(&self, bucket: &Bucket, content: Buffer) -> Result<bool, Fault> {
         let mut there = There::Nothing;
@@ -129,9 +158,12 @@ impl Place {
             };
             // Also when it failed otherwise: it may have been done, and only the answer was lost.
             let found = self.look(bucket).await;
-            match (found, there) {
-                (Ok(There::This(bytes)), _) if bytes == content.len() as u64 => return Ok(false),
-                (Ok(found @ There::Earlier(_)), There::Nothing) if fault.told == ErrorKind::ConditionNotMatch => {
+            let was_nothing = there == There::Nothing;
+            match (found, was_nothing) {
+                (Ok(There::This(bytes)), _) if bytes == content.len() as u64 => {
+                    return Ok(!was_nothing);
+                }
+                (Ok(found @ There::Earlier(_)), true) if fault.told == ErrorKind::ConditionNotMatch => {
                     there = found;
                 }
                 (Ok(There::Strange), _) => return Err(strange()),
@@ -150,40 +182,70 @@ impl Place {
     }
 }
 
-/// Makes an object of the parts. If that cannot be, the writer is still to be aborted.
+/// Makes an object of the parts, which are so many bytes; as many of them may still be on their way. `before` is what was there when it began: `None`
+/// for what is put over whatever is there. If that cannot be, the writer is still to be aborted. Says whether the service answered that it is done:
+/// else there may still be something of the upload, whose removal would take the object's content with it.
 pub(super) async fn complete(
     bucket: &Bucket,
-    place: &Place,
+    (place, before): (&Place, Option<&There>),
     writer: &mut oio::Writer,
-    bytes: u64,
-) -> Result<(), Fault> {
+    (bytes, on_their_way): (u64, u32),
+) -> Result<bool, Fault> {
     use oio::Write as _;
-    let mut retry = Retry::new(bucket.limits().attempts);
-    let closed = {
-        let _place = bucket.place().await?;
-        loop {
-            match writer.close().await {
-                Ok(_) => break Ok(()),
-                Err(error) => {
-                    if let Err(fault) = retry.after(&error).await {
-                        break Err(fault);
-                    }
-                }
+    if let Some(before) = before {
+        // Some services look at no condition when they make an object of parts.
+        match place.look(bucket).await? {
+            There::Strange => return Err(strange()),
+            There::Earlier(_) if *before == There::Nothing => return Err(contended()),
+            _ => {}
+        }
+    }
+    // The parts that are on their way may all have failed at the same moment, and say so one after the other.
+    let mut retry = Retry::new(bucket.limits().attempts.saturating_add(on_their_way));
+    let (mut is_doubtful, mut is_answered) = (false, false);
+    let closed = loop {
+        let error = match writer.close().await {
+            Ok(_) => {
+                is_answered = true;
+                break Ok(());
             }
+            Err(error) => error,
+        };
+        is_doubtful = true;
+        if let Err(fault) = retry.after(&error).await {
+            break Err(fault);
+        }
+        // Done, and only the answer lost: there are services that spoil it when they are told again.
+        if matches!(place.look(bucket).await, Ok(There::This(_))) {
+            break Ok(());
         }
     };
     // After a success too: what was made of the parts has to be as long as they were.
     match (place.look(bucket).await, closed) {
-        (Ok(There::This(found)), _) if found == bytes => Ok(()),
+        (Ok(There::This(found)), _) if found == bytes => {}
         (Ok(There::This(found)), _) => {
-            Err(Fault::strange(format!("it has {found} bytes there, and {bytes} were sent")))
+            return Err(Fault::strange(format!("it has {found} bytes there, and {bytes} were sent")));
         }
-        (Ok(There::Strange), Err(_)) => Err(strange()),
-        (_, Err(fault)) if fault.told == ErrorKind::ConditionNotMatch => Err(contended()),
-        (_, Err(fault)) => Err(fault),
-        (Ok(_), Ok(())) => Err(Fault::strange("the service says that it is there, and it is not")),
-        (Err(fault), Ok(())) => Err(fault),
+        (Ok(There::Strange), Err(_)) => return Err(strange()),
+        (_, Err(fault)) if fault.told == ErrorKind::ConditionNotMatch => return Err(contended()),
+        (_, Err(fault)) => return Err(fault),
+        (Ok(_), Ok(())) => return Err(Fault::strange("the service says that it is there, and it is not")),
+        (Err(fault), Ok(())) => return Err(fault),
     }
+    if is_doubtful {
+        can_be_read(bucket, &place.key, bytes).await?;
+    }
+    Ok(is_answered)
+}
+
+/// That there is content behind what a service says of an object: the first byte, and the last.
+async fn can_be_read(bucket: &Bucket, key: &str, bytes: u64) -> Result<(), Fault> {
+    for at in [0, bytes.saturating_sub(1)] {
+        let options = ReadOptions { range: (at..bytes.min(at + 1)).into(), ..ReadOptions::default() };
+        let read = bucket.request(|| bucket.operator().read_options(key, options.clone())).await;
+        read.map_err(|fault| Fault::strange(format!("it is there and cannot be read: {}", fault.why())))?;
+    }
+    Ok(())
 }
 
 /// Takes back what was sent of an object that is not to be. The sweep finds what is left when that fails.

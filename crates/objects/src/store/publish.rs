@@ -1,7 +1,7 @@
 //! What becomes visible in the bucket, and in which order: the object, then its manifest, and after both the acknowledgement.
 
 use super::keys;
-use super::place::{self, Place};
+use super::place::{self, Place, There};
 use super::stage::{StagedContent, StagedObject, Table};
 use super::sweep::abort_of;
 use super::upload::{Cut, too_large};
@@ -13,6 +13,7 @@ use model::ObjectId;
 use opendal::Buffer;
 use opendal::raw::oio::{self, Write as _};
 use std::sync::Arc;
+use std::time::SystemTime;
 use transfer::forms::other_encodings;
 use transfer::manifest::ReadAt as _;
 use transfer::{OpenFile, Stored, TransferError};
@@ -43,64 +44,64 @@ impl<T> Drop for Ending<T> {
     }
 }
 
-/// Makes staged content an object. After an error nothing of it is left, unless it replaced something.
+/// Makes staged content an object. After an error nothing of it is left, unless it replaced something, or it took so long that it was given up.
 pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Result<Stored, TransferError> {
     let StagedObject { id, copied, content, manifest, repeated } = staged;
     let path = bucket.path(&keys::object(&id));
-    let failed = |fault: Fault| fault.into_error("store", path.clone());
-    let mut own = match &content {
-        StagedContent::Whole(place, ..) => vec![place.key.clone()],
-        StagedContent::Parts(sent) => vec![sent.place.key.clone()],
+    let failed = |fault: Fault| fault.of_bucket().into_error("store", path.clone());
+    let (place, begun) = match &content {
+        StagedContent::Whole(place, ..) => (place.clone(), SystemTime::now()),
+        StagedContent::Parts(sent) => (sent.place.clone(), sent.begun),
     };
-    let replaced = match content {
+    let (replaced, is_answered) = match content {
         StagedContent::Whole(place, bytes, memory) => {
             let put = place.put(bucket, bytes.into()).await;
             drop(memory);
-            put.map_err(failed)?
+            (put.map_err(failed)?, true)
         }
-        StagedContent::Parts(sent) => sent.complete().await.map(|()| repeated).map_err(failed)?,
+        StagedContent::Parts(sent) => (repeated, sent.complete().await.map_err(failed)?),
     };
-    if manifest.is_some() {
-        own.push(keys::manifest(&id));
-    }
-    if let Some(table) = manifest
-        && let Err(error) = put_manifest(bucket, &id, table).await
-    {
-        if !replaced {
-            take_back(bucket, &id).await;
+    let mut own = vec![place.key.clone()];
+    if let Some(table) = manifest {
+        let described = place.beside(keys::manifest(&id));
+        own.push(described.key.clone());
+        if let Err(error) = put_manifest(bucket, &described, table).await {
+            if !replaced {
+                take_back(bucket, [&place, &described]).await;
+            }
+            return Err(error);
         }
-        return Err(error);
     }
     if repeated || replaced {
         remove_older_forms(bucket, &id, &own).await;
     }
+    if (repeated || replaced) && is_answered {
+        abort_older_uploads(bucket, &id, begun).await;
+    }
     Ok(Stored { id, bytes: copied.bytes, digest: copied.digest })
 }
 
-async fn put_manifest(bucket: &Arc<Bucket>, id: &ObjectId, table: Table) -> Result<(), TransferError> {
-    let key = keys::manifest(id);
+async fn put_manifest(bucket: &Arc<Bucket>, place: &Place, table: Table) -> Result<(), TransferError> {
     match table {
-        Table::Memory(whole) => put_bytes(bucket, &key, whole.into_bytes()).await,
-        Table::Disk(file) => put_file(bucket, &key, file).await,
+        Table::Memory(whole) => put_bytes(bucket, place, whole.into_bytes()).await,
+        Table::Disk(file) => put_file(bucket, place, file).await,
     }
 }
 
-/// Puts a manifest there, over whatever is: the object's key is what was contended for.
-pub(super) async fn put_bytes(bucket: &Bucket, key: &str, bytes: Bytes) -> Result<(), TransferError> {
-    let content = Buffer::from(bytes);
-    let put = bucket.request(|| bucket.operator().write(key, content.clone())).await;
-    put.map(drop).map_err(|fault| fault.into_error("store the manifest", bucket.path(key)))
+/// A manifest, or a record, over whatever is there.
+pub(super) async fn put_bytes(bucket: &Bucket, place: &Place, bytes: Bytes) -> Result<(), TransferError> {
+    let put = place.put_over(bucket, Buffer::from(bytes)).await;
+    put.map_err(|fault| fault.of_bucket().into_error("store the manifest", bucket.path(&place.key)))
 }
 
 /// A manifest that is too large for memory.
-async fn put_file(bucket: &Arc<Bucket>, key: &str, file: OpenFile) -> Result<(), TransferError> {
-    let path = bucket.path(key);
-    let failed = |fault: Fault| fault.into_error("store the manifest", path.clone());
+async fn put_file(bucket: &Arc<Bucket>, place: &Place, file: OpenFile) -> Result<(), TransferError> {
+    let path = bucket.path(&place.key);
+    let failed = |fault: Fault| fault.of_bucket().into_error("store the manifest", path.clone());
     let bytes = file.stamp()?.size;
     let cut = Cut::of(bytes, bucket).ok_or_else(|| too_large(path.clone(), bytes))?;
-    let place = Place::new(key.to_owned());
-    let there = place.look(bucket).await.map_err(failed)?;
-    let mut writer = place.begin(bucket, &there, 1).map_err(|e| failed(Fault::new(&e)))?;
+    // Over whatever is there, as a small one.
+    let mut writer = place.begin(bucket, &There::Earlier(None), 1).map_err(|e| failed(Fault::new(&e)))?;
     let file = Arc::new(file);
     let sent = async {
         let mut offset = 0;
@@ -110,11 +111,11 @@ async fn put_file(bucket: &Arc<Bucket>, key: &str, file: OpenFile) -> Result<(),
             offset += part.len() as u64;
             write_part(bucket, &mut writer, part).await.map_err(failed)?;
         }
-        place::complete(bucket, &place, &mut writer, bytes).await.map_err(failed)
+        place::complete(bucket, (place, None), &mut writer, (bytes, 1)).await.map(drop).map_err(failed)
     };
     let sent = sent.await;
     if sent.is_err() {
-        place::abort(bucket, key, writer).await;
+        place::abort(bucket, &place.key, writer).await;
     }
     sent
 }
@@ -141,10 +142,12 @@ async fn write_part(bucket: &Bucket, writer: &mut oio::Writer, part: Buffer) -> 
 }
 
 /// The object stays without its manifest: it is not one.
-async fn take_back(bucket: &Bucket, id: &ObjectId) {
-    if let Err(fault) = bucket.remove(&keys::all(id)).await {
-        let path = bucket.path(&keys::object(id));
-        tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove an object whose manifest could not be stored");
+async fn take_back(bucket: &Bucket, places: [&Place; 2]) {
+    for place in places {
+        if let Err(fault) = place.take_back(bucket).await {
+            let path = bucket.path(&place.key);
+            tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove an object whose manifest could not be stored");
+        }
     }
 }
 
@@ -156,9 +159,14 @@ async fn remove_older_forms(bucket: &Bucket, id: &ObjectId, own: &[String]) {
     if let Err(fault) = bucket.remove(&old).await {
         tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove older forms of an object");
     }
+}
+
+/// Not those of this attempt: there may be one that has become the object.
+async fn abort_older_uploads(bucket: &Bucket, id: &ObjectId, begun: SystemTime) {
     if let Some(uploads) = bucket.uploads()
-        && let Err(fault) = abort_of(&uploads, id).await
+        && let Err(fault) = abort_of(&uploads, id, begun).await
     {
+        let path = bucket.path(&keys::object(id));
         tracing::debug!(object = %path.display(), error = fault.why(), "cannot look for unfinished uploads; the next sweep will");
     }
 }

@@ -19,6 +19,9 @@ use transfer::{Encoding, Monitor, OpenFile, PutOptions, TransferError};
 /// From this size on, a file's manifest (36 KiB to 45 KiB for each GiB) is collected on disk.
 const SPOOL_FROM_BYTES: u64 = 64 << 30;
 
+/// No manifest in memory is larger: one of this many bytes of content has less than 3 MiB, and what else may stand in it less than one.
+const MAX_MANIFEST_BYTES: u64 = 8 << 20;
+
 /// Content on its way into the bucket. Dropped, it leaves nothing.
 pub struct StagedObject {
     pub(super) id: ObjectId,
@@ -46,7 +49,7 @@ pub(super) enum Table {
 impl Table {
     fn new(size: u64, path: PathBuf) -> Result<Self, TransferError> {
         if size < SPOOL_FROM_BYTES {
-            return Ok(Self::Memory(Whole::new(path, 0)));
+            return Ok(Self::Memory(Whole::new(path, 0, MAX_MANIFEST_BYTES)));
         }
         let directory = std::env::temp_dir();
         let file: File = tempfile::tempfile_in(&directory).map_err(TransferError::io("make a file in", &directory))?;
@@ -73,11 +76,20 @@ impl ObjectStore {
         let encoding = options.compression.encoding_of(source)?;
         let id = with_encoding(id, encoding)?;
         let size = source.stamp()?.size;
+        // There may be none for minutes, and a log grows meanwhile.
+        let as_before = || match source.stamp()?.size {
+            found if found > size => {
+                Err(TransferError::Changed { path: source.path().to_owned(), expected: size, found })
+            }
+            _ => Ok(()),
+        };
         let table = Table::new(size, self.bucket.path(&keys::manifest(&id)))?;
         let mut place = Place::new(keys::object(&id));
         place.describe(source)?;
-        let take =
-            |object: &dyn WriteAt| archive_file(&id, source, encoding, options, (object, table.as_write_at()), monitor);
+        let take = |object: &dyn WriteAt| {
+            as_before()?;
+            archive_file(&id, source, encoding, options, (object, table.as_write_at()), monitor)
+        };
         let most = most_stored(size, encoding);
         let (mut content, archived) = if size <= self.bucket.limits().part_bytes || !self.bucket.traits().parts {
             take_whole(&self.bucket, &self.memory, place, (size, most), take, monitor)?
@@ -115,7 +127,7 @@ fn take_whole(
     monitor: &dyn Monitor,
 ) -> Result<(StagedContent, Archived), TransferError> {
     let memory = memory.take(most, bucket, monitor)?;
-    let whole = Whole::new(bucket.path(&place.key), usize::try_from(size).unwrap_or(0));
+    let whole = Whole::new(bucket.path(&place.key), usize::try_from(size).unwrap_or(0), most);
     let archived = take(&whole)?;
     if let Some(hash) = &archived.copied.digest {
         place.set_hash(hash);

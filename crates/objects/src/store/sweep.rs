@@ -1,13 +1,14 @@
 //! Uploads that nobody will complete: of processes that crashed.
 
 use super::{ObjectStore, keys};
+use crate::Bucket;
 use crate::fault::Fault;
 use crate::uploads::{Unfinished, Uploads};
 use model::ObjectId;
 use parking_lot::Mutex;
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 use transfer::TransferError;
 use transfer::forms::other_encodings;
 
@@ -58,29 +59,42 @@ impl ObjectStore {
     ///
     /// Only S3 has any: Azure and Google remove what was not completed after a week by themselves, and list none of it. A service that cannot
     /// list them has none, as far as this can tell.
+    ///
+    /// Where an object was made under the same key meanwhile, an upload is left: some services keep one for a while that has become that object, and
+    /// would abort it with the object's content.
     pub fn sweep(&self, age: Duration) -> Result<SweptUploads, TransferError> {
         let Some(uploads) = self.bucket.uploads() else { return Ok(SweptUploads::default()) };
-        let underway = self.underway.clone();
+        let (underway, bucket) = (self.underway.clone(), self.bucket.clone());
         let swept = self.bucket.engine().wait(async move {
             let mut swept = SweptUploads::default();
             for prefix in [keys::OBJECTS, keys::MANIFESTS] {
-                swept.uploads += abort_old(&uploads, prefix, age, &underway).await?;
+                swept.uploads += abort_old((&bucket, &uploads), prefix, age, &underway).await?;
             }
             Ok(swept)
         });
         match swept {
             Err(fault) if fault.told == opendal::ErrorKind::Unsupported => Ok(SweptUploads::default()),
-            swept => swept.map_err(|fault| fault.into_error("list the unfinished uploads in", self.bucket.path(""))),
+            swept => swept
+                .map_err(|fault| fault.of_bucket().into_error("list the unfinished uploads in", self.bucket.path(""))),
         }
     }
 }
 
-async fn abort_old(uploads: &Uploads, prefix: &str, age: Duration, underway: &Underway) -> Result<u64, Fault> {
+async fn abort_old(
+    (bucket, uploads): (&Bucket, &Uploads),
+    prefix: &str,
+    age: Duration,
+    underway: &Underway,
+) -> Result<u64, Fault> {
     let aborted = Mutex::new(0);
     let visit = |found: Vec<Unfinished>| async {
         for upload in found.into_iter().filter(|upload| upload.is_older_than(age)) {
-            let own = upload.key.strip_prefix(uploads.root()).is_none_or(|key| underway.contains(key));
-            if own {
+            let Some(key) = upload.key.strip_prefix(uploads.root()).filter(|key| !underway.contains(key)) else {
+                continue;
+            };
+            let made = bucket.stat(key).await?.and_then(|found| found.last_modified()).map(SystemTime::from);
+            // It is told in whole seconds.
+            if made.is_some_and(|made| upload.is_of_before(made + Duration::from_secs(1))) {
                 continue;
             }
             uploads.abort(&upload).await?;
@@ -92,8 +106,9 @@ async fn abort_old(uploads: &Uploads, prefix: &str, age: Duration, underway: &Un
     Ok(aborted.into_inner())
 }
 
-/// Aborts what is unfinished of an object that was just completed, in any form: of its attempts only one runs at a time, and this one is done.
-pub(super) async fn abort_of(uploads: &Uploads, id: &ObjectId) -> Result<(), Fault> {
+/// Aborts what is unfinished of an object that was just completed, in any form, and was begun before: of its attempts only one runs at a time,
+/// and this one is done.
+pub(super) async fn abort_of(uploads: &Uploads, id: &ObjectId, before: SystemTime) -> Result<(), Fault> {
     let forms: Vec<ObjectId> = other_encodings(id).chain([id.clone()]).collect();
     let root = uploads.root();
     let of_it: Vec<String> =
@@ -102,7 +117,8 @@ pub(super) async fn abort_of(uploads: &Uploads, id: &ObjectId) -> Result<(), Fau
     let Some(base) = forms.iter().min_by_key(|id| id.as_str().len()) else { return Ok(()) };
     for prefix in [keys::object(base), keys::manifest(base)] {
         let visit = |found: Vec<Unfinished>| async {
-            for upload in found.into_iter().filter(|upload| of_it.contains(&upload.key)) {
+            for upload in found.into_iter().filter(|upload| of_it.contains(&upload.key) && upload.is_of_before(before))
+            {
                 uploads.abort(&upload).await?;
             }
             Ok(())

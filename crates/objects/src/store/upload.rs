@@ -16,6 +16,7 @@ use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::SystemTime;
 use tokio::sync::{mpsc, oneshot};
 use transfer::copy::WriteAt;
 use transfer::{Monitor, TransferError};
@@ -45,6 +46,11 @@ impl Cut {
         (part_bytes <= traits.max_part_bytes).then_some(Self { part_bytes, concurrent })
     }
 
+    /// The most parts of an object of so many bytes that can be under way at the same time.
+    fn on_their_way(self, bytes: u64) -> u32 {
+        u32::try_from(bytes.div_ceil(self.part_bytes).min(self.concurrent)).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn memory(self) -> u64 {
         self.part_bytes.saturating_mul(self.concurrent + BESIDES)
     }
@@ -61,15 +67,29 @@ pub(super) struct Sent {
     pub(super) place: Place,
     writer: Option<oio::Writer>,
     pub(super) bytes: u64,
+    /// When it began, by the clock of this host.
+    pub(super) begun: SystemTime,
+    /// What was there then.
+    there: There,
+    cut: Cut,
     uploading: Option<Uploading>,
+    /// The parts that are still on their way are in it.
+    memory: Option<Arc<Taken>>,
 }
 
 impl Sent {
-    /// Makes it an object. After an error nothing is left.
-    pub(super) async fn complete(mut self) -> Result<(), Fault> {
-        let Some(mut writer) = self.writer.take() else { return Err(Fault::strange("it was completed before")) };
-        let completed = place::complete(&self.bucket, &self.place, &mut writer, self.bytes).await;
-        if completed.is_err() {
+    /// Makes it an object. After an error nothing is left. Says whether the service said that it is one, and so that there are no
+    /// parts left for anybody to remove.
+    pub(super) async fn complete(mut self) -> Result<bool, Fault> {
+        let Some(writer) = &mut self.writer else { return Err(Fault::strange("it was completed before")) };
+        let completed = place::complete(
+            &self.bucket,
+            (&self.place, Some(&self.there)),
+            writer,
+            (self.bytes, self.cut.on_their_way(self.bytes)),
+        )
+        .await;
+        if let (Err(_), Some(writer)) = (&completed, self.writer.take()) {
             place::abort(&self.bucket, &self.place.key, writer).await;
         }
         completed
@@ -80,10 +100,10 @@ impl Drop for Sent {
     fn drop(&mut self) {
         if let Some(writer) = self.writer.take() {
             let (bucket, key) = (self.bucket.clone(), std::mem::take(&mut self.place.key));
-            let uploading = self.uploading.take();
+            let held = (self.uploading.take(), self.memory.take());
             let aborted = async move {
                 place::abort(&bucket, &key, writer).await;
-                drop(uploading);
+                drop(held);
             };
             self.bucket.engine().spawn(aborted);
         }
@@ -106,7 +126,8 @@ pub(super) struct Upload<'m> {
     sending: Mutex<mpsc::Sender<Step>>,
     ended: Mutex<Ended>,
     monitor: &'m dyn Monitor,
-    _memory: Taken,
+    /// Given back when nothing of it is in memory: neither here nor on its way.
+    _memory: Arc<Taken>,
 }
 
 #[derive(Default)]
@@ -134,12 +155,13 @@ impl<'m> Upload<'m> {
     ) -> Self {
         let (sender, steps) = mpsc::channel(1);
         let (tell, told) = oneshot::channel();
+        let memory = Arc::new(memory);
         let path = bucket.path(&place.key);
         let task = {
-            let bucket = bucket.clone();
+            let (bucket, memory) = (bucket.clone(), memory.clone());
             async move {
                 // Nobody waits for the end of one that was dropped: then this drops it too.
-                let _ = tell.send(send(bucket, (place, uploading), there, cut, steps).await);
+                let _ = tell.send(send(bucket, (place, uploading, memory), there, cut, steps).await);
             }
         };
         bucket.engine().spawn(task);
@@ -212,7 +234,7 @@ impl<'m> Upload<'m> {
 
     /// How it ended. Each thread that asks after an error is told the same.
     fn outcome(&self) -> Result<Sent, TransferError> {
-        let failed = |fault: Fault| fault.into_error("upload", self.path.clone());
+        let failed = |fault: Fault| fault.of_bucket().into_error("upload", self.path.clone());
         let mut ended = self.ended.lock();
         let coming = match std::mem::replace(&mut *ended, Ended::Taken) {
             Ended::Coming(coming) => coming,
@@ -285,7 +307,7 @@ impl Parts {
 /// Sends parts until there are no more, or nobody gives any more. After an error, nothing is left.
 async fn send(
     bucket: Arc<Bucket>,
-    (place, uploading): (Place, Uploading),
+    (place, uploading, memory): (Place, Uploading, Arc<Taken>),
     there: There,
     cut: Cut,
     mut steps: mpsc::Receiver<Step>,
@@ -293,7 +315,8 @@ async fn send(
     let concurrent = usize::try_from(cut.concurrent).unwrap_or(1);
     let writer = place.begin(&bucket, &there, concurrent).map_err(|e| Fault::new(&e))?;
     // From here on it aborts itself.
-    let mut sent = Sent { bucket, place, writer: Some(writer), bytes: 0, uploading: Some(uploading) };
+    let (begun, uploading, memory) = (SystemTime::now(), Some(uploading), Some(memory));
+    let mut sent = Sent { bucket, place, writer: Some(writer), bytes: 0, begun, there, cut, uploading, memory };
     loop {
         match steps.recv().await {
             Some(Step::Part(part)) => {
@@ -324,12 +347,14 @@ async fn send_part(sent: &mut Sent, part: Bytes) -> Result<(), Fault> {
 /// What does not need parts, and is written in any order.
 pub(super) struct Whole {
     path: PathBuf,
+    most: u64,
     bytes: Mutex<Vec<u8>>,
 }
 
 impl Whole {
-    pub(super) fn new(path: PathBuf, room: usize) -> Self {
-        Self { path, bytes: Mutex::new(Vec::with_capacity(room)) }
+    /// Of at most so many bytes.
+    pub(super) fn new(path: PathBuf, room: usize, most: u64) -> Self {
+        Self { path, most, bytes: Mutex::new(Vec::with_capacity(room)) }
     }
 
     pub(super) fn carried_by(&self, place: &mut Place, bucket: &Bucket, key: String) -> bool {
@@ -347,6 +372,10 @@ impl WriteAt for Whole {
     }
 
     fn write_all_at(&self, bytes: &[u8], offset: u64) -> Result<(), TransferError> {
+        let found = offset.saturating_add(bytes.len() as u64);
+        if found > self.most {
+            return Err(TransferError::Changed { path: self.path.clone(), expected: self.most, found });
+        }
         let mut whole = self.bytes.lock();
         let start = usize::try_from(offset).unwrap_or(usize::MAX);
         let end = start.saturating_add(bytes.len());
@@ -357,5 +386,21 @@ impl WriteAt for Whole {
             place.copy_from_slice(bytes);
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p6_no_more_is_collected_than_memory_was_taken_for() {
+        let whole = Whole::new("s3://b/k".into(), 0, 10);
+        whole.write_all_at(b"56789", 5).unwrap();
+        whole.write_all_at(b"01234", 0).unwrap();
+        for (bytes, offset) in [(&b"x"[..], 10), (b"xy", 9), (b"x", u64::MAX)] {
+            assert!(matches!(whole.write_all_at(bytes, offset), Err(TransferError::Changed { .. })), "{offset}");
+        }
+        assert_eq!(whole.into_bytes(), "0123456789");
     }
 }

@@ -94,6 +94,12 @@ pub trait Store: Send + Sync {
     /// for other content.
     fn remove(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>);
 
+    /// Removes likewise what attempts that nobody heard of may have left under an id. Where others may have put something of theirs under it, which
+    /// is then why they failed, that is left.
+    fn remove_attempt(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        self.remove(id, done);
+    }
+
     /// The ids under which content, or a record, that was proposed as `proposed` is stored: as an object in any encoding, and in packs that an attempt
     /// may have written since that time (milliseconds since 1970). A repeated attempt finds so what an earlier one left that
     /// nobody heard of, and whoever removes by a proposed id finds it all.

@@ -5,7 +5,7 @@ use testkit::services::Azurite;
 
 const CONTAINER: &str = "archive";
 
-fn start() -> (Azurite, Settings) {
+pub(super) fn start() -> (Azurite, Settings) {
     let server = Azurite::start();
     server.create_container(CONTAINER);
     let credentials = AzureCredentials::Key(Secret::new(Azurite::KEY));

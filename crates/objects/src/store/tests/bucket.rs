@@ -3,6 +3,8 @@
 use super::ServerBed;
 use super::rgw::{BUCKET, settings};
 use super::suite::{Bed as _, Calls as _, described, expected, id};
+use crate::store::keys;
+use crate::store::place::Place;
 use crate::{Bucket, Encryption, ObjectStore, S3, S3Credentials, Secret, Service, Settings};
 use model::{Digest, ErrorKind};
 use std::fs;
@@ -11,6 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use testkit::fault_proxy::{Fault, FaultProxy, Reply, When};
 use testkit::services::Rgw;
 use testkit::services::plain::Answer;
+use transfer::manifest::ReadAt as _;
 use transfer::{Encoding, Expected, Store as _, TransferError, Unwatched};
 
 const LARGE: usize = 20 << 20;
@@ -133,31 +136,140 @@ fn an_answer_that_is_longer_than_what_was_asked_for_is_cut_off() {
     assert!(bed.store.list(&mut |_| std::ops::ControlFlow::Continue(())).is_err());
 }
 
-#[test]
-fn a_bucket_that_is_not_there_is_unavailable_and_nothing_in_it_is_gone() {
-    let server = Rgw::start();
-    let store = ObjectStore::new(Bucket::open(&settings(server.endpoint())).unwrap());
-    let bed = ServerBed { store, scratch: testkit::Scratch::new("objects"), server };
-    let source = bed.file("source", b"content");
+type Removed = Box<dyn FnOnce(Result<(), TransferError>) + Send>;
+
+/// Nothing of it can be done, and nothing is said to be gone.
+fn is_unavailable<S>(bed: &ServerBed<S>) {
     let unavailable = |what: &str, error: TransferError| {
         assert!(matches!(error, TransferError::Unavailable { .. }), "{what}: {error}");
         assert_eq!(error.kind(), ErrorKind::Temporary);
     };
     let any = id("abcdef");
+    let target = || {
+        let path = bed.scratch.join("target");
+        fs::write(&path, "").unwrap();
+        transfer::OpenFile::for_writing(&path).unwrap()
+    };
     unavailable("check", bed.store.bucket().check().unwrap_err());
-    unavailable("put", bed.put(&any, &source, described(Encoding::Raw)).unwrap_err());
     unavailable("head", bed.store.head(&any).map(|_| ()).unwrap_err());
     unavailable("manifest", bed.store.manifest(&any).map(|_| ()).unwrap_err());
-    unavailable("get", bed.get_over(&any, b"", Expected::default()).map(|_| ()).unwrap_err());
+    unavailable("attempts", bed.store.attempts(&any, 1).map(|_| ()).unwrap_err());
+    unavailable("get", bed.store.get(&any, &target(), Expected::default(), &Unwatched).map(|_| ()).unwrap_err());
     let small = Expected { size: Some(7), digest: Some(Digest::Blake3([1; 32])) };
-    unavailable("get", bed.get_over(&any, b"", small).map(|_| ()).unwrap_err());
-    unavailable("remove", bed.remove(&any).unwrap_err());
+    unavailable("get", bed.store.get(&any, &target(), small, &Unwatched).map(|_| ()).unwrap_err());
     unavailable("list", bed.store.list(&mut |_| std::ops::ControlFlow::Continue(())).unwrap_err());
-    unavailable("sweep", bed.store.sweep(Duration::ZERO).map(|_| ()).unwrap_err());
+    let removed = |remove: &dyn Fn(Removed)| {
+        let (tell, told) = std::sync::mpsc::channel();
+        remove(Box::new(move |result| tell.send(result).unwrap()));
+        told.recv().unwrap().unwrap_err()
+    };
+    unavailable("remove", removed(&|done| bed.store.remove(&any, done)));
+    unavailable("remove", removed(&|done| bed.store.remove_exactly(&any, done)));
+    unavailable("remove an attempt", removed(&|done| bed.store.remove_attempt(&any, done)));
 }
 
 #[test]
-fn wrong_keys_are_a_permanent_error_that_does_not_show_them() {
+fn a_bucket_that_is_not_there_is_unavailable_and_nothing_in_it_is_gone() {
+    let server = Rgw::start();
+    let settings = settings(server.endpoint());
+    let bed = ServerBed::with(server, &settings);
+    is_unavailable(&bed);
+    let unavailable = |error: TransferError| assert!(matches!(error, TransferError::Unavailable { .. }), "{error}");
+    let source = bed.file("source", b"content");
+    unavailable(bed.put(&id("abcdef"), &source, described(Encoding::Raw)).unwrap_err());
+    unavailable(bed.store.sweep(Duration::ZERO).map(|_| ()).unwrap_err());
+}
+
+#[test]
+fn p1_a_container_of_azure_that_is_away_is_not_taken_for_an_empty_one() {
+    let (server, settings) = super::azurite::start();
+    is_unavailable(&ServerBed::with(server, &Settings { bucket: "another".to_owned(), ..settings }));
+}
+
+#[test]
+fn p1_a_bucket_of_google_that_is_away_is_not_taken_for_an_empty_one() {
+    let (server, settings) = super::gcs::start();
+    is_unavailable(&ServerBed::with(server, &Settings { bucket: "another".to_owned(), ..settings }));
+}
+
+/// Everything is gone, says whoever stands before the service; that is not believed.
+#[test]
+fn p1_a_gateway_that_finds_nothing_at_all_is_not_believed() {
+    let server = Rgw::start();
+    server.create_bucket(BUCKET);
+    let proxy = FaultProxy::start(&server.server().authority());
+    proxy.add(When::any(), Fault::Answer(Reply::status(404).body("no such route")));
+    let bed = ServerBed::with(server, &settings(proxy.url()));
+    is_unavailable(&bed);
+}
+
+#[test]
+fn a_removal_of_several_that_fails_as_a_whole_is_done_one_by_one() {
+    let server = Rgw::start();
+    server.create_bucket(BUCKET);
+    let proxy = FaultProxy::start(&server.server().authority());
+    let bed = ServerBed::with(server, &settings(proxy.url()));
+    let refusals = [Reply::status(501), Reply::status(400).body("<Error><Code>MalformedXML</Code></Error>")];
+    for refusal in refusals {
+        let stored = bed.put(&id("abcdef"), &bed.file("source", b"content"), described(Encoding::Raw)).unwrap();
+        let rule = proxy.add(When::method("POST").parameter("delete"), Fault::Answer(refusal));
+        bed.remove(&stored.id).unwrap();
+        assert!(proxy.hits(rule) > 0 && bed.server.keys(BUCKET).is_empty());
+        proxy.heal();
+    }
+}
+
+/// A file of hundreds of GiB has a manifest that is not taken at once.
+#[test]
+fn a_manifest_that_is_longer_than_any_answer_is_read_in_pieces() {
+    let bed = ServerBed::<Rgw>::new();
+    let mut manifest = vec![b'm'; 40 << 20];
+    manifest.extend_from_slice(b"its end");
+    bed.server.request("PUT", &format!("/{BUCKET}/site/a%20prefix/manifests/abcdef"), Some(&manifest), &[]).ok();
+    let found = bed.store.fetch_manifest(&id("abcdef"), &Unwatched).unwrap().unwrap();
+    assert_eq!(found.size(), manifest.len() as u64);
+    let mut end = [0; 7];
+    assert_eq!(found.read_full_at(&mut end, found.size() - 7).unwrap(), 7);
+    assert_eq!(&end, b"its end");
+}
+
+/// An attempt that fails because something is there already does not take that away when it is cleaned up.
+#[test]
+fn what_sifaka_did_not_make_survives_the_removal_of_an_attempt() {
+    let bed = ServerBed::<Rgw>::new();
+    let stored = bed.put(&id("abcdef"), &bed.file("source", b"ours"), described(Encoding::Raw)).unwrap();
+    let theirs = format!("/{BUCKET}/site/a%20prefix/objects/abcdef");
+    bed.server.request("PUT", &theirs, Some(b"somebody else's"), &[]).ok();
+    let (tell, told) = std::sync::mpsc::channel();
+    bed.store.remove_attempt(&stored.id, Box::new(move |result| tell.send(result).unwrap()));
+    told.recv().unwrap().unwrap();
+    assert_eq!(bed.server.keys(BUCKET), ["site/a prefix/objects/abcdef"]);
+    assert_eq!(bed.server.request("GET", &theirs, None, &[]).ok().text(), "somebody else's");
+}
+
+/// What a later attempt put under the same key is not taken back by an earlier one, nor its manifest.
+#[test]
+fn p1_an_attempt_takes_back_only_what_it_made() {
+    let bed = ServerBed::<Rgw>::new();
+    let stored = bed.put(&id("abcdef"), &bed.file("source", b"content"), described(Encoding::Raw)).unwrap();
+    let key = keys::small(&stored.id);
+    let take_back = |place: Place| {
+        let bucket = bed.store.bucket().clone();
+        bed.store.bucket().engine().wait(async move { place.take_back(&bucket).await }).unwrap();
+    };
+    take_back(Place::new(key.clone()));
+    assert_eq!(bed.server.keys(BUCKET), ["site/a prefix/small/abcdef"]);
+    let own = Place::new(keys::manifest(&stored.id));
+    let (bucket, manifest) = (bed.store.bucket().clone(), own.clone());
+    let put = async move { manifest.put_over(&bucket, "manifest".into()).await };
+    bed.store.bucket().engine().wait(put).unwrap();
+    assert_eq!(bed.server.keys(BUCKET).len(), 2);
+    take_back(own);
+    assert_eq!(bed.server.keys(BUCKET), ["site/a prefix/small/abcdef"]);
+}
+
+#[test]
+fn wrong_keys_are_an_error_that_may_pass_and_does_not_show_them() {
     let server = Rgw::start();
     server.create_bucket(BUCKET);
     let usual = settings(server.endpoint());
@@ -166,7 +278,7 @@ fn wrong_keys_are_a_permanent_error_that_does_not_show_them() {
     let service = Service::S3(S3 { region: Some(Rgw::REGION.to_owned()), credentials, ..S3::default() });
     let bed = ServerBed::with(server, &Settings { service, ..usual });
     let error = bed.put(&id("abcdef"), &bed.file("source", b"content"), described(Encoding::Raw)).unwrap_err();
-    assert_eq!((error.kind(), error.errno()), (ErrorKind::Permanent, 13), "{error}");
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Temporary, 13), "{error}");
     let shown = format!("{error} {error:?} {:?}", bed.store.bucket());
     assert!(!shown.contains("hunter2") && !shown.to_lowercase().contains("authorization"), "{shown}");
 }

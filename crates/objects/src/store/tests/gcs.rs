@@ -5,7 +5,7 @@ use testkit::services::FakeGcs;
 
 const BUCKET: &str = "archive";
 
-fn start() -> (FakeGcs, Settings) {
+pub(super) fn start() -> (FakeGcs, Settings) {
     let server = FakeGcs::start();
     server.create_bucket(BUCKET);
     let settings = Settings {

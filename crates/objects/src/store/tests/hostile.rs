@@ -225,3 +225,90 @@ fn p3_a_commit_ends_with_a_word_after_the_store_is_dropped() {
     drop(store);
     assert_eq!(told.recv().unwrap().unwrap().id, id("abcdef"));
 }
+
+/// The agent takes a mover that reports nothing for hung: retries do not go on for ever, however many there may be.
+#[test]
+fn p3_a_commit_ends_although_the_server_only_times_out() {
+    let limits = Limits { attempts: 1000, idle_timeout: Duration::from_millis(300), ..Limits::default() };
+    let spoiled = Spoiled::with(limits);
+    spoiled.proxy.add(whole_put(), Fault::Hang);
+    let begun = Instant::now();
+    let error = spoiled.put(SMALL).unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Temporary, 5), "{error}");
+    assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+}
+
+/// A service that has lost its answer is not told a second time: some spoil what they made then.
+#[test]
+fn p1_an_upload_whose_completion_was_not_answered_is_not_completed_again() {
+    let spoiled = Spoiled::new();
+    for fault in [Fault::ResetAfter, Fault::ReplaceAnswer(Reply::status(500)), Fault::ReplaceAnswer(Reply::status(503))]
+    {
+        let before = spoiled.proxy.count(|r| r.method == "POST" && r.parameter("uploadId").is_some());
+        spoiled.proxy.add(completion().times(1), fault.clone());
+        let stored = spoiled.put(LARGE).unwrap();
+        let completions = spoiled.proxy.count(|r| r.method == "POST" && r.parameter("uploadId").is_some()) - before;
+        assert_eq!(completions, 1, "{fault:?}");
+        // Nor is anything aborted that might be it.
+        assert_eq!(spoiled.proxy.count(|r| r.method == "DELETE" && r.parameter("uploadId").is_some()), 0);
+        spoiled.is_right(&stored);
+    }
+}
+
+/// It is there, of the right length, and there is nothing behind it.
+#[test]
+fn p1_an_object_whose_content_cannot_be_read_is_not_acknowledged() {
+    let spoiled = Spoiled::new();
+    spoiled.proxy.add(completion().times(1), Fault::ResetAfter);
+    spoiled.proxy.add(When::method("GET").path("/objects/"), Fault::status(404));
+    let error = spoiled.put(LARGE).unwrap_err();
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Temporary, 5), "{error}");
+}
+
+/// All parts that are under way fail at the same moment, as when a gateway starts again.
+#[test]
+fn an_upload_survives_that_all_its_parts_fail_at_once() {
+    let spoiled = Spoiled::with(Limits { attempts: 2, idle_timeout: Duration::from_secs(1), ..Limits::default() });
+    let rule = spoiled.proxy.add(When::method("PUT").parameter("partNumber").times(5), Fault::ResetBefore);
+    let stored = spoiled.put(48 << 20).unwrap();
+    assert_eq!(spoiled.proxy.hits(rule), 5);
+    spoiled.is_right(&stored);
+}
+
+/// Uploads hold every place that they may have, and none of them gets on: restores go on all the same.
+#[test]
+fn p5_who_waits_for_a_file_does_not_wait_for_what_is_stored() {
+    let spoiled = Spoiled::with(Limits { requests: 4, ..Limits::default() });
+    let stored = spoiled.put(SMALL).unwrap();
+    let rule = spoiled.proxy.add(When::method("PUT"), Fault::Hang);
+    let source = spoiled.source(SMALL).0;
+    for n in 0..20 {
+        let staged =
+            spoiled.bed.store.stage(&id(&format!("{n:04}-object")), &source, described(Encoding::Raw), &Unwatched);
+        spoiled.bed.store.commit(staged.unwrap(), Box::new(|_| {}));
+    }
+    testkit::wait_until(Duration::from_secs(10), "uploads have their places", || spoiled.proxy.hits(rule) == 3);
+    let (target, _) = spoiled.target(SMALL);
+    let begun = Instant::now();
+    spoiled.bed.store.get(&stored.id, &target, expected(&stored), &Unwatched).unwrap();
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+}
+
+/// What is on its way counts, until it has arrived: also after the file was read.
+#[test]
+fn p6_memory_is_given_back_when_the_content_was_sent_and_not_before() {
+    let limits = Limits { upload_memory_bytes: 64 << 20, part_bytes: 8 << 20, ..Limits::default() };
+    let spoiled = Spoiled::with(limits);
+    let stage = |name: &str, cancel: Instant| {
+        spoiled.bed.store.stage(&id(name), &spoiled.source(LARGE).0, described(Encoding::Raw), &From(cancel))
+    };
+    let soon = || Instant::now() + Duration::from_secs(3);
+    let later = || Instant::now() + Duration::from_secs(600);
+    // Each takes more than half of it.
+    let first = stage("first1", later()).unwrap();
+    assert!(matches!(stage("second", soon()), Err(TransferError::Cancelled)));
+    let (tell, told) = channel();
+    spoiled.bed.store.commit(first, Box::new(move |result| tell.send(result).unwrap()));
+    told.recv().unwrap().unwrap();
+    assert!(stage("second", later()).is_ok());
+}

@@ -76,6 +76,18 @@ fn p7_a_repeated_attempt_removes_what_the_one_before_it_left() {
     bed.holds(vec![object(&stored.id), manifest(&stored.id)]);
 }
 
+/// There are services on which an upload is listed for a while after it has become an object, and is aborted with the object's content.
+#[test]
+fn p7_an_upload_that_may_have_become_an_object_is_left_until_that_is_gone() {
+    let bed = ServerBed::<Rgw>::new();
+    crashed(&bed.server);
+    let stored = bed.put(&id("abcdef"), &bed.file("source", &vec![7; LARGE]), described(Encoding::Raw)).unwrap();
+    assert_eq!(bed.store.sweep(Duration::ZERO).unwrap(), SweptUploads { uploads: 0 });
+    bed.remove(&stored.id).unwrap();
+    assert_eq!(bed.store.sweep(Duration::ZERO).unwrap(), SweptUploads { uploads: 1 });
+    bed.holds(Vec::new());
+}
+
 #[test]
 fn a_service_that_lists_no_uploads_has_none() {
     let store = ObjectStore::new(Bucket::open(&crate::Settings::memory()).unwrap());
