@@ -10,7 +10,13 @@ use objects::{Bucket, ObjectStore};
 use plugin::Environment;
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::Receiver;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::Duration;
+
+/// How often uploads that nobody will complete are looked for.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(300);
+/// An upload that was begun so long ago belongs to nobody any more: Azure and Google forget theirs after as long.
+const ABANDONED_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Serves until the process is asked to end (SIGTERM).
 ///
@@ -18,7 +24,7 @@ use std::sync::mpsc::Receiver;
 /// The configuration is wrong; a bucket is not there or does not let us in; the agent cannot be reached, refuses, or is gone
 /// (then end the process at once).
 pub fn run(environment: Environment, file: &Path) -> Result<(), MoverError> {
-    Kind { name: "object", open, sweep }.run(environment, file)
+    Kind { name: "object", open, sweep: now_and_then }.run(environment, file)
 }
 
 /// Opens an archive as the mover does, for whoever looks at it as a whole.
@@ -31,6 +37,67 @@ pub fn open(archive: &ObjectArchive) -> Result<ObjectStore, Unusable> {
     Ok(ObjectStore::new(bucket))
 }
 
-fn sweep(_: &[Arc<ObjectStore>], ended: &Receiver<()>) {
-    let _ = ended.recv();
+fn now_and_then(stores: &[Arc<ObjectStore>], ended: &Receiver<()>) {
+    sweep_every(SWEEP_INTERVAL, stores, ended);
+}
+
+/// The first time after part of the interval: the movers of many hosts, started together, do not ask together.
+fn sweep_every(interval: Duration, stores: &[Arc<ObjectStore>], ended: &Receiver<()>) {
+    let part = f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
+    let mut wait = interval.mul_f64(part);
+    while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
+        stores.iter().for_each(|store| sweep(store));
+        wait = interval;
+    }
+}
+
+fn sweep(store: &ObjectStore) {
+    let bucket = store.bucket().name();
+    match store.sweep(ABANDONED_AFTER) {
+        Ok(swept) if swept.uploads > 0 => {
+            tracing::info!(bucket, uploads = swept.uploads, "aborted uploads that a crashed mover left");
+        }
+        Ok(_) => {}
+        Err(error) => tracing::warn!(bucket, %error, "cannot look for uploads that crashes left"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use config::ObjectConfig;
+    use std::sync::mpsc::channel;
+    use testkit::fault_proxy::{Fault, FaultProxy, Reply, When};
+
+    /// A bucket with one upload of this prefix that was begun long ago, and one of today.
+    const LISTED: &str = "<ListMultipartUploadsResult><IsTruncated>false</IsTruncated>\
+        <Upload><Key>p/objects/abcdef</Key><UploadId>old</UploadId><Initiated>2020-01-02T03:04:05.678Z</Initiated></Upload>\
+        <Upload><Key>p/objects/bcdefg</Key><UploadId>new</UploadId><Initiated>2999-01-02T03:04:05.678Z</Initiated></Upload>\
+        </ListMultipartUploadsResult>";
+
+    #[test]
+    fn p7_uploads_that_nobody_completes_are_aborted_again_and_again_while_the_mover_serves() {
+        // Nobody is behind it: it answers everything itself.
+        let service = FaultProxy::start("127.0.0.1:1");
+        service.add(When::method("GET").parameter("uploads"), Fault::Answer(Reply::status(200).body(LISTED)));
+        service.add(When::method("DELETE"), Fault::status(204));
+        // The bucket is there, and nothing in it.
+        service.add(When::method("HEAD"), Fault::status(404));
+        let empty = "<ListBucketResult><IsTruncated>false</IsTruncated></ListBucketResult>";
+        service.add(When::method("GET"), Fault::Answer(Reply::status(200).body(empty)));
+        let text = format!(
+            "archive \"a\" {{ id = 1 url = \"s3://b/p\" endpoint = \"{}\" credentials {{ anonymous = true }} }}",
+            service.url()
+        );
+        let archive = ObjectConfig::parse(&text, "f").unwrap().0.archives.remove(0);
+        let bucket = Bucket::open(&settings::of(&archive.place).unwrap()).unwrap();
+        let store = Arc::new(ObjectStore::new(bucket));
+        let (serving, ended) = channel();
+        let sweeper = std::thread::spawn(move || sweep_every(Duration::from_millis(20), &[store], &ended));
+        let aborted = |id: &str| service.count(|r| r.method == "DELETE" && r.parameter("uploadId") == Some(id));
+        testkit::wait_until(Duration::from_secs(20), "the third sweep", || aborted("old") >= 5);
+        drop(serving);
+        sweeper.join().unwrap();
+        assert_eq!(aborted("new"), 0);
+    }
 }
