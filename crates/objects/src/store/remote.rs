@@ -109,9 +109,10 @@ impl<'m> Remote<'m> {
 
     fn fetch(&self, range: Range<u64>) -> Window {
         let slot = Arc::new(Slot::default());
-        let (bucket, key, tag, arrives) = (self.bucket.clone(), self.key.clone(), self.tag.clone(), slot.clone());
+        let (bucket, key, tag) = (self.bucket.clone(), self.key.clone(), self.tag.clone());
+        // Made here: a task may be ended before it has begun.
+        let arriving = Arriving(slot.clone());
         let task = self.bucket.engine().spawn(async move {
-            let arriving = Arriving(arrives);
             let content = read(&bucket, &key, range, tag).await;
             arriving.with(content);
         });
@@ -251,9 +252,8 @@ mod tests {
         // One that does not come until somebody says so.
         let (tell, told) = tokio::sync::oneshot::channel();
         let slot = Arc::new(Slot::default());
-        let arrives = slot.clone();
+        let arriving = Arriving(slot.clone());
         let task = bucket.engine().spawn(async move {
-            let arriving = Arriving(arrives);
             let _ = told.await;
             arriving.with(Ok(Buffer::from("content")));
         });
