@@ -16,6 +16,8 @@ pub type ObjectArchive = Archive<Bucket>;
 
 const EXAMPLE: &str = "write archive \"name\" { id = 1, url = \"s3://bucket/prefix\" }";
 const MIB: u64 = 1 << 20;
+/// Classes of S3 whose objects cannot be read as they are.
+const COLD: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
 
 /// Where an archive is, and how to get in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -178,6 +180,13 @@ impl Place for Bucket {
             let what =
                 "`storage_class` is not for az:// archives: Azure has access tiers, which are set for the account";
             section.reader().problem(*pos, what, None);
+        }
+        if let Some(At { pos, value }) = &storage_class
+            && scheme != Some(Scheme::Gcs)
+            && COLD.contains(&value.as_str())
+        {
+            let what = format!("`storage_class` \"{value}\" cannot be read without a thaw, which is not built in yet");
+            section.reader().problem(*pos, what, Some("\"GLACIER_IR\" can be read at once"));
         }
         let mut keys = Keys { section, scheme };
         let region = keys.of(Scheme::S3, "region", words);

@@ -34,7 +34,7 @@ fn each_service_with_nothing_said() {
 #[test]
 fn everything_said() {
     let bucket = place(
-        r#"url = "s3://b" endpoint = "https://h:1" ca_file = "/ca" storage_class = "GLACIER" region = "r"
+        r#"url = "s3://b" endpoint = "https://h:1" ca_file = "/ca" storage_class = "GLACIER_IR" region = "r"
            addressing = "virtual-host" upload_checksums = false encryption { type = "kms" key_id = "k" }
            credentials { access_key_id = "i" secret_access_key = "s" session_token = "t" }
            limits { connect_timeout_s = 1 idle_timeout_s = 2 attempts = 3 requests = 4 upload_memory = "64MiB" part_size = "16MiB" }"#,
@@ -48,7 +48,10 @@ fn everything_said() {
         encryption: Some(Encryption::Kms { key_id: Some("k".into()) }),
     };
     assert_eq!(bucket.service, service);
-    assert_eq!((bucket.endpoint.as_deref(), bucket.storage_class.as_deref()), (Some("https://h:1"), Some("GLACIER")));
+    assert_eq!(
+        (bucket.endpoint.as_deref(), bucket.storage_class.as_deref()),
+        (Some("https://h:1"), Some("GLACIER_IR"))
+    );
     let limits = Limits {
         connect_timeout_s: Some(1),
         idle_timeout_s: Some(2),
@@ -132,6 +135,10 @@ fn refusals() {
             "`upload_memory` must hold four parts of `part_size`",
         ),
         ("url = \"s3://b\" limits { part_size = 1 }", "`part_size` must be between 5MiB and 1GiB bytes, found 1"),
+        (
+            "url = \"s3://b\" storage_class = \"DEEP_ARCHIVE\"",
+            "`storage_class` \"DEEP_ARCHIVE\" cannot be read without a thaw, which is not built in yet (\"GLACIER_IR\" can be read at once)",
+        ),
         ("url = \"s3://b\" format = \"lemur\"", "`format` must be \"sifaka\", found \"lemur\""),
         ("url = \"s3://b\" regoin = \"r\"", "unknown key `regoin` in `archive \"a\"` (did you mean `region`?)"),
     ] {
