@@ -182,6 +182,19 @@ impl Place {
     }
 }
 
+/// Returns when the part is under way.
+pub(super) async fn write_part(bucket: &Bucket, writer: &mut oio::Writer, part: Buffer) -> Result<(), Fault> {
+    use oio::Write as _;
+    let mut retry = Retry::new(bucket.limits().attempts);
+    loop {
+        match writer.write(part.clone()).await {
+            Ok(()) => return Ok(()),
+            // The writer has kept what failed, and sends it again: it may be an earlier part than this one.
+            Err(error) => retry.after(&error).await?,
+        }
+    }
+}
+
 /// Makes an object of the parts, which are so many bytes; as many of them may still be on their way. `before` is what was there when it began: `None`
 /// for what is put over whatever is there. If that cannot be, the writer is still to be aborted. Says whether the service answered that it is done:
 /// else there may still be something of the upload, whose removal would take the object's content with it.

@@ -7,11 +7,9 @@ use super::sweep::abort_of;
 use super::upload::{Cut, too_large};
 use crate::Bucket;
 use crate::fault::Fault;
-use crate::retry::Retry;
 use bytes::Bytes;
 use model::ObjectId;
 use opendal::Buffer;
-use opendal::raw::oio::{self, Write as _};
 use std::sync::Arc;
 use std::time::SystemTime;
 use transfer::forms::other_encodings;
@@ -109,7 +107,7 @@ async fn put_file(bucket: &Arc<Bucket>, place: &Place, file: OpenFile) -> Result
             let count = usize::try_from(cut.part_bytes.min(bytes - offset)).unwrap_or(0);
             let part = read_part(&file, offset, count).await?;
             offset += part.len() as u64;
-            write_part(bucket, &mut writer, part).await.map_err(failed)?;
+            place::write_part(bucket, &mut writer, part).await.map_err(failed)?;
         }
         place::complete(bucket, (place, None), &mut writer, (bytes, 1)).await.map(drop).map_err(failed)
     };
@@ -129,16 +127,6 @@ async fn read_part(file: &Arc<OpenFile>, offset: u64, count: usize) -> Result<Bu
     });
     let part = read.await.unwrap_or_else(|_| Err(std::io::ErrorKind::Interrupted.into()));
     part.map(Buffer::from).map_err(TransferError::io("read", path))
-}
-
-async fn write_part(bucket: &Bucket, writer: &mut oio::Writer, part: Buffer) -> Result<(), Fault> {
-    let mut retry = Retry::new(bucket.limits().attempts);
-    loop {
-        match writer.write(part.clone()).await {
-            Ok(()) => return Ok(()),
-            Err(error) => retry.after(&error).await?,
-        }
-    }
 }
 
 /// The object stays without its manifest: it is not one.

@@ -8,10 +8,9 @@ use super::place::{self, Place, There};
 use super::sweep::Uploading;
 use crate::Bucket;
 use crate::fault::Fault;
-use crate::retry::Retry;
 use bytes::Bytes;
 use opendal::Buffer;
-use opendal::raw::oio::{self, Write as _};
+use opendal::raw::oio;
 use parking_lot::Mutex;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -333,15 +332,7 @@ async fn send(
 /// Returns when the part is under way, which is when an earlier one has arrived.
 async fn send_part(sent: &mut Sent, part: Bytes) -> Result<(), Fault> {
     let Some(writer) = &mut sent.writer else { return Err(Fault::strange("it is completed")) };
-    let part = Buffer::from(part);
-    let mut retry = Retry::new(sent.bucket.limits().attempts);
-    loop {
-        match writer.write(part.clone()).await {
-            Ok(()) => return Ok(()),
-            // The writer has kept what failed, and sends it again: it may be an earlier part than this one.
-            Err(error) => retry.after(&error).await?,
-        }
-    }
+    place::write_part(&sent.bucket, writer, Buffer::from(part)).await
 }
 
 /// What does not need parts, and is written in any order.
