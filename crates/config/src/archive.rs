@@ -62,11 +62,7 @@ impl<P: Place> MoverConfig<P> {
     /// # Errors
     /// Every problem of the text.
     pub fn parse(text: &str, file_name: &str) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let root = tree::parse(text).map_err(|problem| ConfigError::one(file_name, problem))?;
-        let reader = Reader::new(file_name);
-        let config = Self::read(reader.root(&root));
-        let warnings = reader.finish()?;
-        Ok((config, warnings))
+        parse(text, file_name, Self::read)
     }
 
     /// Reads the configuration file at `path`.
@@ -75,24 +71,12 @@ impl<P: Place> MoverConfig<P> {
     /// As [`MoverConfig::parse`]; also when the file cannot be read, or its mode lets group or others at it
     /// (as Lemur's plugins have it for all their files, whatever they hold).
     pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let loaded = crate::file::load(path, P::FILE, "create it, with mode 0600")?;
-        loaded.refuse_if_shared("must be private to its owner")?;
-        Self::parse(&loaded.text, &loaded.name)
+        load(path, P::FILE, Self::read)
     }
 
     /// Every key that the mover's file may hold, as `key` or `section.key`, an archive's as `archive.key`.
     pub fn known_keys() -> BTreeSet<String> {
-        let at = |value| tree::Node { pos: tree::Pos::START, value };
-        let archive = tree::Entry {
-            key: "archive".into(),
-            key_pos: tree::Pos::START,
-            labels: vec!["any".into()],
-            node: at(tree::Value::Block(Vec::new())),
-        };
-        let root = at(tree::Value::Block(vec![archive]));
-        let reader = Reader::new(String::new());
-        Self::read(reader.root(&root));
-        reader.known_keys()
+        known_keys(Self::read)
     }
 
     fn read(mut root: Section<'_>) -> Self {
@@ -106,6 +90,45 @@ impl<P: Place> MoverConfig<P> {
         let num_threads = num_threads.and_then(|threads| u32::try_from(threads.value).ok()).unwrap_or(P::THREADS);
         Self { num_threads, checksums, archives }
     }
+}
+
+/// Reads a mover's file: `read` is given its root.
+pub(crate) fn parse<T>(
+    text: &str,
+    file_name: &str,
+    read: impl FnOnce(Section<'_>) -> T,
+) -> Result<(T, Vec<Warning>), ConfigError> {
+    let root = tree::parse(text).map_err(|problem| ConfigError::one(file_name, problem))?;
+    let reader = Reader::new(file_name);
+    let config = read(reader.root(&root));
+    let warnings = reader.finish()?;
+    Ok((config, warnings))
+}
+
+/// As [`parse`], for the file at `path`, which has to be its owner's alone: it holds secrets, or commands for root.
+pub(crate) fn load<T>(
+    path: &Path,
+    what: &str,
+    read: impl FnOnce(Section<'_>) -> T,
+) -> Result<(T, Vec<Warning>), ConfigError> {
+    let loaded = crate::file::load(path, what, "create it, with mode 0600")?;
+    loaded.refuse_if_shared("must be private to its owner")?;
+    parse(&loaded.text, &loaded.name, read)
+}
+
+/// The keys that `read` asks for, also those of an archive.
+pub(crate) fn known_keys<T>(read: impl FnOnce(Section<'_>) -> T) -> BTreeSet<String> {
+    let at = |value| tree::Node { pos: tree::Pos::START, value };
+    let archive = tree::Entry {
+        key: "archive".into(),
+        key_pos: tree::Pos::START,
+        labels: vec!["any".into()],
+        node: at(tree::Value::Block(Vec::new())),
+    };
+    let root = at(tree::Value::Block(vec![archive]));
+    let reader = Reader::new(String::new());
+    read(reader.root(&root));
+    reader.known_keys()
 }
 
 fn archive<P: Place>(
@@ -212,7 +235,7 @@ impl Taken {
 }
 
 /// Reads a name and an id; `None` when there is no id.
-fn read_id(name: &At<String>, section: &mut Section<'_>, taken: &mut Taken) -> Option<u32> {
+pub(crate) fn read_id(name: &At<String>, section: &mut Section<'_>, taken: &mut Taken) -> Option<u32> {
     let reader = section.reader();
     if name.value.is_empty() {
         reader.problem(name.pos, "an archive's name is empty", None);

@@ -9,9 +9,10 @@ mod template;
 pub use profile::Profile;
 pub use template::{Part, Placeholder, Template, Word};
 
+use crate::archive::{self, Taken, read_id};
 use crate::error::{ConfigError, Warning};
 use crate::reader::{At, Reader, Section};
-use crate::tree;
+use crate::tree::Pos;
 use profile::Defaults;
 use std::collections::{BTreeMap, BTreeSet};
 use std::num::NonZeroU32;
@@ -144,11 +145,7 @@ impl CommandConfig {
     /// # Errors
     /// Every problem of the text.
     pub fn parse(text: &str, file_name: &str) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let root = tree::parse(text).map_err(|problem| ConfigError::one(file_name, problem))?;
-        let reader = Reader::new(file_name);
-        let config = read(reader.root(&root));
-        let warnings = reader.finish()?;
-        Ok((config, warnings))
+        archive::parse(text, file_name, read)
     }
 
     /// Reads the configuration file at `path`.
@@ -156,43 +153,28 @@ impl CommandConfig {
     /// # Errors
     /// As [`CommandConfig::parse`]; also when the file cannot be read, or its mode lets group or others at it: its commands are run as root.
     pub fn load(path: &Path) -> Result<(Self, Vec<Warning>), ConfigError> {
-        let loaded = crate::file::load(path, "command mover's configuration", "create it, with mode 0600")?;
-        loaded.refuse_if_shared("must be private to its owner")?;
-        Self::parse(&loaded.text, &loaded.name)
+        archive::load(path, "command mover's configuration", read)
     }
 
     /// Every key a command mover's file may hold, as `archive` or `archive.key`.
     pub fn known_keys() -> BTreeSet<String> {
-        let at = |value| tree::Node { pos: tree::Pos::START, value };
-        let archive = tree::Entry {
-            key: "archive".into(),
-            key_pos: tree::Pos::START,
-            labels: vec!["any".into()],
-            node: at(tree::Value::Block(Vec::new())),
-        };
-        let root = at(tree::Value::Block(vec![archive]));
-        let reader = Reader::new(String::new());
-        read(reader.root(&root));
-        reader.known_keys()
+        archive::known_keys(read)
     }
 }
 
 fn read(mut root: Section<'_>) -> CommandConfig {
     let hint = "write archive \"name\" { id = 1, profile = \"rclone\", root = \"remote:bucket\" }";
-    let mut ids = BTreeMap::new();
+    let mut taken = Taken::default();
     let sections = root.required_labelled_sections("archive", hint);
-    let archives = sections.into_iter().filter_map(|(name, section)| archive(name, section, &mut ids)).collect();
+    let archives = sections.into_iter().filter_map(|(name, section)| one_archive(name, section, &mut taken)).collect();
     root.finish();
     CommandConfig { archives }
 }
 
-fn archive(name: At<String>, mut section: Section<'_>, ids: &mut BTreeMap<u32, String>) -> Option<CommandArchive> {
+fn one_archive(name: At<String>, mut section: Section<'_>, taken: &mut Taken) -> Option<CommandArchive> {
     let reader = section.reader();
     let pos = section.pos();
-    if name.value.is_empty() {
-        reader.problem(name.pos, "an archive's name is empty", None);
-    }
-    let id = section.required_u64("id", 1..=u64::from(u32::MAX), "the archive id of requests, 1 or more");
+    let id = read_id(&name, &mut section, taken);
     let profile = section.optional_choice("profile", &Profile::ALL).map(|at| at.value);
     let defaults = profile::defaults(profile);
     let commands = commands(&mut section, &defaults);
@@ -215,18 +197,12 @@ fn archive(name: At<String>, mut section: Section<'_>, ids: &mut BTreeMap<u32, S
     let batch = batch(section.section("batch"), &defaults);
     section.finish();
 
-    let id = id.and_then(|id| Some(At { pos: id.pos, value: u32::try_from(id.value).ok()? }));
-    if let Some(At { pos, value }) = id
-        && let Some(other) = ids.insert(value, name.value.clone())
-    {
-        reader.problem(pos, format!("id {value} is already that of archive \"{}\"", other.escape_debug()), None);
-    }
     let (commands, id) = (commands?, id?);
     let check = check_stored.as_ref().map(|at| at.value).or(defaults.check);
     let check = check.unwrap_or(if commands.stat.is_some() { Check::Stat } else { Check::No });
     let read = CommandArchive {
         name: name.value,
-        id: id.value,
+        id,
         archive: commands.archive,
         restore: commands.restore,
         remove: commands.remove,
@@ -249,7 +225,7 @@ fn archive(name: At<String>, mut section: Section<'_>, ids: &mut BTreeMap<u32, S
 }
 
 /// What goes together, and what does not.
-fn agree(archive: &CommandArchive, reader: &Reader, pos: tree::Pos, staging: Option<At<PathBuf>>) {
+fn agree(archive: &CommandArchive, reader: &Reader, pos: Pos, staging: Option<At<PathBuf>>) {
     let writes_files = [Placeholder::File, Placeholder::Dir, Placeholder::Member];
     let restores_files = writes_files.iter().any(|hole| archive.restore.has(*hole));
     let commands = [Some(&archive.archive), Some(&archive.restore), archive.remove.as_ref(), archive.stat.as_ref()];

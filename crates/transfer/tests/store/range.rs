@@ -1,50 +1,16 @@
 //! Parts of an object on a filesystem: any of them, holes, and what other programs make of it.
 
 use crate::harness::{Archive, described, hash, id, sparse_file};
+use crate::suite::expected;
+use crate::suite::parts::{STALE, range_over, with_chunks};
 use model::Extent;
 use proptest::prelude::*;
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use testkit::Random;
-use transfer::{DigestKind, Encoding, Expected, OpenFile, Store, Stored, TransferError, Unwatched};
+use transfer::{DigestKind, Encoding, OpenFile};
 
 const MIB: u64 = 1 << 20;
-const STALE: u8 = 0xa5;
-
-fn expected(stored: &Stored) -> Expected {
-    Expected { size: Some(stored.bytes), digest: stored.digest }
-}
-
-/// Gets an extent into a file of `size` stale bytes, and gives back what it holds then.
-fn range_over(
-    archive: &Archive,
-    stored: &Stored,
-    size: u64,
-    extent: Extent,
-) -> Result<(u64, Vec<u8>), (TransferError, Vec<u8>)> {
-    let path = archive.base.join("restored");
-    fs::write(&path, vec![STALE; usize::try_from(size).unwrap()]).unwrap();
-    let target = OpenFile::for_writing(&path).unwrap();
-    let result = archive.store.get_range(&stored.id, &target, extent, expected(stored), &Unwatched);
-    let found = fs::read(&path).unwrap();
-    result.map(|restored| (restored.bytes, found.clone())).map_err(|error| (error, found))
-}
-
-/// What a file of stale bytes holds after the chunks that touch the extent came.
-fn with_chunks(content: &[u8], size: u64, extent: Extent) -> (u64, Vec<u8>) {
-    let (offset, length) = extent.within(content.len() as u64);
-    let (from, to) = (offset / MIB * MIB, (offset + length).next_multiple_of(MIB).min(content.len() as u64));
-    let mut found = vec![STALE; usize::try_from(size).unwrap()];
-    if length == 0 {
-        return (0, found);
-    }
-    let end = to.min(size);
-    if from < end {
-        let (from, end) = (usize::try_from(from).unwrap(), usize::try_from(end).unwrap());
-        found[from..end].copy_from_slice(&content[from..end]);
-    }
-    (to - from, found)
-}
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(12))]
@@ -67,7 +33,7 @@ proptest! {
         for (offset, length) in extents {
             let extent = Extent { offset, length };
             let target_size = size.saturating_sub(cut);
-            let found = range_over(&archive, &stored, target_size, extent).unwrap();
+            let found = range_over((&archive.store, &archive.base), &stored, target_size, extent).unwrap();
             prop_assert!(found == with_chunks(&content, target_size, extent), "{:?} of {}", extent, size);
         }
     }
@@ -81,7 +47,9 @@ fn a_hole_is_made_one_again_and_takes_no_space() {
     let source = OpenFile::for_reading(&path).unwrap();
     for encoding in Encoding::ALL {
         let stored = archive.put(&id("abcdef"), &source, described(encoding)).unwrap();
-        let (_, found) = range_over(&archive, &stored, 16 * MIB, Extent { offset: 0, length: 12 * MIB }).unwrap();
+        let (_, found) =
+            range_over((&archive.store, &archive.base), &stored, 16 * MIB, Extent { offset: 0, length: 12 * MIB })
+                .unwrap();
         assert!(found[..12 << 20] == content[..12 << 20] && found[12 << 20..].iter().all(|byte| *byte == STALE));
         let blocks = fs::metadata(archive.base.join("restored")).unwrap().blocks();
         assert!(blocks * 512 < 6 * MIB, "{encoding:?}: {blocks} blocks");

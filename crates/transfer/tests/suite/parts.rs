@@ -3,29 +3,30 @@
 use super::{Bed, Calls, Half, described, expected, id, plain};
 use model::{Digest, ErrorKind, Extent};
 use std::fs;
+use std::path::Path;
 use testkit::Random;
 use transfer::{DigestKind, Encoding, Expected, OpenFile, Store, Stored, TransferError, Unwatched};
 
 const MIB: u64 = 1 << 20;
-const STALE: u8 = 0xa5;
+pub(crate) const STALE: u8 = 0xa5;
 
 /// Gets an extent into a file of `size` stale bytes, and gives back what it holds then.
-fn range_over<B: Bed>(
-    bed: &B,
+pub(crate) fn range_over<S: Store>(
+    (store, base): (&S, &Path),
     stored: &Stored,
     size: u64,
     extent: Extent,
 ) -> Result<(u64, Vec<u8>), (TransferError, Vec<u8>)> {
-    let path = bed.base().join("restored");
+    let path = base.join("restored");
     fs::write(&path, vec![STALE; usize::try_from(size).unwrap()]).unwrap();
     let target = OpenFile::for_writing(&path).unwrap();
-    let result = bed.store().get_range(&stored.id, &target, extent, expected(stored), &Unwatched);
+    let result = store.get_range(&stored.id, &target, extent, expected(stored), &Unwatched);
     let found = fs::read(&path).unwrap();
     result.map(|restored| (restored.bytes, found.clone())).map_err(|error| (error, found))
 }
 
 /// What a file of stale bytes holds after the chunks that touch the extent came.
-fn with_chunks(content: &[u8], size: u64, extent: Extent) -> (u64, Vec<u8>) {
+pub(crate) fn with_chunks(content: &[u8], size: u64, extent: Extent) -> (u64, Vec<u8>) {
     let (offset, length) = extent.within(content.len() as u64);
     let (from, to) = (offset / MIB * MIB, (offset + length).next_multiple_of(MIB).min(content.len() as u64));
     let mut found = vec![STALE; usize::try_from(size).unwrap()];
@@ -57,7 +58,7 @@ pub(crate) fn exactly_the_chunks_that_touch_a_range_come<B: Bed>() {
             }
             for extent in extents {
                 for target in [size, size / 2] {
-                    let found = range_over(&bed, &stored, target, extent).unwrap();
+                    let found = range_over((bed.store(), bed.base()), &stored, target, extent).unwrap();
                     assert!(found == with_chunks(&content, target, extent), "{encoding:?} {extent:?} of {size}");
                 }
             }
@@ -73,7 +74,7 @@ pub(crate) fn a_range_without_a_usable_manifest_is_refused_as_unsupported<B: Bed
     let whole = Extent::WHOLE;
     let again = |kind| transfer::PutOptions { repeated: true, ..plain(Encoding::Raw, kind) };
     let refused = |stored: &Stored, why: &str| {
-        let (error, found) = range_over(&bed, stored, 100, whole).unwrap_err();
+        let (error, found) = range_over((bed.store(), bed.base()), stored, 100, whole).unwrap_err();
         assert!(matches!(error, TransferError::NoManifest { .. }), "{why}: {error}");
         assert_eq!((error.errno(), error.kind()), (95, ErrorKind::Permanent), "{why}");
         assert!(found.iter().all(|byte| *byte == STALE), "{why}");
@@ -94,7 +95,7 @@ pub(crate) fn a_range_without_a_usable_manifest_is_refused_as_unsupported<B: Bed
         assert!(bed.get_over(&stored.id, b"", expected(&stored)).unwrap().1 == content, "{what}");
     }
     bed.write(&stored.id, Half::Manifest, &bytes);
-    assert!(range_over(&bed, &stored, 3 << 20, whole).unwrap().1 == content);
+    assert!(range_over((bed.store(), bed.base()), &stored, 3 << 20, whole).unwrap().1 == content);
 }
 
 pub(crate) fn p5_a_damaged_chunk_is_named_and_the_others_come<B: Bed>() {
@@ -108,7 +109,8 @@ pub(crate) fn p5_a_damaged_chunk_is_named_and_the_others_come<B: Bed>() {
         bytes[5 << 19] ^= 1;
         bed.write(&stored.id, Half::Object, &bytes);
         for chunk in [0, 1, 2, 3, 8] {
-            let result = range_over(&bed, &stored, 9 * MIB, Extent { offset: chunk * MIB + 5, length: 1 });
+            let result =
+                range_over((bed.store(), bed.base()), &stored, 9 * MIB, Extent { offset: chunk * MIB + 5, length: 1 });
             if chunk != 2 {
                 let extent = Extent { offset: chunk * MIB, length: 1 };
                 assert!(result.unwrap() == with_chunks(&content, 9 * MIB, extent), "{encoding:?} {chunk}");
