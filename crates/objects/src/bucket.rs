@@ -4,7 +4,7 @@ use crate::engine::Engine;
 use crate::fault::Fault;
 use crate::retry::Retry;
 use crate::settings::{
-    Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Limits, S3, S3Credentials, Service, Settings,
+    Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Layout, Limits, S3, S3Credentials, Service, Settings,
     SettingsError, check_endpoint, check_secrecy,
 };
 use crate::transport::{Progress, Transport};
@@ -30,6 +30,7 @@ pub struct Bucket {
     operator: Operator,
     engine: Engine,
     limits: Limits,
+    layout: Layout,
     name: String,
     traits: Traits,
     uploads: Option<Arc<Uploads>>,
@@ -93,6 +94,7 @@ impl Bucket {
             operator,
             engine: Engine::start().map_err(|e| SettingsError::Threads(e.to_string()))?,
             limits: settings.limits,
+            layout: settings.layout,
             name: settings.name(),
             traits,
             uploads,
@@ -139,6 +141,10 @@ impl Bucket {
 
     pub(crate) fn limits(&self) -> &Limits {
         &self.limits
+    }
+
+    pub(crate) fn layout(&self) -> Layout {
+        self.layout
     }
 
     pub(crate) fn traits(&self) -> Traits {

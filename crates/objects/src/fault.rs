@@ -37,6 +37,11 @@ impl Fault {
         Self { told: Told::Unexpected, temporary: true, why: why.into() }
     }
 
+    /// There is no such object.
+    pub(crate) fn missing() -> Self {
+        Self { told: Told::NotFound, temporary: false, why: "there is no such object".to_owned() }
+    }
+
     /// The place is taken.
     pub(crate) fn occupied(why: &str) -> Self {
         Self { told: Told::AlreadyExists, temporary: false, why: why.to_owned() }

@@ -24,7 +24,7 @@ mod uploads;
 pub use bucket::Bucket;
 pub use secret::Secret;
 pub use settings::{
-    Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Limits, S3, S3Credentials, Service, Settings,
+    Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Layout, Limits, S3, S3Credentials, Service, Settings,
     SettingsError, SseKey,
 };
 pub use store::{ObjectStore, StagedObject, SweptUploads};

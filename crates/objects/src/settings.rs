@@ -25,8 +25,20 @@ pub struct Settings {
     pub ca_file: Option<PathBuf>,
     /// The storage class of new objects, by the service's name for it.
     pub storage_class: Option<String>,
+    /// Which object has which key.
+    pub layout: Layout,
     /// Limits.
     pub limits: Limits,
+}
+
+/// Which object has which key. What an archive was begun with, it has to be read with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Layout {
+    /// By ids alone.
+    #[default]
+    Uuid,
+    /// Lemur's in S3: by ids, as they are, and without manifests.
+    LemurS3,
 }
 
 /// A service.
@@ -234,6 +246,7 @@ impl Settings {
             endpoint: None,
             ca_file: None,
             storage_class: None,
+            layout: Layout::Uuid,
             limits: Limits::default(),
         }
     }

@@ -1,10 +1,10 @@
 //! Out of the bucket: by chunks with the manifest, else from front to back.
 
+use super::ObjectStore;
 use super::place::carried;
 use super::remote::{Remote, Source};
-use super::{ObjectStore, keys};
-use crate::Bucket;
 use crate::fault::Fault;
+use crate::{Bucket, Layout};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use model::limits::CHUNK_SIZE_BYTES;
@@ -14,7 +14,7 @@ use std::sync::Arc;
 use transfer::copy::{ChunkReader, open_chunks, restore_chunks, restore_range, restore_stream};
 use transfer::forms::not_reserved;
 use transfer::manifest::ReadAt;
-use transfer::{Encoding, Expected, Monitor, OpenFile, Restored, TransferError, Unwatched};
+use transfer::{Expected, Monitor, OpenFile, Restored, TransferError, Unwatched};
 
 /// Of at most so much content are objects that carry their manifests, if the settings are the usual ones.
 const AT_ONCE_BYTES: u64 = 8 << 20;
@@ -35,13 +35,12 @@ struct Found<'m> {
 }
 
 /// Where an object of so much content lies, most likely first.
-fn order(id: &ObjectId, size: Option<u64>) -> [String; 2] {
-    let keys = [keys::small(id), keys::object(id)];
-    if size.is_none_or(|size| size <= AT_ONCE_BYTES) {
-        return keys;
+fn order(layout: Layout, id: &ObjectId, size: Option<u64>) -> Vec<String> {
+    let mut keys: Vec<String> = layout.small(id).into_iter().chain([layout.object(id)]).collect();
+    if size.is_some_and(|size| size > AT_ONCE_BYTES) {
+        keys.reverse();
     }
-    let [small, object] = keys;
-    [object, small]
+    keys
 }
 
 impl ObjectStore {
@@ -54,8 +53,9 @@ impl ObjectStore {
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
         not_reserved(id)?;
-        let path = self.bucket.path(&keys::object(id));
-        let (_, encoding) = Encoding::split(id.as_str());
+        let layout = self.bucket.layout();
+        let path = self.bucket.path(&layout.object(id));
+        let encoding = layout.encoding(id);
         if let (Some(0..=ONE_CHUNK_BYTES), Some(Digest::Blake3(_))) = (expected.size, expected.digest) {
             // The hash of one chunk is that of everything: one request is enough, and nothing is written before it is compared.
             let object = self.fetch_object(id, monitor)?;
@@ -114,14 +114,14 @@ impl ObjectStore {
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
         let none = || TransferError::NoManifest {
-            path: self.bucket.path(&keys::manifest(id)),
+            path: self.bucket.path(&self.bucket.layout().manifest(id)),
             why: "there is none, or no hash to compare with".to_owned(),
         };
         let Some(Digest::Blake3(_)) = expected.digest else { return Err(none()) };
         let is_small = expected.size.is_some_and(|size| size <= AT_ONCE_BYTES);
         let apart = if is_small { None } else { self.fetch_manifest(id, monitor)? };
         let (key, manifest) = match apart {
-            Some(manifest) => (keys::object(id), manifest),
+            Some(manifest) => (self.bucket.layout().object(id), manifest),
             None => {
                 let (key, found) = self.stat_object(id, expected.size, monitor)?;
                 let manifest = match carried(&found) {
@@ -166,8 +166,8 @@ impl ObjectStore {
         manifest: Source<'m>,
         expected: Expected,
     ) -> Result<Option<Reader<'m>>, TransferError> {
-        let object = (object, self.bucket.path(&keys::object(id)));
-        open_chunks(id, object, (manifest, self.bucket.path(&keys::manifest(id))), expected)
+        let object = (object, self.bucket.path(&self.bucket.layout().object(id)));
+        open_chunks(id, object, (manifest, self.bucket.path(&self.bucket.layout().manifest(id))), expected)
     }
 
     /// The object, and its manifest when there is a hash that it could prove.
@@ -192,13 +192,17 @@ impl ObjectStore {
 
     /// An object of one chunk.
     fn fetch_object(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<Source<'static>, TransferError> {
-        let (bucket, [small, object]) = (self.bucket.clone(), order(id, None));
-        let path = self.bucket.path(&object);
+        let (bucket, keys) = (self.bucket.clone(), order(self.bucket.layout(), id, None));
+        let path = self.bucket.path(&self.bucket.layout().object(id));
         let fetch = async move {
-            match fetch_whole(&bucket, &small).await {
-                Err(fault) if fault.is_missing() => fetch_whole(&bucket, &object).await,
-                fetched => fetched,
+            let mut missing = Fault::missing();
+            for key in &keys {
+                match fetch_whole(&bucket, key).await {
+                    Err(fault) if fault.is_missing() => missing = fault,
+                    fetched => return fetched,
+                }
             }
+            Err(missing)
         };
         let fetched = self.bucket.engine().wait_watched(fetch, monitor)?;
         if fetched.as_ref().is_err_and(Fault::is_missing) {
@@ -215,8 +219,8 @@ impl ObjectStore {
         size: Option<u64>,
         monitor: &dyn Monitor,
     ) -> Result<(String, Metadata), TransferError> {
-        let (bucket, keys) = (self.bucket.clone(), order(id, size));
-        let path = self.bucket.path(&keys::object(id));
+        let (bucket, keys) = (self.bucket.clone(), order(self.bucket.layout(), id, size));
+        let path = self.bucket.path(&self.bucket.layout().object(id));
         let stat = async move {
             let look = async {
                 for key in keys {
@@ -240,8 +244,8 @@ impl ObjectStore {
 
     /// The manifest of an object, which may carry it, or a record.
     pub(super) fn find_manifest(&self, id: &ObjectId) -> Result<Option<Source<'static>>, TransferError> {
-        let (bucket, key) = (self.bucket.clone(), keys::small(id));
-        let path = self.bucket.path(&key);
+        let Some(key) = self.bucket.layout().small(id) else { return self.fetch_manifest(id, &Unwatched) };
+        let (bucket, path) = (self.bucket.clone(), self.bucket.path(&key));
         let stat = self.bucket.engine().wait(async move { bucket.stat(&key).await });
         let found = stat.map_err(|fault| fault.into_error("look for", path))?;
         match found.as_ref().and_then(carried) {
@@ -256,7 +260,10 @@ impl ObjectStore {
         id: &ObjectId,
         monitor: &'m dyn Monitor,
     ) -> Result<Option<Source<'m>>, TransferError> {
-        let (bucket, key) = (self.bucket.clone(), keys::manifest(id));
+        if !self.bucket.layout().has_manifests() {
+            return Ok(None);
+        }
+        let (bucket, key) = (self.bucket.clone(), self.bucket.layout().manifest(id));
         let fetched = {
             let key = key.clone();
             self.bucket.engine().wait_watched(async move { fetch(&bucket, &key).await }, monitor)?

@@ -30,7 +30,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use sweep::Underway;
 use transfer::copy::unusable;
-use transfer::forms::{not_reserved, other_encodings, with_encoding};
+use transfer::forms::not_reserved;
 use transfer::manifest::{Manifest, ManifestError};
 use transfer::{Done, Encoding, Expected, Head, Monitor, OpenFile, PutOptions, Restored, Store, Stored, TransferError};
 
@@ -75,11 +75,32 @@ impl ObjectStore {
         let ending = Ending::new(done);
         let bucket = self.bucket.clone();
         self.bucket.engine().spawn(async move {
-            let keys: Vec<String> = ids.iter().flat_map(keys::all).collect();
+            let layout = bucket.layout();
+            let keys: Vec<String> = ids.iter().flat_map(|id| layout.all(id)).collect();
             let removed = bucket.in_time(bucket.remove(&keys), |late| late).await;
-            let path = ids.first().map_or_else(|| bucket.path(""), |id| bucket.path(&keys::object(id)));
+            let path = ids.first().map_or_else(|| bucket.path(""), |id| bucket.path(&layout.object(id)));
             ending.tell(removed.map_err(|fault| fault.into_error("remove", path)));
         });
+    }
+
+    /// The id, and for one that was proposed all that it may have become.
+    fn named_by(&self, id: &ObjectId) -> Vec<ObjectId> {
+        let layout = self.bucket.layout();
+        let others = (layout.encoding(id) == Encoding::Raw).then(|| layout.other_forms(id)).into_iter().flatten();
+        std::iter::once(id.clone()).chain(others).collect()
+    }
+
+    fn list_all(
+        &self,
+        prefixes: &'static [&'static str],
+        visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
+    ) -> Result<(), TransferError> {
+        for prefix in prefixes {
+            if self.list_ids(prefix, visit)?.is_break() {
+                break;
+            }
+        }
+        Ok(())
     }
 
     fn list_ids(
@@ -158,7 +179,7 @@ impl Store for ObjectStore {
         let (bucket, ending) = (self.bucket.clone(), Ending::new(done));
         self.bucket.engine().spawn(async move {
             // The bucket is held until the very end: its threads do not go while they have something to tell.
-            let path = bucket.path(&keys::object(&staged.id));
+            let path = bucket.path(&bucket.layout().object(&staged.id));
             let late = |fault: Fault| fault.into_error("store", path);
             let published = bucket.in_time(publish(&bucket, staged), late).await;
             ending.tell(published);
@@ -193,10 +214,11 @@ impl Store for ObjectStore {
     fn put_record(&self, record: &Manifest, done: Done) {
         let id = record.object.clone();
         let bytes = match record.content() {
+            _ if !self.bucket.layout().has_manifests() => Err(ManifestError::Unfit("the archive has no manifests")),
             None => record.encode(),
             Some(_) => Err(ManifestError::Unfit("it has content, which only an object can hold")),
         };
-        let path = self.bucket.path(&keys::manifest(&id));
+        let path = self.bucket.path(&self.bucket.layout().manifest(&id));
         let unfit = |e: ManifestError| TransferError::Undescribed { path, why: e.to_string() };
         let bytes = match not_reserved(&id).and_then(|()| bytes.map_err(unfit)) {
             Ok(bytes) => bytes,
@@ -204,7 +226,7 @@ impl Store for ObjectStore {
         };
         let (bucket, ending) = (self.bucket.clone(), Ending::new(done));
         self.bucket.engine().spawn(async move {
-            let place = Place::new(keys::manifest(&id));
+            let place = Place::new(bucket.layout().manifest(&id));
             let put = put_bytes(&bucket, &place, bytes.into()).await;
             ending.tell(put.map(|()| Stored { id, bytes: 0, digest: None }));
         });
@@ -212,15 +234,13 @@ impl Store for ObjectStore {
 
     fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, TransferError> {
         let Some(bytes) = self.find_manifest(id)? else { return Ok(None) };
-        let path = self.bucket.path(&keys::manifest(id));
+        let path = self.bucket.path(&self.bucket.layout().manifest(id));
         let (manifest, _) = Manifest::read(&bytes).map_err(unusable(&path))?;
         Ok(Some(manifest))
     }
 
     fn remove(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
-        let is_raw = Encoding::split(id.as_str()).1 == Encoding::Raw;
-        let others = is_raw.then(|| other_encodings(id)).into_iter().flatten();
-        self.remove_all(std::iter::once(id.clone()).chain(others).collect(), done);
+        self.remove_all(self.named_by(id), done);
     }
 
     /// Looks at each key first: what Sifaka did not make made the attempt fail, and is left alone now too.
@@ -228,10 +248,9 @@ impl Store for ObjectStore {
         if let Err(error) = not_reserved(id) {
             return done(Err(error));
         }
-        let is_raw = Encoding::split(id.as_str()).1 == Encoding::Raw;
-        let others = is_raw.then(|| other_encodings(id)).into_iter().flatten();
-        let keys: Vec<String> = std::iter::once(id.clone()).chain(others).flat_map(|id| keys::all(&id)).collect();
-        let (bucket, ending, path) = (self.bucket.clone(), Ending::new(done), self.bucket.path(&keys::object(id)));
+        let layout = self.bucket.layout();
+        let keys: Vec<String> = self.named_by(id).iter().flat_map(|id| layout.all(id)).collect();
+        let (bucket, ending, path) = (self.bucket.clone(), Ending::new(done), self.bucket.path(&layout.object(id)));
         self.bucket.engine().spawn(async move {
             let removed = bucket.in_time(remove_ours(&bucket, keys), |late| late).await;
             ending.tell(removed.map_err(|fault| fault.into_error("remove", path)));
@@ -239,14 +258,14 @@ impl Store for ObjectStore {
     }
 
     fn attempts(&self, proposed: &ObjectId, _since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {
-        let forms = Encoding::ALL.map(|encoding| with_encoding(proposed, encoding));
-        let forms = forms.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let layout = self.bucket.layout();
+        let forms: Vec<ObjectId> = layout.other_forms(proposed).chain([proposed.clone()]).collect();
         let bucket = self.bucket.clone();
         let found = self.bucket.engine().wait(async move {
             let looks = forms.into_iter().map(|id| {
                 let bucket = bucket.clone();
                 async move {
-                    for key in keys::all(&id) {
+                    for key in layout.all(&id) {
                         if bucket.stat(&key).await?.is_some() {
                             return Ok(Some(id));
                         }
@@ -256,19 +275,23 @@ impl Store for ObjectStore {
             });
             bucket.in_time(futures_util::future::try_join_all(looks), |late| late).await
         });
-        let found = found.map_err(|fault| fault.into_error("look for", self.bucket.path(&keys::object(proposed))))?;
+        let found = found.map_err(|fault| fault.into_error("look for", self.bucket.path(&layout.object(proposed))))?;
         Ok(found.into_iter().flatten().collect())
     }
 
     fn head(&self, id: &ObjectId) -> Result<Option<Head>, TransferError> {
         not_reserved(id)?;
-        let (bucket, key) = (self.bucket.clone(), keys::object(id));
-        let path = self.bucket.path(&key);
-        let small = keys::small(id);
+        let (bucket, layout) = (self.bucket.clone(), self.bucket.layout());
+        let path = self.bucket.path(&layout.object(id));
+        let keys: Vec<String> = layout.small(id).into_iter().chain([layout.object(id)]).collect();
         let found = self.bucket.engine().wait(async move {
             let stat = async {
-                let found = bucket.stat(&small).await?;
-                if found.is_some() { Ok(found) } else { bucket.stat(&key).await }
+                for key in &keys {
+                    if let Some(found) = bucket.stat(key).await? {
+                        return Ok(Some(found));
+                    }
+                }
+                Ok(None)
             };
             bucket.in_time(stat, |late| late).await
         });
@@ -277,7 +300,7 @@ impl Store for ObjectStore {
             self.bucket.check()?;
             return Ok(None);
         };
-        let (_, encoding) = Encoding::split(id.as_str());
+        let encoding = layout.encoding(id);
         let stored = found.last_modified().map(|time| time.into_inner().as_millisecond());
         // What does not say how old it is counts as new: it might be on its way.
         let stored_ms = stored.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(u64::MAX);
@@ -285,16 +308,10 @@ impl Store for ObjectStore {
     }
 
     fn list(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
-        if self.list_ids(keys::OBJECTS, visit)?.is_break() {
-            return Ok(());
-        }
-        self.list_ids(keys::SMALL, visit).map(drop)
+        self.list_all(self.bucket.layout().objects(), visit)
     }
 
     fn list_manifests(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
-        if self.list_ids(keys::MANIFESTS, visit)?.is_break() {
-            return Ok(());
-        }
-        self.list_ids(keys::SMALL, visit).map(drop)
+        self.list_all(self.bucket.layout().manifests(), visit)
     }
 }

@@ -1,6 +1,5 @@
 //! What becomes visible in the bucket, and in which order: the object, then its manifest, and after both the acknowledgement.
 
-use super::keys;
 use super::place::{self, Place, There};
 use super::stage::{StagedContent, StagedObject, Table};
 use super::sweep::abort_of;
@@ -12,7 +11,6 @@ use model::ObjectId;
 use opendal::Buffer;
 use std::sync::Arc;
 use std::time::SystemTime;
-use transfer::forms::other_encodings;
 use transfer::manifest::ReadAt as _;
 use transfer::{OpenFile, Stored, TransferError};
 
@@ -45,7 +43,7 @@ impl<T> Drop for Ending<T> {
 /// Makes staged content an object. After an error nothing of it is left, unless it replaced something, or it took so long that it was given up.
 pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Result<Stored, TransferError> {
     let StagedObject { id, copied, content, manifest, repeated } = staged;
-    let path = bucket.path(&keys::object(&id));
+    let path = bucket.path(&bucket.layout().object(&id));
     let failed = |fault: Fault| fault.of_bucket().into_error("store", path.clone());
     let (place, begun) = match &content {
         StagedContent::Whole(place, ..) => (place.clone(), SystemTime::now()),
@@ -61,7 +59,7 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
     };
     let mut own = vec![place.key.clone()];
     if let Some(table) = manifest {
-        let described = place.beside(keys::manifest(&id));
+        let described = place.beside(bucket.layout().manifest(&id));
         own.push(described.key.clone());
         if let Err(error) = put_manifest(bucket, &described, table).await {
             if !replaced {
@@ -141,9 +139,10 @@ async fn take_back(bucket: &Bucket, places: [&Place; 2]) {
 
 /// An earlier attempt of the same archive may have chosen another encoding, or had a manifest.
 async fn remove_older_forms(bucket: &Bucket, id: &ObjectId, own: &[String]) {
-    let all = other_encodings(id).chain([id.clone()]).flat_map(|id| keys::all(&id));
+    let layout = bucket.layout();
+    let all = layout.other_forms(id).chain([id.clone()]).flat_map(|id| layout.all(&id));
     let old: Vec<String> = all.filter(|key| !own.contains(key)).collect();
-    let path = bucket.path(&keys::object(id));
+    let path = bucket.path(&bucket.layout().object(id));
     if let Err(fault) = bucket.remove(&old).await {
         tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove older forms of an object");
     }
@@ -152,9 +151,9 @@ async fn remove_older_forms(bucket: &Bucket, id: &ObjectId, own: &[String]) {
 /// Not those of this attempt: there may be one that has become the object.
 async fn abort_older_uploads(bucket: &Bucket, id: &ObjectId, begun: SystemTime) {
     if let Some(uploads) = bucket.uploads()
-        && let Err(fault) = abort_of(&uploads, id, begun).await
+        && let Err(fault) = abort_of((bucket, &uploads), id, begun).await
     {
-        let path = bucket.path(&keys::object(id));
+        let path = bucket.path(&bucket.layout().object(id));
         tracing::debug!(object = %path.display(), error = fault.why(), "cannot look for unfinished uploads; the next sweep will");
     }
 }

@@ -1,10 +1,10 @@
 //! From a file to content that is ready to become an object.
 
+use super::ObjectStore;
 use super::memory::{Memory, Taken};
 use super::place::{Place, There};
 use super::sweep::Uploading;
 use super::upload::{Cut, Sent, Upload, Whole, too_large};
-use super::{ObjectStore, keys};
 use crate::Bucket;
 use crate::fault::Fault;
 use bytes::Bytes;
@@ -73,8 +73,13 @@ impl ObjectStore {
         monitor: &dyn Monitor,
     ) -> Result<StagedObject, TransferError> {
         not_reserved(id)?;
-        let encoding = options.compression.encoding_of(source)?;
-        let id = with_encoding(id, encoding)?;
+        let layout = self.bucket.layout();
+        let (id, encoding, options) = if layout.has_manifests() {
+            let encoding = options.compression.encoding_of(source)?;
+            (with_encoding(id, encoding)?, encoding, options)
+        } else {
+            (id.clone(), Encoding::Raw, PutOptions { origin: None, ..options })
+        };
         let size = source.stamp()?.size;
         // There may be none for minutes, and a log grows meanwhile.
         let as_before = || match source.stamp()?.size {
@@ -83,8 +88,8 @@ impl ObjectStore {
             }
             _ => Ok(()),
         };
-        let table = Table::new(size, self.bucket.path(&keys::manifest(&id)))?;
-        let mut place = Place::new(keys::object(&id));
+        let table = Table::new(size, self.bucket.path(&layout.manifest(&id)))?;
+        let mut place = Place::new(layout.object(&id));
         place.describe(source)?;
         let take = |object: &dyn WriteAt| {
             as_before()?;
@@ -102,7 +107,7 @@ impl ObjectStore {
         }
         let manifest = archived.described.then_some(table).filter(|table| match (&mut content, table) {
             (StagedContent::Whole(place, ..), Table::Memory(manifest)) => {
-                !manifest.carried_by(place, &self.bucket, keys::small(&id))
+                !layout.small(&id).is_some_and(|key| manifest.carried_by(place, &self.bucket, key))
             }
             _ => true,
         });

@@ -1,6 +1,6 @@
 //! Uploads that nobody will complete: of processes that crashed.
 
-use super::{ObjectStore, keys};
+use super::ObjectStore;
 use crate::Bucket;
 use crate::fault::Fault;
 use crate::uploads::{Unfinished, Uploads};
@@ -10,7 +10,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use transfer::TransferError;
-use transfer::forms::other_encodings;
 
 /// What a sweep removed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,7 +66,7 @@ impl ObjectStore {
         let (underway, bucket) = (self.underway.clone(), self.bucket.clone());
         let swept = self.bucket.engine().wait(async move {
             let mut swept = SweptUploads::default();
-            for prefix in [keys::OBJECTS, keys::MANIFESTS] {
+            for prefix in bucket.layout().uploads() {
                 swept.uploads += abort_old((&bucket, &uploads), prefix, age, &underway).await?;
             }
             Ok(swept)
@@ -108,14 +107,22 @@ async fn abort_old(
 
 /// Aborts what is unfinished of an object that was just completed, in any form, and was begun before: of its attempts only one runs at a time,
 /// and this one is done.
-pub(super) async fn abort_of(uploads: &Uploads, id: &ObjectId, before: SystemTime) -> Result<(), Fault> {
-    let forms: Vec<ObjectId> = other_encodings(id).chain([id.clone()]).collect();
+pub(super) async fn abort_of(
+    (bucket, uploads): (&Bucket, &Uploads),
+    id: &ObjectId,
+    before: SystemTime,
+) -> Result<(), Fault> {
+    let layout = bucket.layout();
+    let forms: Vec<ObjectId> = layout.other_forms(id).chain([id.clone()]).collect();
     let root = uploads.root();
-    let of_it: Vec<String> =
-        forms.iter().flat_map(|id| [keys::object(id), keys::manifest(id)]).map(|key| format!("{root}{key}")).collect();
+    let of_it: Vec<String> = forms
+        .iter()
+        .flat_map(|id| [layout.object(id), layout.manifest(id)])
+        .map(|key| format!("{root}{key}"))
+        .collect();
     // The shortest form is what the others begin with.
     let Some(base) = forms.iter().min_by_key(|id| id.as_str().len()) else { return Ok(()) };
-    for prefix in [keys::object(base), keys::manifest(base)] {
+    for prefix in [layout.object(base), layout.manifest(base)] {
         let visit = |found: Vec<Unfinished>| async {
             for upload in found.into_iter().filter(|upload| of_it.contains(&upload.key) && upload.is_of_before(before))
             {

@@ -3,7 +3,6 @@
 use super::ServerBed;
 use super::rgw::{BUCKET, settings};
 use super::suite::{Bed as _, Calls as _, described, expected, id};
-use crate::store::keys;
 use crate::store::place::Place;
 use crate::{Bucket, Encryption, ObjectStore, S3, S3Credentials, Secret, Service, Settings};
 use model::{Digest, ErrorKind};
@@ -252,14 +251,14 @@ fn what_sifaka_did_not_make_survives_the_removal_of_an_attempt() {
 fn p1_an_attempt_takes_back_only_what_it_made() {
     let bed = ServerBed::<Rgw>::new();
     let stored = bed.put(&id("abcdef"), &bed.file("source", b"content"), described(Encoding::Raw)).unwrap();
-    let key = keys::small(&stored.id);
+    let key = format!("small/{}", stored.id);
     let take_back = |place: Place| {
         let bucket = bed.store.bucket().clone();
         bed.store.bucket().engine().wait(async move { place.take_back(&bucket).await }).unwrap();
     };
     take_back(Place::new(key.clone()));
     assert_eq!(bed.server.keys(BUCKET), ["site/a prefix/small/abcdef"]);
-    let own = Place::new(keys::manifest(&stored.id));
+    let own = Place::new(format!("manifests/{}", stored.id));
     let (bucket, manifest) = (bed.store.bucket().clone(), own.clone());
     let put = async move { manifest.put_over(&bucket, "manifest".into()).await };
     bed.store.bucket().engine().wait(put).unwrap();

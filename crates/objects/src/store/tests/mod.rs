@@ -57,7 +57,6 @@ mod s3s;
 mod sweep;
 mod tls;
 
-use crate::store::keys;
 use crate::{Bucket, ObjectStore, Settings};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -80,7 +79,7 @@ impl<S> ServerBed<S> {
             assert!(name.contains(prefix), "{name} is not below the prefix");
             *name = name.replacen(prefix, "", 1);
         }
-        let halves = |name: String| match name.strip_prefix(keys::SMALL) {
+        let halves = |name: String| match name.strip_prefix("small/") {
             Some(id) => vec![format!("objects/{id}"), format!("manifests/{id}")],
             None => vec![name],
         };
@@ -106,7 +105,7 @@ fn names(store: &ObjectStore) -> Vec<String> {
 
 /// What the object carries; `None` when it carries nothing.
 fn texts(store: &ObjectStore, id: &ObjectId) -> Option<HashMap<String, String>> {
-    let (bucket, key) = (store.bucket().clone(), keys::small(id));
+    let (bucket, key) = (store.bucket().clone(), format!("small/{id}"));
     let found = store.bucket().engine().wait(async move { bucket.stat(&key).await }).unwrap()?;
     let texts = found.user_metadata().unwrap();
     let known = ["sifaka", "manifest", "mode", "uid", "gid", "mtime", "blake3"];
@@ -122,22 +121,22 @@ fn read_key(store: &ObjectStore, key: String) -> Vec<u8> {
 /// Past the store: the stored bytes, wherever they are.
 fn read(store: &ObjectStore, id: &ObjectId, half: Half) -> Vec<u8> {
     match (half, texts(store, id)) {
-        (Half::Object, Some(_)) => read_key(store, keys::small(id)),
-        (Half::Object, None) => read_key(store, keys::object(id)),
+        (Half::Object, Some(_)) => read_key(store, format!("small/{id}")),
+        (Half::Object, None) => read_key(store, format!("objects/{id}")),
         (Half::Manifest, Some(texts)) => BASE64_STANDARD.decode(&texts["manifest"]).unwrap(),
-        (Half::Manifest, None) => read_key(store, keys::manifest(id)),
+        (Half::Manifest, None) => read_key(store, format!("manifests/{id}")),
     }
 }
 
 fn write(store: &ObjectStore, id: &ObjectId, half: Half, bytes: &[u8]) {
     let (key, content, user_metadata) = match (half, texts(store, id)) {
-        (Half::Object, Some(texts)) => (keys::small(id), bytes.to_vec(), Some(texts)),
-        (Half::Object, None) => (keys::object(id), bytes.to_vec(), None),
+        (Half::Object, Some(texts)) => (format!("small/{id}"), bytes.to_vec(), Some(texts)),
+        (Half::Object, None) => (format!("objects/{id}"), bytes.to_vec(), None),
         (Half::Manifest, Some(mut texts)) => {
             texts.insert("manifest".to_owned(), BASE64_STANDARD.encode(bytes));
-            (keys::small(id), read_key(store, keys::small(id)), Some(texts))
+            (format!("small/{id}"), read_key(store, format!("small/{id}")), Some(texts))
         }
-        (Half::Manifest, None) => (keys::manifest(id), bytes.to_vec(), None),
+        (Half::Manifest, None) => (format!("manifests/{id}"), bytes.to_vec(), None),
     };
     let bucket = store.bucket().clone();
     let options = move || WriteOptions { user_metadata: user_metadata.clone(), ..WriteOptions::default() };
