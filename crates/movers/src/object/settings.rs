@@ -49,7 +49,8 @@ pub(super) fn of(place: &Bucket) -> Result<Settings, KeyError> {
             objects::Service::Gcs(objects::Gcs { credentials })
         }
     };
-    Ok(Settings { service, bucket, prefix, endpoint, ca_file, storage_class, limits: limited(limits) })
+    let layout = objects::Layout::Uuid;
+    Ok(Settings { service, bucket, prefix, endpoint, ca_file, storage_class, layout, limits: limited(limits) })
 }
 
 fn secret(secret: &config::Secret) -> Secret {
