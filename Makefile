@@ -38,6 +38,7 @@ soak: ## Run the long tests: more rounds of races and kills (as root; an hour or
 
 bench: build ## Run the benchmarks and write bench/RESULTS.md (as root); BENCH="--quick small" runs less
 	scripts/install-test-deps
+	scripts/install-bench-peers
 	$(CARGO) bench --locked --package sifaka-bench -- $(BENCH)
 
 check: ## What CI runs: formatting, lints, licences, documentation, tests

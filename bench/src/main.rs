@@ -15,6 +15,7 @@ mod cases;
 mod finding;
 mod machine;
 mod options;
+mod peers;
 mod process;
 mod report;
 mod served;

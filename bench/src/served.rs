@@ -12,6 +12,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(60);
 pub(crate) struct Served {
     /// Before the site: it is dropped first.
     agent: Option<Daemon>,
+    movers: usize,
     pub(crate) site: Site,
 }
 
@@ -21,7 +22,7 @@ impl Served {
         fs::create_dir_all(archive_root).expect("make the archive's directory");
         let mut site = Site::local(fs);
         site.set_archive_root(archive_root);
-        Self { agent: None, site }
+        Self { agent: None, movers: 1, site }
     }
 
     /// Before it is started: what the configuration files say beside the usual.
@@ -30,13 +31,21 @@ impl Served {
         self
     }
 
+    /// Before it is started: an archive in a bucket, which is the one that everything goes to. `text` says where it is, and what else there is to say.
+    pub(crate) fn in_bucket(mut self, text: &str) -> Self {
+        self.site.add_agent_setting("default_archive = 2");
+        self.site.add_mover("object", &format!("archive \"bucket\" {{ id = 2\n{text} }}\n"));
+        self.movers = 2;
+        self
+    }
+
     /// Starts the agent, and so guard and mover.
     pub(crate) fn start(&mut self) {
         self.agent = Some(self.site.start_agent());
-        wait_until(START_TIMEOUT, "a mover that asks for actions", || {
+        wait_until(START_TIMEOUT, "movers that ask for actions", || {
             let status: serde_json::Value =
                 serde_json::from_str(&self.site.sifaka_ok(&["status", "--json"])).expect("JSON of the agent");
-            status["agent"]["movers"].as_array().is_some_and(|movers| !movers.is_empty())
+            status["agent"]["movers"].as_array().is_some_and(|movers| movers.len() == self.movers)
         });
     }
 

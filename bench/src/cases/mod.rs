@@ -1,5 +1,6 @@
 //! The benchmarks.
 
+mod buckets;
 mod dispatch;
 mod durable;
 mod files;
@@ -29,6 +30,8 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "large", about: files::ABOUT_LARGE, run: files::large },
     Case { name: "packs", about: packs::ABOUT, run: packs::run },
     Case { name: "ranges", about: ranges::ABOUT, run: ranges::run },
+    Case { name: "bucket-small", about: buckets::ABOUT_SMALL, run: buckets::small },
+    Case { name: "bucket-large", about: buckets::ABOUT_LARGE, run: buckets::large },
     Case { name: "resident", about: resident::ABOUT, run: resident::run },
     Case { name: "memory", about: memory::ABOUT, run: memory::run },
 ];

@@ -1,0 +1,99 @@
+//! The programs that people copy to buckets and back with. `scripts/install-bench-peers` and `scripts/install-test-deps` install them.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use testkit::services::Rgw;
+use testkit::tool;
+
+/// As many as the object mover moves at once. s5cmd has 256 workers by itself.
+const AT_ONCE: &str = "32";
+
+/// One of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Peer {
+    S5cmd,
+    Rclone,
+    Juicefs,
+}
+
+impl Peer {
+    pub(crate) const ALL: [Self; 3] = [Self::S5cmd, Self::Rclone, Self::Juicefs];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::S5cmd => "s5cmd",
+            Self::Rclone => "rclone",
+            Self::Juicefs => "juicefs sync",
+        }
+    }
+
+    /// Copies what is in the directory `from` into a bucket.
+    pub(crate) fn up(self, server: &Rgw, from: &Path, bucket: &str) {
+        let from = directory(from);
+        match self {
+            Self::S5cmd => s5cmd(server, &["cp", &from, &format!("s3://{bucket}/")]),
+            Self::Rclone => rclone(server, &["copy", &from, &format!("peer:{bucket}")]),
+            Self::Juicefs => juicefs(server, &from, &at(server, bucket)),
+        }
+    }
+
+    /// Copies what is in a bucket into the directory `to`.
+    pub(crate) fn down(self, server: &Rgw, bucket: &str, to: &Path) {
+        let to = directory(to);
+        match self {
+            Self::S5cmd => s5cmd(server, &["cp", &format!("s3://{bucket}/*"), &to]),
+            Self::Rclone => rclone(server, &["copy", &format!("peer:{bucket}"), &to]),
+            Self::Juicefs => juicefs(server, &at(server, bucket), &to),
+        }
+    }
+}
+
+/// Removes what is in a bucket; not measured.
+pub(crate) fn empty(server: &Rgw, bucket: &str) {
+    s5cmd(server, &["rm", &format!("s3://{bucket}/*")]);
+}
+
+fn directory(path: &Path) -> String {
+    format!("{}/", path.to_str().expect("a path of ours"))
+}
+
+fn installed(name: &str) -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let path = cache.expect("HOME is not set").join("sifaka-bench-peers/current").join(name);
+    assert!(path.is_file(), "{} does not exist: run scripts/install-bench-peers", path.display());
+    path
+}
+
+fn s5cmd(server: &Rgw, args: &[&str]) {
+    let mut command = Command::new(installed("s5cmd/bin/s5cmd"));
+    tool::run(
+        "s5cmd",
+        command.envs(server.env()).args(["--log", "error", "--endpoint-url", &server.endpoint()]).args(args),
+    );
+}
+
+/// Without asking for the bucket first, which it would make.
+fn rclone(server: &Rgw, args: &[&str]) {
+    let mut command = Command::new("rclone");
+    let settings = ["--config", "", "--s3-no-check-bucket", "--transfers", AT_ONCE, "--checkers", AT_ONCE];
+    // rclone cannot do with what some machines have in their environment.
+    command.args(settings).args(args).envs(server.env()).env_remove("AWS_CA_BUNDLE");
+    for (name, value) in [("TYPE", "s3"), ("PROVIDER", "Ceph"), ("ENV_AUTH", "true"), ("ENDPOINT", &server.endpoint())]
+    {
+        command.env(format!("RCLONE_CONFIG_PEER_{name}"), value);
+    }
+    tool::run("rclone", &mut command);
+}
+
+fn juicefs(server: &Rgw, from: &str, to: &str) {
+    let mut command = Command::new(installed("bin/juicefs"));
+    command.args(["sync", "--quiet", "--threads", AT_ONCE, from, to]);
+    command.env("MINIO_ACCESS_KEY", Rgw::ACCESS_KEY).env("MINIO_SECRET_KEY", Rgw::SECRET_KEY);
+    tool::run("juicefs", command.env("MINIO_REGION", server.region()));
+}
+
+/// As juicefs names any server of S3 that has buckets in its paths.
+fn at(server: &Rgw, bucket: &str) -> String {
+    format!("minio://{}/{bucket}/", server.server().authority())
+}
