@@ -367,10 +367,15 @@ fn restored(file: &Opened, identity: &Identity, digest: Option<Digest>) -> Resul
     }
     let mtime = (file.mtime.seconds, file.mtime.nanos);
     sys::file::set_times(&*file.fd, None, mtime).map_err(|e| system("setting its times back", &e))?;
-    if let Some(record) = file.state.record.as_ref().filter(|record| record.mtime != file.mtime) {
+    let own = &file.state.identity;
+    // Nobody knew one before: of an object that was imported. From now on it is compared.
+    let hash = own.hash.or(digest.filter(|_| own.uuid == identity.uuid));
+    let touched = file.state.record.as_ref().is_some_and(|record| record.mtime != file.mtime);
+    if touched || hash != own.hash {
         // Touched while it was released: the same content under a new time is no change of content.
-        let record = ArchiveRecord { mtime: file.mtime, ..record.clone() };
-        FileState { record: Some(record), ..file.state.clone() }.write(&*file.fd).map_err(|e| attribute(&e))?;
+        let record = file.state.record.clone().map(|record| ArchiveRecord { mtime: file.mtime, ..record });
+        let identity = Identity { hash, ..own.clone() };
+        FileState { record, identity, ..file.state.clone() }.write(&*file.fd).map_err(|e| attribute(&e))?;
     }
     let mut hsm = file.state.hsm;
     hsm.flags = hsm.flags.without(HsmFlags::RELEASED).without(HsmFlags::LOST);

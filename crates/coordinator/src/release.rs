@@ -3,7 +3,7 @@
 //! The order is the point; SEMANTICS.md (P2, P5) says why, and the kill tests kill between any two steps:
 //! 1. hold: every open and access of the file by others comes to the agent and waits there;
 //! 2. nobody has it open (a write lease is granted, and dropped at once: kept, it would block the guard's own opens);
-//! 3. the content is the archived one (its stamp is the one recorded after the archive);
+//! 3. the content is the archived one (its stamp is the one recorded after the archive), and if the object is somebody else's, a mover has just found it as it was;
 //! 4. RELEASED is set and synced; if the guard was replaced meanwhile, it is taken back;
 //! 5. the blocks are punched out, mtime is set back, the hold ends.
 //!
@@ -16,8 +16,9 @@ use crate::guard::GuardLink;
 use crate::prepare::{EPERM, attribute, is_archived_as_it_is, system};
 use crate::ranges::residency;
 use crate::state::{FileState, read_hsm, write_hsm};
-use model::{Failure, FileHandle, HsmFlags, HsmState, Timestamp};
+use model::{Failure, FileHandle, HsmFlags, HsmState, ObjectUrl, Timestamp};
 use queue::{Queue, SyncedStamp};
+use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use sys::OFlags;
@@ -34,7 +35,7 @@ pub(crate) enum Released {
     Freed(u64),
     /// It was released before.
     Already,
-    /// Times or attributes changed since the archive: a mover has to hash the content.
+    /// Times or attributes changed since the archive, or its object is somebody else's: a mover has to hash the content, and look for the object.
     NeedsProof,
     /// No.
     Refused(Failure),
@@ -47,16 +48,18 @@ struct Candidate {
     state: FileState,
     /// It is released, and parts of it are there.
     in_parts: bool,
+    /// A mover looked at it, and at its object.
+    proven: bool,
 }
 
 /// Releases a batch of files whose inodes the engine has locked. One result a file, in their order. Those that have no copy in one of
-/// the archives `copies` are refused.
+/// the archives `copies` are refused. What a mover has proven for this release says `proven`.
 pub(crate) fn release(
     fs: &Filesystem,
     queue: &dyn Queue,
     guard: &Arc<GuardLink>,
     copies: &[u32],
-    files: &[FileHandle],
+    (files, proven): (&[FileHandle], &HashSet<FileHandle>),
 ) -> Vec<Released> {
     let mut results: Vec<Option<Released>> = files.iter().map(|_| None).collect();
     let mut candidates = Vec::new();
@@ -69,7 +72,7 @@ pub(crate) fn release(
         match open(fs, copies, handle) {
             Ok(Ok((fd, state))) => {
                 let in_parts = state.hsm.is_released();
-                candidates.push(Candidate { at, fd, state, in_parts });
+                candidates.push(Candidate { at, fd, state, in_parts, proven: proven.contains(handle) });
             }
             Ok(Err(result)) => settle(&mut results, at, result),
             Err(failure) => settle(&mut results, at, Released::Refused(failure)),
@@ -168,6 +171,10 @@ fn flag(queue: &dyn Queue, candidate: &Candidate, handle: Option<&FileHandle>) -
     let stamp = sys::file::stamp(fd).map_err(|e| system("looking at it", &e))?;
     let proven = queue.stamp(&handle).map_err(|e| Failure::temporary(5, e.to_string()))?;
     let own = &candidate.state.identity.uuid;
+    if ObjectUrl::is_meant(own) && !candidate.proven {
+        // Its owner may have changed or removed it: then the content is only here.
+        return Ok(Some(Released::NeedsProof));
+    }
     let same = |p: &SyncedStamp| p.stamp == stamp_of(&stamp) && p.object.as_ref().is_none_or(|o| o.uuid == *own);
     if !proven.is_some_and(|p| same(&p)) || !is_archived_as_it_is(&candidate.state, &stamp_of(&stamp)) {
         return Ok(Some(Released::NeedsProof));

@@ -48,8 +48,8 @@ const VERSION: u8 = 1;
 impl Copies {
     /// The most further copies a file may have.
     pub const MAX: usize = 7;
-    /// The longest id and URL that fit.
-    pub const MAX_TEXT_BYTES: usize = 1024;
+    /// The longest id and URL that fit: both may be an object's URL.
+    pub const MAX_TEXT_BYTES: usize = crate::ObjectUrl::MAX_BYTES;
 
     /// The copies, if they are of the content that `uuid` holds.
     #[must_use]

@@ -10,6 +10,7 @@ use crate::settings::{
 use crate::transport::{Progress, Transport};
 use crate::uploads::Uploads;
 use futures_util::StreamExt as _;
+use model::Scheme;
 use opendal::{HttpTransporter, Metadata, Operator, options, services};
 use parking_lot::Mutex;
 use std::path::PathBuf;
@@ -28,10 +29,14 @@ const LONGEST_VAIN_TIMEOUTS: u32 = 10;
 /// A bucket, or a prefix in one. Everything that goes over the wire goes through here.
 pub struct Bucket {
     operator: Operator,
-    engine: Engine,
+    engine: Arc<Engine>,
     limits: Limits,
     layout: Layout,
     name: String,
+    /// Which it is, for URLs of objects in it. Memory has none.
+    place: Option<(Scheme, String)>,
+    /// The same without the prefix, if there is one.
+    whole: Option<Arc<Bucket>>,
     traits: Traits,
     uploads: Option<Arc<Uploads>>,
     /// When it was there last.
@@ -67,18 +72,44 @@ impl Bucket {
     /// Opens a bucket. Asks the service nothing: see [`Bucket::check`].
     pub fn open(settings: &Settings) -> Result<Arc<Self>, SettingsError> {
         settings.check()?;
-        let operator = operator(settings)?;
         let (mut uploads, served) = (None, Progress::start());
-        let operator = if settings.service == Service::Memory {
-            operator
+        let transport = if settings.service == Service::Memory {
+            None
         } else {
             let transport = Transport::new(&settings.limits, settings.ca_file.as_deref(), served.clone())?;
             let transport = HttpTransporter::new(transport);
             if let Service::S3(s3) = &settings.service {
                 uploads = s3_uploads(settings, s3, transport.clone()).map(Arc::new);
             }
-            let context = operator.context().with_http_transport(transport);
-            operator.with_context(context)
+            Some(transport)
+        };
+        let engine = Arc::new(Engine::start().map_err(|e| SettingsError::Threads(e.to_string()))?);
+        let open = |settings: &Settings, uploads, whole| {
+            Self::assemble(settings, transport.as_ref(), (&engine, &served), uploads, whole)
+        };
+        let whole = if settings.prefix.is_empty() {
+            None
+        } else {
+            let outer = Settings { prefix: String::new(), ..settings.clone() };
+            Some(open(&outer, None, None)?)
+        };
+        open(settings, uploads, whole)
+    }
+
+    fn assemble(
+        settings: &Settings,
+        transport: Option<&HttpTransporter>,
+        (engine, served): (&Arc<Engine>, &Progress),
+        uploads: Option<Arc<Uploads>>,
+        whole: Option<Arc<Self>>,
+    ) -> Result<Arc<Self>, SettingsError> {
+        let operator = operator(settings)?;
+        let operator = match transport {
+            None => operator,
+            Some(transport) => {
+                let context = operator.context().with_http_transport(transport.clone());
+                operator.with_context(context)
+            }
         };
         let can = operator.info().capability();
         let traits = Traits {
@@ -92,15 +123,28 @@ impl Bucket {
         };
         Ok(Arc::new(Self {
             operator,
-            engine: Engine::start().map_err(|e| SettingsError::Threads(e.to_string()))?,
+            engine: engine.clone(),
             limits: settings.limits,
             layout: settings.layout,
             name: settings.name(),
+            place: settings.place(),
+            whole,
             traits,
             uploads,
             seen: Mutex::new(None),
-            served,
+            served: served.clone(),
         }))
+    }
+
+    /// The service and the bucket, as URLs of its objects name them; `None` for one that has no URLs.
+    #[must_use]
+    pub fn place(&self) -> Option<(Scheme, &str)> {
+        self.place.as_ref().map(|(scheme, bucket)| (*scheme, bucket.as_str()))
+    }
+
+    /// The bucket with everything in it, whatever the prefix of this one is.
+    pub(crate) fn whole(self: &Arc<Self>) -> Arc<Self> {
+        self.whole.as_ref().unwrap_or(self).clone()
     }
 
     /// Its name, such as `s3://bucket/prefix`.

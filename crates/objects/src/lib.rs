@@ -14,6 +14,7 @@
 mod bucket;
 mod engine;
 mod fault;
+mod foreign;
 mod retry;
 mod secret;
 mod settings;

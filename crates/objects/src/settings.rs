@@ -1,6 +1,7 @@
 //! Where a bucket is, how to get in, and what may be used up on the way: values, checked before anything is opened.
 
 use crate::Secret;
+use model::Scheme;
 use reqwest::Url;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -291,13 +292,19 @@ impl Settings {
     }
 
     /// What the bucket is called where people read it.
-    pub(crate) fn name(&self) -> String {
+    /// What URLs of its objects begin with; nothing for memory.
+    pub(crate) fn place(&self) -> Option<(Scheme, String)> {
         let scheme = match &self.service {
-            Service::S3(_) => "s3",
-            Service::Azure(_) => "az",
-            Service::Gcs(_) => "gs",
-            Service::Memory => "memory",
+            Service::S3(_) => Scheme::S3,
+            Service::Azure(_) => Scheme::Azure,
+            Service::Gcs(_) => Scheme::Google,
+            Service::Memory => return None,
         };
+        Some((scheme, self.bucket.clone()))
+    }
+
+    pub(crate) fn name(&self) -> String {
+        let scheme = self.place().map_or("memory", |(scheme, _)| scheme.name());
         let slash = if self.prefix.is_empty() { "" } else { "/" };
         format!("{scheme}://{}{slash}{}", self.bucket, self.prefix)
     }

@@ -119,6 +119,22 @@ pub enum TransferError {
         /// What was found.
         why: String,
     },
+    /// An identity that is the URL of an object that cannot be had here.
+    #[error("object {url} cannot be used: {why}")]
+    Foreign {
+        /// The identity.
+        url: String,
+        /// Why not.
+        why: String,
+    },
+    /// Somebody else's object, and not what it was when a file came to name it.
+    #[error("object {path} is not the one that was imported: {why}; import it again, or bring the earlier version back", path = path.display())]
+    Replaced {
+        /// The object.
+        path: PathBuf,
+        /// What differs.
+        why: String,
+    },
     /// A text that is no object id.
     #[error("{0}")]
     Id(#[from] ObjectIdError),
@@ -177,6 +193,8 @@ impl TransferError {
             | Self::Undescribed { .. }
             | Self::Mismatch { .. }
             | Self::Missing { .. }
+            | Self::Foreign { .. }
+            | Self::Replaced { .. }
             | Self::Id(_)
             | Self::NotRegular { .. } => ErrorKind::Permanent,
         }
@@ -189,11 +207,15 @@ impl TransferError {
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(EIO),
             Self::Cancelled => 125,
             Self::Changed { .. } => EAGAIN,
-            Self::Damaged { .. } | Self::DamagedChunk { .. } | Self::Mismatch { .. } => EIO,
+            Self::Damaged { .. } | Self::DamagedChunk { .. } | Self::Mismatch { .. } | Self::Replaced { .. } => EIO,
             Self::NoManifest { .. } => EOPNOTSUPP,
             Self::Missing { .. } => ENOENT,
             Self::Unavailable { .. } => ESTALE,
-            Self::Id(_) | Self::Reserved(_) | Self::Undescribed { .. } | Self::NotRegular { .. } => EINVAL,
+            Self::Id(_)
+            | Self::Foreign { .. }
+            | Self::Reserved(_)
+            | Self::Undescribed { .. }
+            | Self::NotRegular { .. } => EINVAL,
             Self::NotDurable { errno, .. } | Self::Service { errno, .. } => *errno,
         }
     }

@@ -71,8 +71,11 @@ impl Brain {
         let Some(guard) = self.guard.clone() else { return };
         let (shared, messages) = (Arc::clone(&self.shared), self.messages.clone());
         let copies = self.config.copies.clone();
+        // Whoever was put to the proof comes here again only with it.
+        let proven = self.tickets.get(&ticket).map(|ticket| &ticket.proven);
+        let proven = files.iter().filter(|file| proven.is_some_and(|proven| proven.contains(*file))).cloned().collect();
         self.release_pool.run(move || {
-            let results = release(&shared.fs, shared.queue.as_ref(), &guard, &copies, &files);
+            let results = release(&shared.fs, shared.queue.as_ref(), &guard, &copies, (&files, &proven));
             let _ = messages.send(Msg::Released(ticket, files, results));
         });
     }
@@ -115,7 +118,7 @@ impl Brain {
         };
         if !self.serves(archive_id) {
             let why = format!(
-                "its times or attributes changed since it was archived, and no mover serves archive {archive_id} to hash it"
+                "its times or attributes changed since it was archived, or its object was imported, and no mover serves archive {archive_id} to look at it"
             );
             return self.refuse(number, file, Failure::temporary(107, why));
         }

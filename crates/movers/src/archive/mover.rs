@@ -8,15 +8,15 @@ use super::attempts;
 use super::rate::Limiter;
 use super::reload::ServedArchive;
 use config::archive::{ArchiveSettings, Codec, Compression as Configured, Format};
-use model::{Command, Digest, Extent, Identity, ObjectId};
+use model::{Command, Digest, Extent, Identity, ObjectId, ObjectUrl};
 use plugin::{Capabilities, Environment, Mover, Reply, Task};
 use std::fs::File;
 use std::sync::Arc;
 use transfer::copy::hash_file;
 use transfer::manifest::{Manifest, describe_beneath};
 use transfer::{
-    Compression, DigestKind, Done, Encoding, Expected, Monitor, OpenFile, Origin, PutOptions, Store, Stored,
-    TransferError,
+    Compression, DigestKind, Done, Encoding, Expected, ForeignObject, Monitor, OpenFile, Origin, PutOptions, Store,
+    Stored, TransferError,
 };
 use uuid::Uuid;
 
@@ -86,28 +86,36 @@ impl<S: Store + 'static> ArchiveMover<S> {
     }
 
     fn restore(&self, task: &Task, reply: &Reply) -> Result<Identity, TransferError> {
-        let id = ObjectId::parse(&task.identity.uuid)?;
+        let object = Object::parse(&task.identity)?;
         let target = OpenFile::for_writing(self.environment.resolve(&task.write_path))?;
         let checksums = self.archive.settings().checksums;
         let compare = !checksums.disabled && !checksums.disable_compare_on_restore;
         let expected = Expected { size: task.expected_size, digest: task.identity.hash.filter(|_| compare) };
         let watch = self.watch(reply, true);
         // Whoever does not say the size does not mean the extent: Lemur's agent.
-        let restored = if task.extent != Extent::WHOLE && task.expected_size.is_some() {
-            self.store.get_range(&id, &target, task.extent, expected, &watch)?
-        } else {
-            self.store.get(&id, &target, expected, &watch)?
+        let is_part = task.extent != Extent::WHOLE && task.expected_size.is_some();
+        let restored = match &object {
+            Object::Own(id) if is_part => self.store.get_range(id, &target, task.extent, expected, &watch)?,
+            Object::Own(id) => self.store.get(id, &target, expected, &watch)?,
+            Object::Foreign(foreign) if is_part => {
+                let why = "nothing is known of its parts that they could be compared with".to_owned();
+                return Err(TransferError::NoManifest { path: foreign.url.to_string().into(), why });
+            }
+            Object::Foreign(foreign) => self.store.get_foreign(foreign, Some(&target), expected, &watch)?,
         };
-        Ok(identity(&id, restored.digest))
+        Ok(Identity { hash: restored.digest, ..object.identity(task) })
     }
 
     fn verify(&self, task: &Task, reply: &Reply) -> Result<Identity, TransferError> {
         let file = OpenFile::for_reading(self.environment.resolve(&task.primary_path))?;
         if !task.identity.uuid.is_empty() {
             // The hash alone says that the file did not change, not that its copy is there.
-            let id = ObjectId::parse(&task.identity.uuid)?;
-            if self.store.head(&id)?.is_none() {
-                return Err(TransferError::Missing { path: id.as_str().into() });
+            match Object::parse(&task.identity)? {
+                Object::Own(id) if self.store.head(&id)?.is_none() => {
+                    return Err(TransferError::Missing { path: id.as_str().into() });
+                }
+                Object::Own(_) => {}
+                Object::Foreign(foreign) => self.store.check_foreign(&foreign)?,
             }
         }
         let kind = task.identity.hash.as_ref().map_or(self.digest_kind(), DigestKind::of);
@@ -117,6 +125,14 @@ impl<S: Store + 'static> ArchiveMover<S> {
 
     fn remove(&self, task: &Task, reply: Reply) {
         let context = self.context("remove", task);
+        if ObjectUrl::is_meant(&task.identity.uuid) {
+            // Also one that cannot be, or that is in another bucket: whatever it is, it is not ours.
+            tracing::info!(
+                object = task.identity.uuid,
+                "the object was imported and is somebody else's: left where it is"
+            );
+            return reply.done(Identity::default());
+        }
         let ids = ObjectId::parse(&task.identity.uuid).map_err(TransferError::from).and_then(|id| {
             let mut ids = attempts::earlier(&*self.store, task)?;
             // Also what is not there any more: an earlier removal may have been cut short before its sync.
@@ -196,6 +212,31 @@ fn keeps_manifests(archive: &ArchiveSettings) -> bool {
 /// Whether parts of files can be restored: each is compared before it is written.
 fn restores_ranges(archive: &ArchiveSettings) -> bool {
     keeps_manifests(archive) && !archive.checksums.disable_compare_on_restore
+}
+
+/// What an identity names.
+enum Object {
+    /// An object of this archive.
+    Own(ObjectId),
+    /// Somebody else's, in a bucket.
+    Foreign(ForeignObject),
+}
+
+impl Object {
+    fn parse(identity: &Identity) -> Result<Self, TransferError> {
+        if ObjectUrl::is_meant(&identity.uuid) {
+            return Ok(Self::Foreign(ForeignObject::parse(identity)?));
+        }
+        Ok(Self::Own(ObjectId::parse(&identity.uuid)?))
+    }
+
+    /// Without a hash. An object of ours gets no URL, like Lemur's.
+    fn identity(&self, task: &Task) -> Identity {
+        match self {
+            Self::Own(id) => identity(id, None),
+            Self::Foreign(_) => Identity { hash: None, ..task.identity.clone() },
+        }
+    }
 }
 
 fn answer_stored(reply: Reply, context: String) -> Done {

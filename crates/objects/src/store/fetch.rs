@@ -2,7 +2,7 @@
 
 use super::ObjectStore;
 use super::place::carried;
-use super::remote::{Remote, Source};
+use super::remote::{Remote, Source, Tag};
 use crate::fault::Fault;
 use crate::{Bucket, Layout};
 use bytes::{Bytes, BytesMut};
@@ -23,7 +23,7 @@ const ONE_CHUNK_BYTES: u64 = CHUNK_SIZE_BYTES as u64;
 /// A manifest of at most so many bytes is read in one request: that is content of some 90 GiB.
 const MANIFEST_AT_ONCE_BYTES: usize = 4 << 20;
 /// From this size on, what was restored is made durable by whoever restores it.
-const SYNC_ALONE_FROM_BYTES: u64 = 8 << 20;
+pub(super) const SYNC_ALONE_FROM_BYTES: u64 = 8 << 20;
 
 type Reader<'m> = ChunkReader<Source<'m>, Source<'m>>;
 
@@ -180,7 +180,7 @@ impl ObjectStore {
         let wants_manifest = matches!(expected.digest, Some(Digest::Blake3(_)));
         let (key, found) = self.stat_object(id, expected.size, monitor)?;
         // With a hash to compare with, a mixture of two versions is found anyway.
-        let tag = found.etag().filter(|_| expected.digest.is_none()).map(str::to_owned);
+        let tag = found.etag().filter(|_| expected.digest.is_none()).map(|tag| Tag::Etag(tag.to_owned()));
         let object = Source::Remote(Remote::new(&self.bucket, key.clone(), found.content_length(), tag, monitor));
         let manifest = match carried(&found) {
             Some(manifest) => Some(Source::Here(manifest)),

@@ -5,7 +5,7 @@ mod keys;
 mod memory;
 mod place;
 mod publish;
-mod remote;
+pub(crate) mod remote;
 mod stage;
 mod sweep;
 mod upload;
@@ -18,7 +18,9 @@ pub use sweep::SweptUploads;
 
 use crate::Bucket;
 use crate::fault::Fault;
+use crate::foreign::Foreign;
 use crate::retry::Retry;
+use fetch::SYNC_ALONE_FROM_BYTES;
 use memory::Memory;
 use model::{Extent, ObjectId};
 use opendal::options::ListOptions;
@@ -32,7 +34,10 @@ use sweep::Underway;
 use transfer::copy::unusable;
 use transfer::forms::not_reserved;
 use transfer::manifest::{Manifest, ManifestError};
-use transfer::{Done, Encoding, Expected, Head, Monitor, OpenFile, PutOptions, Restored, Store, Stored, TransferError};
+use transfer::{
+    Done, Encoding, Expected, ForeignObject, Head, Monitor, OpenFile, PutOptions, Restored, Store, Stored,
+    TransferError,
+};
 
 /// Ids that are handed over at a time while a listing goes on.
 const LIST_BATCH: usize = 1000;
@@ -237,6 +242,24 @@ impl Store for ObjectStore {
         let path = self.bucket.path(&self.bucket.layout().manifest(id));
         let (manifest, _) = Manifest::read(&bytes).map_err(unusable(&path))?;
         Ok(Some(manifest))
+    }
+
+    fn get_foreign(
+        &self,
+        object: &ForeignObject,
+        target: Option<&OpenFile>,
+        expected: Expected,
+        monitor: &dyn Monitor,
+    ) -> Result<Restored, TransferError> {
+        let restored = Foreign::of(&self.bucket).read(object, target, expected, monitor)?;
+        if let Some(target) = target.filter(|_| restored.bytes >= SYNC_ALONE_FROM_BYTES) {
+            target.file().sync_data().map_err(TransferError::io("sync", target.path()))?;
+        }
+        Ok(restored)
+    }
+
+    fn check_foreign(&self, object: &ForeignObject) -> Result<(), TransferError> {
+        Foreign::of(&self.bucket).check(object)
     }
 
     fn remove(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {

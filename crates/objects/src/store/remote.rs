@@ -17,20 +17,28 @@ use tokio::task::AbortHandle;
 use transfer::manifest::ReadAt;
 use transfer::{Monitor, TransferError};
 
-const WINDOW_BYTES: u64 = 8 << 20;
+pub(crate) const WINDOW_BYTES: u64 = 8 << 20;
 /// Windows that are under way, or wait to be read, besides the one that is read.
 const AHEAD: u64 = 4;
 /// Windows that are kept behind the one that was asked for last: not every thread is equally fast.
 const BEHIND: u64 = 1;
 const LOOK: Duration = Duration::from_millis(200);
 
+/// One version of an object, as its service tells versions apart.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Tag {
+    Etag(String),
+    /// Google's: its entity tag changes with the texts and the class, too.
+    Generation(String),
+}
+
 /// An object in a bucket.
-pub(super) struct Remote<'m> {
+pub(crate) struct Remote<'m> {
     bucket: Arc<Bucket>,
     key: String,
     size: u64,
     /// Only this version of it.
-    tag: Option<String>,
+    tag: Option<Tag>,
     monitor: &'m dyn Monitor,
     windows: Mutex<Windows>,
 }
@@ -62,22 +70,22 @@ impl Drop for Window {
 }
 
 impl<'m> Remote<'m> {
-    pub(super) fn new(
+    pub(crate) fn new(
         bucket: &Arc<Bucket>,
         key: String,
         size: u64,
-        tag: Option<String>,
+        tag: Option<Tag>,
         monitor: &'m dyn Monitor,
     ) -> Self {
         Self { bucket: bucket.clone(), key, size, tag, monitor, windows: Mutex::default() }
     }
 
-    pub(super) fn size(&self) -> u64 {
+    pub(crate) fn size(&self) -> u64 {
         self.size
     }
 
     /// What is going to be read, from front to back.
-    pub(super) fn expect(&self, region: Range<u64>) {
+    pub(crate) fn expect(&self, region: Range<u64>) {
         let mut windows = self.windows.lock();
         windows.region = region.start..region.end.min(self.size);
         windows.fetched.clear();
@@ -146,9 +154,14 @@ impl<'m> Remote<'m> {
 }
 
 /// Reads a range; what comes is shorter only when the object ends before.
-async fn read(bucket: &Bucket, key: &str, range: Range<u64>, tag: Option<String>) -> Result<Buffer, Fault> {
+async fn read(bucket: &Bucket, key: &str, range: Range<u64>, tag: Option<Tag>) -> Result<Buffer, Fault> {
     let get = |range: Range<u64>| {
-        let options = ReadOptions { range: range.into(), if_match: tag.clone(), ..ReadOptions::default() };
+        let mut options = ReadOptions { range: range.into(), ..ReadOptions::default() };
+        match tag.clone() {
+            Some(Tag::Etag(tag)) => options.if_match = Some(tag),
+            Some(Tag::Generation(generation)) => options.if_version_match = Some(generation),
+            None => {}
+        }
         bucket.operator().read_options(key, options)
     };
     let fault = match bucket.request(|| get(range.clone())).await {

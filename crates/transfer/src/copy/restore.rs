@@ -93,6 +93,26 @@ pub fn restore_stream(
     Ok(restored)
 }
 
+/// Reads an object of `stored_bytes` that is stored as it is, likewise, and computes its hash (BLAKE3) if none is expected: for objects of which nobody
+/// knew one before.
+pub fn restore_hashing(
+    (object, path, stored_bytes): (&dyn ReadAt, &Path, u64),
+    target: Option<&OpenFile>,
+    expected: Expected,
+    monitor: &dyn Monitor,
+) -> Result<Restored, TransferError> {
+    right_size(path, stored_bytes, expected)?;
+    let mut source = StoredSource { object, path, size: stored_bytes, position: 0 };
+    let kind = expected.digest.as_ref().map_or(DigestKind::Blake3, DigestKind::of);
+    let Some(target) = target else {
+        return compare_by(&mut source, &mut Discard, path, (expected, Some(kind)), monitor);
+    };
+    let mut sink = Overwrite::new(target)?;
+    let restored = compare_by(&mut source, &mut sink, path, (expected, Some(kind)), monitor)?;
+    sink.finish()?;
+    Ok(restored)
+}
+
 /// Moves everything from an object's source to a sink, and compares.
 pub(crate) fn compare(
     source: &mut dyn Source,
@@ -101,7 +121,18 @@ pub(crate) fn compare(
     expected: Expected,
     monitor: &dyn Monitor,
 ) -> Result<Restored, TransferError> {
-    let copied = run(source, sink, expected.digest.as_ref().map(DigestKind::of), monitor)?;
+    let kind = expected.digest.as_ref().map(DigestKind::of);
+    compare_by(source, sink, path, (expected, kind), monitor)
+}
+
+fn compare_by(
+    source: &mut dyn Source,
+    sink: &mut dyn Sink,
+    path: &Path,
+    (expected, kind): (Expected, Option<DigestKind>),
+    monitor: &dyn Monitor,
+) -> Result<Restored, TransferError> {
+    let copied = run(source, sink, kind, monitor)?;
     right_size(path, copied.bytes, expected)?;
     match (expected.digest, copied.digest) {
         (Some(expected), Some(found)) if expected != found => {

@@ -19,7 +19,7 @@ pub use session::Swept;
 
 use crate::manifest::Manifest;
 use crate::{DigestKind, Encoding, Monitor, OpenFile, TransferError, shrinks};
-use model::{Digest, Extent, ObjectId};
+use model::{Digest, Extent, Identity, ObjectId, ObjectUrl, ObjectUrlError};
 use std::ops::ControlFlow;
 
 /// How a commit ends. Called exactly once, from any thread, and has to be quick.
@@ -87,6 +87,26 @@ pub trait Store: Send + Sync {
     /// [`TransferError::NoManifest`] when it is damaged.
     fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, TransferError>;
 
+    /// Writes an object that Sifaka did not make into `target`, whole, or reads it through if there is none; never another version than the one that is
+    /// named, or a mixture. Gives back its hash, also if none is expected.
+    ///
+    /// # Errors
+    /// [`TransferError::Replaced`] when it is another version now; [`TransferError::Foreign`] when it is not in this store's bucket.
+    fn get_foreign(
+        &self,
+        object: &ForeignObject,
+        _target: Option<&OpenFile>,
+        _expected: Expected,
+        _monitor: &dyn Monitor,
+    ) -> Result<Restored, TransferError> {
+        object.unknown_here()
+    }
+
+    /// Asks whether such an object is there, and is the version that is named. Errors as for [`Store::get_foreign`].
+    fn check_foreign(&self, object: &ForeignObject) -> Result<(), TransferError> {
+        object.unknown_here()
+    }
+
     /// Removes an object and its manifest, or a record. `done` is called once that is durable; an object that is not there counts as removed.
     ///
     /// An id with an encoding's suffix names that object only. One without names it in every encoding: an agent that proposed
@@ -116,6 +136,31 @@ pub trait Store: Send + Sync {
 
     /// Visits the id of everything that has a manifest, likewise: objects, and records.
     fn list_manifests(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError>;
+}
+
+/// An object that Sifaka did not make, in a bucket of somebody's.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ForeignObject {
+    /// Which one.
+    pub url: ObjectUrl,
+    /// Which version of it, as its service told when a file came to name it; `None` for whichever is there.
+    pub version: Option<String>,
+}
+
+impl ForeignObject {
+    /// From an identity that is a URL, and the URL that goes with it.
+    pub fn parse(identity: &Identity) -> Result<Self, TransferError> {
+        let unusable = |e: ObjectUrlError| TransferError::Foreign { url: identity.uuid.clone(), why: e.to_string() };
+        let url = ObjectUrl::parse(&identity.uuid).map_err(unusable)?;
+        let version = url.version(&identity.url).map_err(unusable)?;
+        Ok(Self { url, version })
+    }
+
+    fn unknown_here<T>(&self) -> Result<T, TransferError> {
+        let why =
+            "this archive's objects are not in a bucket; the mover of the bucket's archive can give it".to_owned();
+        Err(TransferError::Foreign { url: self.url.to_string(), why })
+    }
 }
 
 /// How to store.

@@ -23,7 +23,7 @@ pub(super) fn settings_in(region: &str, endpoint: String) -> Settings {
     }
 }
 
-fn start() -> (Rgw, Settings) {
+pub(super) fn start() -> (Rgw, Settings) {
     let server = Rgw::start();
     server.create_bucket(BUCKET);
     let settings = settings(server.endpoint());

@@ -1,0 +1,165 @@
+//! What somebody else put into the bucket.
+
+use super::{azurite, gcs, rgw};
+use crate::foreign::version_of;
+use crate::{Bucket, ObjectStore, Settings};
+use model::{Digest, Extent, ObjectUrl, Scheme};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU64, Ordering};
+use testkit::Scratch;
+use transfer::{Expected, ForeignObject, Monitor, OpenFile, Restored, Store, TransferError, Unwatched};
+
+/// More than a few windows.
+const LARGE: usize = 70 << 20;
+
+struct Bed {
+    store: ObjectStore,
+    scheme: Scheme,
+    scratch: Scratch,
+}
+
+impl Bed {
+    fn new(settings: &Settings) -> Self {
+        let store = ObjectStore::new(Bucket::open(settings).unwrap());
+        let scheme = store.bucket().place().unwrap().0;
+        Self { store, scheme, scratch: Scratch::new("foreign") }
+    }
+
+    /// As another program would: anywhere in the bucket, without texts.
+    fn put(&self, key: &str, content: Vec<u8>) -> ForeignObject {
+        let bucket = self.store.bucket().whole();
+        let (asked, is_google) = (key.to_owned(), self.scheme == Scheme::Google);
+        let version = self.store.bucket().engine().wait(async move {
+            bucket.operator().write(&asked, content).await.unwrap();
+            Ok(version_of(&bucket.stat(&asked).await?.unwrap(), is_google))
+        });
+        ForeignObject { url: ObjectUrl::new(self.scheme, "archive", key).unwrap(), version: version.unwrap() }
+    }
+
+    fn target(&self) -> (PathBuf, OpenFile) {
+        let path = self.scratch.path().join("target");
+        std::fs::write(&path, b"what was there before").unwrap();
+        let file = OpenFile::for_writing(path.clone()).unwrap();
+        (path, file)
+    }
+
+    fn get(&self, object: &ForeignObject, expected: Expected) -> Result<(Restored, Vec<u8>), TransferError> {
+        let (path, target) = self.target();
+        let restored = self.store.get_foreign(object, Some(&target), expected, &Unwatched)?;
+        let read = self.store.get_foreign(object, None, expected, &Unwatched).unwrap();
+        assert_eq!(read, restored);
+        Ok((restored, std::fs::read(path).unwrap()))
+    }
+}
+
+fn content(length: usize) -> Vec<u8> {
+    (0..length).map(|at| u8::try_from(at * 7 / 1000 % 251).unwrap()).collect()
+}
+
+fn reads_whole_and_only_what_was_meant(settings: &Settings) {
+    let bed = Bed::new(settings);
+    for (key, length) in [("a/plain.bin", 10_000), ("ä ö/ü#?%41+&=.txt", 300), ("empty", 0), ("site/large", LARGE)] {
+        let bytes = content(length);
+        let object = bed.put(key, bytes.clone());
+        assert!(object.version.is_some(), "{key}");
+        let hash = Digest::Blake3(*blake3::hash(&bytes).as_bytes());
+        let all = [
+            Expected::default(),
+            Expected { size: Some(length as u64), digest: None },
+            Expected { size: Some(length as u64), digest: Some(hash) },
+        ];
+        for expected in all {
+            let (restored, found) = bed.get(&object, expected).unwrap();
+            assert!(found == bytes, "{key}");
+            assert_eq!(restored, Restored { bytes: length as u64, digest: Some(hash) });
+        }
+        bed.store.check_foreign(&object).unwrap();
+        let unversioned = ForeignObject { version: None, ..object.clone() };
+        assert!(bed.get(&unversioned, Expected::default()).unwrap().1 == bytes);
+
+        let size = Expected { size: Some(length as u64 + 1), digest: None };
+        assert!(matches!(bed.get(&object, size), Err(TransferError::Replaced { .. })));
+        let digest = Expected { size: None, digest: Some(Digest::Blake3([7; 32])) };
+        assert!(matches!(bed.get(&object, digest), Err(TransferError::Mismatch { .. })));
+    }
+
+    let old = bed.put("a/plain.bin", content(9_999));
+    let new = bed.put("a/plain.bin", vec![1; 9_999]);
+    assert_ne!(old.version, new.version);
+    let error = bed.get(&old, Expected::default()).unwrap_err();
+    assert!(
+        matches!(error, TransferError::Replaced { .. }) && error.to_string().contains("import it again"),
+        "{error}"
+    );
+    assert_eq!(error.kind(), model::ErrorKind::Permanent);
+    assert!(matches!(bed.store.check_foreign(&old), Err(TransferError::Replaced { .. })));
+    assert!(bed.get(&new, Expected::default()).unwrap().1 == [1; 9_999]);
+
+    let at = |bucket: &str, key: &str| ForeignObject {
+        url: ObjectUrl::new(bed.scheme, bucket, key).unwrap(),
+        version: None,
+    };
+    let missing = at("archive", "a/nothing");
+    assert!(matches!(bed.get(&missing, Expected::default()), Err(TransferError::Missing { .. })));
+    for strange in [
+        at("another", "a/plain.bin"),
+        at("archive", "a/../x"),
+        at("archive", "a//b"),
+        at("archive", " x"),
+        at("archive", "d/"),
+    ] {
+        let error = bed.get(&strange, Expected::default()).unwrap_err();
+        assert!(matches!(error, TransferError::Foreign { .. }), "{error}");
+    }
+}
+
+#[test]
+fn foreign_objects_of_s3_are_read_whole_and_only_in_the_version_that_was_meant() {
+    let (_server, settings) = rgw::start();
+    reads_whole_and_only_what_was_meant(&settings);
+}
+
+#[test]
+fn foreign_objects_of_azure_are_read_whole_and_only_in_the_version_that_was_meant() {
+    let (_server, settings) = azurite::start();
+    reads_whole_and_only_what_was_meant(&settings);
+}
+
+#[test]
+fn foreign_objects_of_google_are_read_whole_and_only_in_the_version_that_was_meant() {
+    let (_server, settings) = gcs::start();
+    reads_whole_and_only_what_was_meant(&settings);
+}
+
+/// Replaces the object after a few chunks.
+struct Meddler<'a> {
+    bed: &'a Bed,
+    seen: AtomicU64,
+}
+
+impl Monitor for Meddler<'_> {
+    fn cancelled(&self) -> bool {
+        false
+    }
+
+    fn advanced(&self, extent: Extent) {
+        if self.seen.fetch_add(extent.length, Ordering::Relaxed) == 0 {
+            self.bed.put("large", vec![3; LARGE]);
+        }
+    }
+}
+
+#[test]
+fn what_is_replaced_while_it_is_read_is_never_a_mixture() {
+    let (_server, settings) = rgw::start();
+    let bed = Bed::new(&settings);
+    let object = bed.put("large", content(LARGE));
+    let (_, target) = bed.target();
+    for version in [object.version.clone(), None] {
+        bed.put("large", content(LARGE));
+        let object = ForeignObject { version: version.clone(), ..object.clone() };
+        let meddler = Meddler { bed: &bed, seen: AtomicU64::new(0) };
+        let error = bed.store.get_foreign(&object, Some(&target), Expected::default(), &meddler).unwrap_err();
+        assert!(matches!(error, TransferError::Replaced { .. }), "{version:?}: {error}");
+    }
+}
