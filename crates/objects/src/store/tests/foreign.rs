@@ -10,7 +10,7 @@ use testkit::Scratch;
 use transfer::{Expected, ForeignObject, Monitor, OpenFile, Restored, Store, TransferError, Unwatched};
 
 /// More than a few windows.
-const LARGE: usize = 70 << 20;
+const LARGE: usize = 50 << 20;
 
 struct Bed {
     store: ObjectStore,
@@ -58,7 +58,8 @@ fn content(length: usize) -> Vec<u8> {
 
 fn reads_whole_and_only_what_was_meant(settings: &Settings) {
     let bed = Bed::new(settings);
-    for (key, length) in [("a/plain.bin", 10_000), ("ä ö/ü#?%41+&=.txt", 300), ("empty", 0), ("site/large", LARGE)] {
+    for (key, length) in [("a/plain.bin", 10_000), ("ä ö/ü#?%41+&=.txt", 300), ("empty", 0), ("site/large", 20 << 20)]
+    {
         let bytes = content(length);
         let object = bed.put(key, bytes.clone());
         assert!(object.version.is_some(), "{key}");
