@@ -69,6 +69,7 @@ struct Shared {
 struct State {
     rules: Vec<Rule>,
     seen: Vec<Request>,
+    connections: usize,
 }
 
 #[derive(Debug)]
@@ -144,6 +145,11 @@ impl FaultProxy {
         self.shared.lock().seen.clone()
     }
 
+    /// How many connections were made to it so far.
+    pub fn connections(&self) -> usize {
+        self.shared.lock().connections
+    }
+
     /// How many of the requests so far meet a condition.
     pub fn count(&self, condition: impl Fn(&Request) -> bool) -> usize {
         self.shared.lock().seen.iter().filter(|request| condition(request)).count()
@@ -168,6 +174,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         };
         let Ok(socket) = rustix::io::fcntl_dupfd_cloexec(&stream, 0) else { continue };
         let _ = stream.set_nodelay(true);
+        shared.lock().connections += 1;
         tokio::spawn(serve(stream, Arc::new(socket), Arc::clone(&shared)));
     }
 }

@@ -1,6 +1,7 @@
 //! Out of the bucket: by chunks with the manifest, else from front to back.
 
 use super::ObjectStore;
+use super::known::{Described, Table};
 use super::place::carried;
 use super::remote::{Remote, Source, Tag};
 use crate::fault::Fault;
@@ -8,7 +9,7 @@ use crate::{Bucket, Layout};
 use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use model::limits::CHUNK_SIZE_BYTES;
-use model::{Digest, Extent, ObjectId};
+use model::{Digest, ErrorKind, Extent, ObjectId};
 use opendal::Metadata;
 use std::sync::Arc;
 use transfer::copy::{ChunkReader, open_chunks, restore_chunks, restore_range, restore_stream};
@@ -118,27 +119,59 @@ impl ObjectStore {
             why: "there is none, or no hash to compare with".to_owned(),
         };
         let Some(Digest::Blake3(_)) = expected.digest else { return Err(none()) };
-        let is_small = expected.size.is_some_and(|size| size <= AT_ONCE_BYTES);
-        let apart = if is_small { None } else { self.fetch_manifest(id, monitor)? };
-        let (key, manifest) = match apart {
-            Some(manifest) => (self.bucket.layout().object(id), manifest),
-            None => {
-                let (key, found) = self.stat_object(id, expected.size, monitor)?;
-                let manifest = match carried(&found) {
-                    Some(manifest) => Some(Source::Here(manifest)),
-                    None => self.fetch_manifest(id, monitor)?,
-                };
-                (key, manifest.ok_or_else(none)?)
+        let part = |described: Described| self.part(id, described, target, extent, expected, monitor);
+        if let Some(known) = self.known.get(id) {
+            match part(known) {
+                Err(error) if error.kind() == ErrorKind::Permanent => self.known.forget(id),
+                done => return done,
             }
-        };
+        }
+        let described = self.describe(id, expected.size, monitor)?.ok_or_else(none)?;
+        let restored = part(described.clone())?;
+        self.known.keep(id, described);
+        Ok(restored)
+    }
+
+    fn part(
+        &self,
+        id: &ObjectId,
+        Described { key, manifest }: Described,
+        target: &OpenFile,
+        extent: Extent,
+        expected: Expected,
+        monitor: &dyn Monitor,
+    ) -> Result<Restored, TransferError> {
+        let manifest = self.source(id, manifest, monitor);
         // Its size is not asked for: the manifest says where each chunk lies, and a read past the end is an error of its own.
         let object = Source::Remote(Remote::new(&self.bucket, key, u64::MAX, None, monitor));
-        let reader = self.reader(id, object, manifest, expected)?.ok_or_else(none)?;
+        let reader = self.reader(id, object, manifest, expected)?.ok_or_else(|| TransferError::NoManifest {
+            path: self.bucket.path(&self.bucket.layout().manifest(id)),
+            why: "it says nothing of content".to_owned(),
+        })?;
         let chunks = reader.shape().touched(extent);
         if !chunks.is_empty() {
             reader.object().expect(reader.stored(chunks)?);
         }
         restore_range(&reader, target, extent, expected, monitor)
+    }
+
+    /// Where an object is, and its manifest; `None` when it has none.
+    fn describe(
+        &self,
+        id: &ObjectId,
+        size: Option<u64>,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Described>, TransferError> {
+        let is_small = size.is_some_and(|size| size <= AT_ONCE_BYTES);
+        if !is_small && let Some(manifest) = self.fetch_table(id, monitor)? {
+            return Ok(Some(Described { key: self.bucket.layout().object(id), manifest }));
+        }
+        let (key, found) = self.stat_object(id, size, monitor)?;
+        let manifest = match carried(&found) {
+            Some(manifest) => Some(Table::All(manifest)),
+            None => self.fetch_table(id, monitor)?,
+        };
+        Ok(manifest.map(|manifest| Described { key, manifest }))
     }
 
     /// The object and its manifest, to be read by chunks, best from front to back. `None` when it has no manifest, or no hash is there to compare
@@ -260,37 +293,29 @@ impl ObjectStore {
         id: &ObjectId,
         monitor: &'m dyn Monitor,
     ) -> Result<Option<Source<'m>>, TransferError> {
-        if !self.bucket.layout().has_manifests() {
-            return Ok(None);
-        }
+        Ok(self.fetch_table(id, monitor)?.map(|table| self.source(id, table, monitor)))
+    }
+
+    fn fetch_table(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<Option<Table>, TransferError> {
         let (bucket, key) = (self.bucket.clone(), self.bucket.layout().manifest(id));
-        let fetched = {
-            let key = key.clone();
-            self.bucket.engine().wait_watched(async move { fetch(&bucket, &key).await }, monitor)?
-        };
-        let fetched = fetched.map_err(|fault| fault.into_error("read", self.bucket.path(&key)))?;
-        Ok(self.source(key, fetched, monitor))
+        let path = self.bucket.path(&key);
+        let fetched = self.bucket.engine().wait_watched(async move { fetch(&bucket, &key).await }, monitor)?;
+        fetched.map_err(|fault| fault.into_error("read", path))
     }
 
-    fn source<'m>(&self, key: String, fetched: Fetched, monitor: &'m dyn Monitor) -> Option<Source<'m>> {
-        match fetched {
-            Fetched::Nothing => None,
-            Fetched::All(bytes) => Some(Source::Here(bytes)),
-            Fetched::Larger(size) => Some(Source::Remote(Remote::new(&self.bucket, key, size, None, monitor))),
+    fn source<'m>(&self, id: &ObjectId, table: Table, monitor: &'m dyn Monitor) -> Source<'m> {
+        match table {
+            Table::All(bytes) => Source::Here(bytes),
+            Table::Larger(size) => {
+                let key = self.bucket.layout().manifest(id);
+                Source::Remote(Remote::new(&self.bucket, key, size, None, monitor))
+            }
         }
     }
-}
-
-/// What came of a key.
-enum Fetched {
-    Nothing,
-    All(Bytes),
-    /// It has so many bytes, which are too many.
-    Larger(u64),
 }
 
 /// Everything under a key, if that is no more than a manifest of usual size.
-async fn fetch(bucket: &Arc<Bucket>, key: &str) -> Result<Fetched, Fault> {
+async fn fetch(bucket: &Arc<Bucket>, key: &str) -> Result<Option<Table>, Fault> {
     let request = || async {
         let mut stream = bucket.operator().reader(key).await?.into_stream(..).await?;
         let mut all = BytesMut::new();
@@ -304,17 +329,17 @@ async fn fetch(bucket: &Arc<Bucket>, key: &str) -> Result<Fetched, Fault> {
     };
     let fetched = bucket.request(request).await;
     match fetched {
-        Ok(Some(bytes)) => return Ok(Fetched::All(bytes)),
+        Ok(Some(bytes)) => return Ok(Some(Table::All(bytes))),
         Ok(None) => {}
         // So long that the transport does not even begin with it.
         Err(fault) if fault.is_too_long() => {}
         Err(fault) if fault.is_missing() => {
             bucket.is_there().await?;
-            return Ok(Fetched::Nothing);
+            return Ok(None);
         }
         Err(fault) => return Err(fault),
     }
-    Ok(bucket.stat(key).await?.map_or(Fetched::Nothing, |found| Fetched::Larger(found.content_length())))
+    Ok(bucket.stat(key).await?.map(|found| Table::Larger(found.content_length())))
 }
 
 /// A small object. One that is larger than any that it could be is an error of the transport.

@@ -2,6 +2,7 @@
 
 mod fetch;
 mod keys;
+mod known;
 mod memory;
 mod place;
 mod publish;
@@ -21,6 +22,7 @@ use crate::fault::Fault;
 use crate::foreign::Foreign;
 use crate::retry::Retry;
 use fetch::SYNC_ALONE_FROM_BYTES;
+use known::Known;
 use memory::Memory;
 use model::{Extent, ObjectId};
 use opendal::options::ListOptions;
@@ -52,6 +54,7 @@ pub struct ObjectStore {
     bucket: Arc<Bucket>,
     memory: Memory,
     underway: Underway,
+    known: Known,
 }
 
 impl ObjectStore {
@@ -59,7 +62,7 @@ impl ObjectStore {
     #[must_use]
     pub fn new(bucket: Arc<Bucket>) -> Self {
         let memory = Memory::new(bucket.limits().upload_memory_bytes);
-        Self { bucket, memory, underway: Underway::default() }
+        Self { bucket, memory, underway: Underway::default(), known: Known::default() }
     }
 
     /// The bucket.

@@ -53,6 +53,7 @@ mod foreign;
 mod gcs;
 mod hostile;
 mod memory;
+mod requests;
 mod rgw;
 mod s3s;
 mod sweep;
