@@ -1,9 +1,11 @@
 //! Archives, opened by the command itself: for what is done to an archive as a whole, with or without an agent.
 
 use crate::exit::{CliError, Exit};
-use config::object::ObjectArchive;
-use config::posix::PosixArchive;
-use config::{AgentConfig, ConfigError, ObjectConfig, PosixConfig};
+use config::archive::{MoverConfig, Place};
+use config::lemur::S3;
+use config::object::Bucket;
+use config::posix::Root;
+use config::{AgentConfig, ConfigError};
 use maintenance::Holdings;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
@@ -13,6 +15,7 @@ use transfer::{KernelDurability, PosixStore};
 /// The files of the movers that are built in, beside the agent's.
 const POSIX_CONFIG: &str = "lhsm-plugin-posix";
 const OBJECT_CONFIG: &str = "lhsm-plugin-object";
+const S3_CONFIG: &str = "lhsm-plugin-s3";
 
 /// Which archive a command is for.
 #[derive(clap::Args, Debug)]
@@ -54,24 +57,28 @@ pub(crate) fn agent_config(config_file: &Path) -> Result<AgentConfig, CliError> 
     Ok(config)
 }
 
-/// Opens an archive of the posix mover, or else of the object mover.
+/// Opens an archive of the posix mover, or else of one for buckets.
 pub(crate) fn open(archive: &ArchiveArgs, config_file: &Path) -> Result<Opened, CliError> {
     let id = number(archive, config_file)?;
     if let Some(root) = &archive.root {
         return directory(id, root);
     }
     let beside = |name: &str| config_file.with_file_name(name);
-    let (posix, object) = (beside(POSIX_CONFIG), beside(OBJECT_CONFIG));
-    if let Some(found) = posix_archive(id, &posix)? {
-        return directory(id, &found.place.0);
+    let [posix, object, s3] = [POSIX_CONFIG, OBJECT_CONFIG, S3_CONFIG].map(beside);
+    if let Some(Root(root)) = find(id, &posix)? {
+        return directory(id, &root);
     }
-    if let Some(found) = object_archive(id, &object)? {
-        let store = movers::object::open(&found);
+    let place = match find::<Bucket>(id, &object)? {
+        Some(place) => Some(place),
+        None => find::<S3>(id, &s3)?.map(|S3(place)| place),
+    };
+    if let Some(place) = place {
+        let store = movers::object::open(&place);
         let store = store.map_err(|error| CliError::new(Exit::NotHere, format!("archive {id}: {error}")))?;
         return Ok(Opened { id, holdings: Box::new(store), in_bucket: true });
     }
-    let (posix, object) = (posix.display(), object.display());
-    let why = format!("no archive of number {id} is in {posix} or {object}; give a directory's root with --root");
+    let (posix, object, s3) = (posix.display(), object.display(), s3.display());
+    let why = format!("no archive of number {id} is in {posix}, {object} or {s3}; give a directory's root with --root");
     Err(CliError::new(Exit::Config, why))
 }
 
@@ -81,20 +88,13 @@ fn directory(id: u32, root: &Path) -> Result<Opened, CliError> {
     Ok(Opened { id, holdings: Box::new(store), in_bucket: false })
 }
 
-fn posix_archive(id: u32, file: &Path) -> Result<Option<PosixArchive>, CliError> {
+/// Where the archive of this number is, by a mover's file; `None` when it is not in it, or there is no such file.
+fn find<P: Place>(id: u32, file: &Path) -> Result<Option<P>, CliError> {
     if !is_there(file)? {
         return Ok(None);
     }
-    let (config, _) = PosixConfig::load(file).map_err(misconfigured)?;
-    Ok(config.archives.into_iter().find(|archive| archive.settings.id == id))
-}
-
-fn object_archive(id: u32, file: &Path) -> Result<Option<ObjectArchive>, CliError> {
-    if !is_there(file)? {
-        return Ok(None);
-    }
-    let (config, _) = ObjectConfig::load(file).map_err(misconfigured)?;
-    Ok(config.archives.into_iter().find(|archive| archive.settings.id == id))
+    let (config, _) = MoverConfig::<P>::load(file).map_err(misconfigured)?;
+    Ok(config.archives.into_iter().find(|archive| archive.settings.id == id).map(|archive| archive.place))
 }
 
 /// A file that is there and cannot be looked at is no file that is not there.

@@ -23,17 +23,23 @@ const PACK_THRESHOLD_MAX: u64 = 1 << 20;
 
 /// Where a kind of mover keeps its archives, as its configuration says it.
 pub trait Place: Sized + Clone + PartialEq + std::fmt::Debug + Send + Sync + 'static {
+    /// What may be said for all archives at once.
+    type Common;
     /// What messages call the file.
     const FILE: &'static str;
     /// An archive that could be written where there is none.
     const EXAMPLE: &'static str;
     /// `num_threads` where nothing is said.
     const THREADS: u32;
-    /// Whether archives may have `format = "lemur"`.
-    const LEMUR: bool;
+    /// What `format` may be; the first is what it is where nothing is said. Where there is only Lemur's for buckets, it cannot be said, and nothing
+    /// can be that Lemur has not.
+    const FORMATS: &'static [(&'static str, Format)];
+
+    /// Reads what is said for all archives.
+    fn read_common(root: &mut Section<'_>) -> Self::Common;
 
     /// Reads what the mover's own keys of an archive's block say. Says what is wrong with it; `None` when it cannot be used.
-    fn read(section: &mut Section<'_>, name: &str, taken: &mut Taken) -> Option<Self>;
+    fn read(section: &mut Section<'_>, common: &Self::Common, name: &str, taken: &mut Taken) -> Option<Self>;
 }
 
 /// How a mover runs, and the archives it serves.
@@ -82,10 +88,11 @@ impl<P: Place> MoverConfig<P> {
     fn read(mut root: Section<'_>) -> Self {
         let num_threads = root.optional_u64("num_threads", 1..=u64::from(THREAD_LIMIT));
         let checksums = checksums(root.section("checksums"), Checksums::default());
+        let common = P::read_common(&mut root);
         let sections = root.required_labelled_sections("archive", P::EXAMPLE);
         let mut taken = Taken::default();
-        let archives = sections.into_iter().filter_map(|(name, section)| archive(name, section, checksums, &mut taken));
-        let archives = archives.collect();
+        let mut read = |(name, section)| archive(name, section, (&common, checksums), &mut taken);
+        let archives = sections.into_iter().filter_map(&mut read).collect();
         root.finish();
         let num_threads = num_threads.and_then(|threads| u32::try_from(threads.value).ok()).unwrap_or(P::THREADS);
         Self { num_threads, checksums, archives }
@@ -134,12 +141,12 @@ pub(crate) fn known_keys<T>(read: impl FnOnce(Section<'_>) -> T) -> BTreeSet<Str
 fn archive<P: Place>(
     name: At<String>,
     mut section: Section<'_>,
-    defaults: Checksums,
+    (common, defaults): (&P::Common, Checksums),
     taken: &mut Taken,
 ) -> Option<Archive<P>> {
     let id = read_id(&name, &mut section, taken);
-    let place = P::read(&mut section, &name.value, taken);
-    let settings = read_settings(name.value, id, &mut section, P::LEMUR, defaults);
+    let place = P::read(&mut section, common, &name.value, taken);
+    let settings = read_settings(name.value, id, &mut section, P::FORMATS, defaults);
     section.finish();
     Some(Archive { settings: settings?, place: place? })
 }
@@ -155,7 +162,7 @@ pub struct ArchiveSettings {
     pub compression: Compression,
     /// `checksums { … }`: what it does not say is taken from the file's own.
     pub checksums: Checksums,
-    /// `format` (`sifaka`).
+    /// `format` (`sifaka`; for Lemur's movers for buckets, theirs).
     pub format: Format,
     /// `max_in_flight` (none, which leaves it to the agent; 1 to 65536): actions of this archive that the mover holds at once,
     /// queued and running.
@@ -204,13 +211,15 @@ pub enum Format {
     Sifaka,
     /// `"lemur"`: exactly what Lemur writes (SHA-1, whole-file gzip), so that Lemur can restore it.
     Lemur,
+    /// What Lemur's movers for buckets write: content as it is, and nothing beside it. The hash on the file is BLAKE3: Lemur's movers looked at none.
+    LemurBucket,
 }
 
 impl Format {
     fn codec(self) -> Codec {
         match self {
             Self::Sifaka => Codec::Zstd,
-            Self::Lemur => Codec::Gzip,
+            Self::Lemur | Self::LemurBucket => Codec::Gzip,
         }
     }
 }
@@ -254,18 +263,19 @@ fn read_settings(
     name: String,
     id: Option<u32>,
     section: &mut Section<'_>,
-    lemur: bool,
+    formats: &[(&str, Format)],
     defaults: Checksums,
 ) -> Option<ArchiveSettings> {
-    let formats = [("sifaka", Format::Sifaka), ("lemur", Format::Lemur)];
-    let formats = formats.get(..if lemur { 2 } else { 1 }).unwrap_or_default();
-    let format = section.optional_choice("format", formats).map_or(Format::Sifaka, |format| format.value);
-    let compression = compression(section, format);
+    let (_, usual) = formats.first()?;
+    let has_choice = *usual != Format::LemurBucket;
+    let format = if has_choice { section.optional_choice("format", formats) } else { None };
+    let format = format.map_or(*usual, |format| format.value);
+    let compression = if has_choice { compression(section, format) } else { Compression::Off };
     let checksums = checksums(section.section("checksums"), defaults);
     let max_in_flight = section.optional_u64("max_in_flight", 1..=u64::from(IN_FLIGHT_LIMIT));
     let max_in_flight = max_in_flight.and_then(|at| NonZeroU32::new(u32::try_from(at.value).ok()?));
     let bandwidth_limit = bandwidth_limit(section);
-    let pack_threshold_bytes = pack(section.section("pack"), format, checksums);
+    let pack_threshold_bytes = if has_choice { pack(section.section("pack"), format, checksums) } else { 0 };
     let id = id?;
     Some(ArchiveSettings {
         name,

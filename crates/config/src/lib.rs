@@ -7,7 +7,7 @@
 //!    the two syntaxes; [`tree::parse`] chooses between them.
 //! 2. [`reader`]: a [`reader::Section`] is asked for keys by name and type. It collects every problem of a
 //!    file instead of stopping at the first, and calls every key nobody asked for unknown.
-//! 3. [`agent`]; [`archive`] and, for what is a mover's own, [`posix`] and [`object`]; [`command`]: the validated values the programs work with.
+//! 3. [`agent`]; [`archive`] and, for what is a mover's own, [`posix`], [`object`] and [`lemur`]; [`command`]: the validated values the programs work with.
 //!
 //! The crate is not for the configuration of other movers (those live with their mover and use the first two
 //! layers), and it opens no sockets and changes no files: the only I/O is reading the one file that `load`
@@ -22,6 +22,7 @@ mod error;
 mod file;
 pub mod hcl;
 pub mod json;
+pub mod lemur;
 mod number;
 pub mod object;
 pub mod posix;
@@ -34,6 +35,7 @@ pub use bytes::parse_rate;
 pub use command::CommandConfig;
 pub use device::{ClientDevice, DeviceError};
 pub use error::{ConfigError, Problem, Warning};
+pub use lemur::{AzConfig, S3Config};
 pub use object::ObjectConfig;
 pub use posix::PosixConfig;
 pub use secret::Secret;

@@ -1,7 +1,7 @@
 //! Arbitrary text: an answer or an error with a place in the text, never a panic.
 
 use proptest::prelude::*;
-use sifaka_config::{AgentConfig, ConfigError, ObjectConfig, PosixConfig, tree};
+use sifaka_config::{AgentConfig, AzConfig, ConfigError, ObjectConfig, PosixConfig, S3Config, tree};
 
 const FILES: [&str; 4] = [
     include_str!("fixtures/lemur-agent.hcl"),
@@ -83,7 +83,9 @@ fn check(text: &str) -> Result<(), TestCaseError> {
     let _ = sifaka_config::json::parse_json(text);
     every_problem_has_a_place_inside(text, AgentConfig::parse(text, "f").map(|_| ()))?;
     every_problem_has_a_place_inside(text, PosixConfig::parse(text, "f").map(|_| ()))?;
-    every_problem_has_a_place_inside(text, ObjectConfig::parse(text, "f").map(|_| ()))
+    every_problem_has_a_place_inside(text, ObjectConfig::parse(text, "f").map(|_| ()))?;
+    every_problem_has_a_place_inside(text, S3Config::parse(text, "f").map(|_| ()))?;
+    every_problem_has_a_place_inside(text, AzConfig::parse(text, "f").map(|_| ()))
 }
 
 proptest! {

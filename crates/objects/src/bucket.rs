@@ -8,7 +8,7 @@ use crate::settings::{
     SettingsError, check_endpoint, check_secrecy,
 };
 use crate::transport::{Progress, Transport};
-use crate::uploads::Uploads;
+use crate::uploads::{Uploads, encoded};
 use futures_util::StreamExt as _;
 use model::Scheme;
 use opendal::{HttpTransporter, Metadata, Operator, options, services};
@@ -207,6 +207,12 @@ impl Bucket {
     /// What a key is called where people read it.
     pub(crate) fn path(&self, key: &str) -> PathBuf {
         PathBuf::from(format!("{}/{key}", self.name))
+    }
+
+    /// Where a key is, as URLs are written.
+    pub(crate) fn url(&self, key: &str) -> String {
+        let (scheme, rest) = self.name.split_once("://").unwrap_or(("", &self.name));
+        format!("{scheme}://{}", encoded(&format!("{rest}/{key}"), true))
     }
 
     /// Sends a request, again and again if it fails for now.

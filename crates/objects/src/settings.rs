@@ -40,6 +40,8 @@ pub enum Layout {
     Uuid,
     /// Lemur's in S3: by ids, as they are, and without manifests.
     LemurS3,
+    /// Lemur's in Azure: by the paths of files, as they are, and without manifests.
+    LemurAz,
 }
 
 /// A service.

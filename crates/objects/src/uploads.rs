@@ -205,7 +205,7 @@ fn refused(status: StatusCode, body: &[u8]) -> Error {
 }
 
 /// With everything but letters, digits and `-._~` (and slashes, in a path) as `%XX`: what is signed so is sent so.
-fn encoded(text: &str, is_path: bool) -> String {
+pub(crate) fn encoded(text: &str, is_path: bool) -> String {
     let mut encoded = String::new();
     for byte in text.bytes() {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) || (is_path && byte == b'/') {

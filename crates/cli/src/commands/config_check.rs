@@ -3,7 +3,7 @@
 use crate::exit::{Exit, Outcome};
 use crate::output::Output;
 use config::tree::Pos;
-use config::{AgentConfig, CommandConfig, ConfigError, ObjectConfig, PosixConfig, Problem, Warning};
+use config::{AgentConfig, CommandConfig, ConfigError, ObjectConfig, PosixConfig, Problem, S3Config, Warning};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -66,7 +66,7 @@ pub(crate) fn check(file: &Path) -> Vec<Finding> {
         let name = plugin.rsplit('/').next().unwrap_or(plugin);
         // A builtin, by its short name or by Lemur's.
         let builtin = name.strip_prefix("lhsm-plugin-").unwrap_or(name);
-        let is_builtin = !plugin.contains('/') && matches!(builtin, "posix" | "object" | "command" | "noop");
+        let is_builtin = !plugin.contains('/') && matches!(builtin, "posix" | "object" | "s3" | "command" | "noop");
         let program = config.plugin_path(plugin);
         if !is_builtin && !program.exists() {
             let what = format!("enabled_plugins: there is no program {}", program.display());
@@ -79,6 +79,9 @@ pub(crate) fn check(file: &Path) -> Vec<Finding> {
         }
         if builtin == "object" {
             keep(ObjectConfig::load(&directory.join("lhsm-plugin-object")), &mut findings);
+        }
+        if builtin == "s3" {
+            keep(S3Config::load(&directory.join("lhsm-plugin-s3")), &mut findings);
         }
         if builtin == "command" {
             keep(CommandConfig::load(&directory.join("lhsm-plugin-command")), &mut findings);

@@ -18,6 +18,8 @@ enum MoverKind {
     Posix,
     /// Archives in buckets of S3, Azure Blob Storage or Google Cloud Storage
     Object,
+    /// Archives of Lemur's in S3, out of Lemur's own configuration
+    S3,
     /// Archives behind programs: HPSS, tape, rclone
     Command,
     /// Moves nothing: for measurements
@@ -37,6 +39,10 @@ pub(crate) fn run(args: &MoverArgs) -> Outcome {
         MoverKind::Object => {
             let file = environment.config_path("lhsm-plugin-object");
             movers::object::run(environment, &file).map_err(ended)?;
+        }
+        MoverKind::S3 => {
+            let file = environment.config_path("lhsm-plugin-s3");
+            movers::object::run_s3(environment, &file).map_err(ended)?;
         }
         MoverKind::Command => {
             let file = environment.config_path("lhsm-plugin-command");

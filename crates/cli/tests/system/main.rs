@@ -12,6 +12,7 @@ mod fsck;
 mod import;
 mod kill;
 mod lemur;
+mod lemur_buckets;
 mod limits;
 mod lost_results;
 mod movers;

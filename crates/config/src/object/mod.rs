@@ -3,7 +3,7 @@
 //!
 //! Whether a bucket is there and lets us in is not looked at here, and files that are named are not read.
 
-use crate::archive::{Archive, MoverConfig, Place, Taken};
+use crate::archive::{Archive, Format, MoverConfig, Place, Taken};
 use crate::reader::{At, Section};
 use crate::secret::Secret;
 use crate::tree::Pos;
@@ -34,8 +34,21 @@ pub struct Bucket {
     pub ca_file: Option<PathBuf>,
     /// `storage_class` (the bucket's): of new objects, by the service's name for it.
     pub storage_class: Option<String>,
+    /// Which object has which key.
+    pub layout: Layout,
     /// `limits { … }`.
     pub limits: Limits,
+}
+
+/// Which object has which key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// By ids alone.
+    Uuid,
+    /// Lemur's in S3: by ids.
+    LemurS3,
+    /// Lemur's in Azure: by the files' paths.
+    LemurAz,
 }
 
 /// A service, and what only that has.
@@ -163,13 +176,15 @@ impl Scheme {
 }
 
 impl Place for Bucket {
+    type Common = ();
     const FILE: &'static str = "object mover's configuration";
     const EXAMPLE: &'static str = EXAMPLE;
     const THREADS: u32 = 32;
-    // Its layouts in buckets are not built in yet.
-    const LEMUR: bool = false;
+    const FORMATS: &'static [(&'static str, Format)] = &[("sifaka", Format::Sifaka)];
 
-    fn read(section: &mut Section<'_>, name: &str, taken: &mut Taken) -> Option<Self> {
+    fn read_common(_: &mut Section<'_>) {}
+
+    fn read(section: &mut Section<'_>, (): &(), name: &str, taken: &mut Taken) -> Option<Self> {
         let url = section.required_string("url", "where the archive is, such as \"s3://bucket/prefix\"");
         let parsed = url.and_then(|url| parse_url(section, &url, name, taken));
         let scheme = parsed.as_ref().map(|(scheme, ..)| *scheme);
@@ -218,7 +233,8 @@ impl Place for Bucket {
             Scheme::Gcs => Service::Gcs { credentials: credentials.gcs() },
         };
         let storage_class = storage_class.map(|at| at.value);
-        Some(Self { service, bucket, prefix, endpoint: endpoint.map(|at| at.value), ca_file, storage_class, limits })
+        let (endpoint, layout) = (endpoint.map(|at| at.value), Layout::Uuid);
+        Some(Self { service, bucket, prefix, endpoint, ca_file, storage_class, layout, limits })
     }
 }
 
@@ -287,11 +303,10 @@ fn parse_url(
     };
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));
     let prefix = prefix.strip_suffix('/').unwrap_or(prefix);
-    if bucket.is_empty() || !bucket.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '$')) {
+    if !is_bucket(bucket) {
         return wrong("names no bucket: letters, digits, '-', '_' and '.'");
     }
-    let is_part = |part: &str| !matches!(part, "" | "." | "..") && !part.chars().any(char::is_control);
-    if !prefix.is_empty() && !prefix.split('/').all(is_part) {
+    if !prefix.is_empty() && !prefix.split('/').all(is_key_part) {
         return wrong("has a prefix with empty parts, \".\", \"..\" or control characters");
     }
     // The same bucket at two endpoints is two places; who has that names them apart by their prefixes.
@@ -302,19 +317,33 @@ fn parse_url(
 
 fn endpoint(section: &mut Section<'_>) -> Option<At<String>> {
     let found = section.optional_string("endpoint")?;
-    let rest = found.value.strip_prefix("http://").or_else(|| found.value.strip_prefix("https://"));
-    let fits = |rest: &str| {
-        !rest.is_empty()
-            && !rest.starts_with('/')
-            && !rest.chars().any(|c| c.is_control() || c.is_whitespace() || matches!(c, '@' | '?' | '#'))
-    };
-    if !rest.is_some_and(fits) {
+    if !is_endpoint(&found.value) {
         // Not repeated: there may be a password in it.
         let what = "`endpoint` must be http:// or https:// with host, port and path, and nothing else";
         section.reader().problem(found.pos, what, None);
         return None;
     }
     Some(found)
+}
+
+/// Whether a bucket may be called so.
+pub(crate) fn is_bucket(name: &str) -> bool {
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.' | '$'))
+}
+
+/// Whether it may stand between two slashes of a prefix.
+pub(crate) fn is_key_part(part: &str) -> bool {
+    !matches!(part, "" | "." | "..") && !part.chars().any(char::is_control)
+}
+
+/// Whether it is one of HTTP with host, port and path, and nothing else.
+pub(crate) fn is_endpoint(text: &str) -> bool {
+    let rest = text.strip_prefix("http://").or_else(|| text.strip_prefix("https://"));
+    rest.is_some_and(|rest| {
+        !rest.is_empty()
+            && !rest.starts_with('/')
+            && !rest.chars().any(|c| c.is_control() || c.is_whitespace() || matches!(c, '@' | '?' | '#'))
+    })
 }
 
 fn encryption(archive: &mut Section<'_>, scheme: Option<Scheme>) -> Option<Encryption> {

@@ -8,7 +8,7 @@ use super::attempts;
 use super::rate::Limiter;
 use super::reload::ServedArchive;
 use config::archive::{ArchiveSettings, Codec, Compression as Configured, Format};
-use model::{Command, Digest, Extent, Identity, ObjectId, ObjectUrl};
+use model::{Command, Extent, Identity, ObjectId, ObjectUrl};
 use plugin::{Capabilities, Environment, Mover, Reply, Task};
 use std::fs::File;
 use std::sync::Arc;
@@ -58,7 +58,7 @@ impl<S: Store + 'static> ArchiveMover<S> {
         match staged {
             Err(error) => reply.fail(error.into_failure(&context)),
             Ok((staged, earlier)) => {
-                let answer = answer_stored(reply, context);
+                let answer = self.answer_stored(task, reply, context);
                 self.store.commit(staged, attempts::instead_of(self.store.clone(), earlier, answer));
             }
         }
@@ -69,7 +69,7 @@ impl<S: Store + 'static> ArchiveMover<S> {
         let context = self.context("record", task);
         match self.describe(task) {
             Err(error) => reply.fail(error.into_failure(&context)),
-            Ok(record) => self.store.put_record(&record, answer_stored(reply, context)),
+            Ok(record) => self.store.put_record(&record, self.answer_stored(task, reply, context)),
         }
     }
 
@@ -103,7 +103,7 @@ impl<S: Store + 'static> ArchiveMover<S> {
             }
             Object::Foreign(foreign) => self.store.get_foreign(foreign, Some(&target), expected, &watch)?,
         };
-        Ok(Identity { hash: restored.digest, ..object.identity(task) })
+        Ok(Identity { hash: restored.digest, ..task.identity.clone() })
     }
 
     fn verify(&self, task: &Task, reply: &Reply) -> Result<Identity, TransferError> {
@@ -160,6 +160,14 @@ impl<S: Store + 'static> ArchiveMover<S> {
         }
     }
 
+    fn answer_stored(&self, task: &Task, reply: Reply, context: String) -> Done {
+        let (store, path) = (self.store.clone(), task.tree_path.clone());
+        Box::new(move |result: Result<Stored, TransferError>| match result {
+            Ok(stored) => reply.done(Identity { hash: stored.digest, ..store.identity(&stored.id, &path) }),
+            Err(error) => reply.fail(error.into_failure(&context)),
+        })
+    }
+
     fn watch<'a>(&'a self, reply: &'a Reply, is_restore: bool) -> Watch<'a> {
         Watch { reply, limiter: self.archive.limiter(), is_restore }
     }
@@ -179,7 +187,7 @@ impl<S: Store + 'static> ArchiveMover<S> {
 
     fn digest_kind(&self) -> DigestKind {
         match self.archive.settings().format {
-            Format::Sifaka => DigestKind::Blake3,
+            Format::Sifaka | Format::LemurBucket => DigestKind::Blake3,
             Format::Lemur => DigestKind::Sha1,
         }
     }
@@ -229,31 +237,11 @@ impl Object {
         }
         Ok(Self::Own(ObjectId::parse(&identity.uuid)?))
     }
-
-    /// Without a hash. An object of ours gets no URL, like Lemur's.
-    fn identity(&self, task: &Task) -> Identity {
-        match self {
-            Self::Own(id) => identity(id, None),
-            Self::Foreign(_) => Identity { hash: None, ..task.identity.clone() },
-        }
-    }
-}
-
-fn answer_stored(reply: Reply, context: String) -> Done {
-    Box::new(move |result: Result<Stored, TransferError>| match result {
-        Ok(stored) => reply.done(identity(&stored.id, stored.digest)),
-        Err(error) => reply.fail(error.into_failure(&context)),
-    })
 }
 
 /// The agent's proposal, so that a retry overwrites its own object; an agent that proposes none gets a random one.
 fn proposed_id(uuid: &str) -> Result<ObjectId, TransferError> {
     if uuid.is_empty() { Ok(ObjectId::parse(&Uuid::new_v4().to_string())?) } else { Ok(ObjectId::parse(uuid)?) }
-}
-
-/// Without a URL, like Lemur's.
-fn identity(id: &ObjectId, hash: Option<Digest>) -> Identity {
-    Identity { uuid: id.to_string(), hash, url: String::new() }
 }
 
 fn encoding(codec: Codec) -> Encoding {

@@ -1,11 +1,13 @@
 //! A mover whose archives are in buckets of S3, Azure Blob Storage or Google Cloud Storage.
 //!
-//! This module starts it; `settings` says to `objects` what the configuration says. The actions are those of `archive`.
+//! This module starts it, also in the places of Lemur's movers for buckets; `settings` says to `objects` what the configuration says. The actions are those of `archive`.
 
 mod settings;
 
 use crate::archive::{Kind, MoverError, Unusable};
-use config::object::ObjectArchive;
+use config::archive::Archive;
+use config::lemur::S3;
+use config::object::{Bucket as Place, ObjectArchive};
 use objects::{Bucket, ObjectStore};
 use plugin::Environment;
 use std::path::Path;
@@ -24,15 +26,25 @@ const ABANDONED_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The configuration is wrong; a bucket is not there or does not let us in; the agent cannot be reached, refuses, or is gone
 /// (then end the process at once).
 pub fn run(environment: Environment, file: &Path) -> Result<(), MoverError> {
+    let open = |archive: &ObjectArchive| open(&archive.place);
     Kind { name: "object", open, sweep: now_and_then }.run(environment, file)
+}
+
+/// Serves likewise, in place of Lemur's mover for S3, out of that one's configuration.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_s3(environment: Environment, file: &Path) -> Result<(), MoverError> {
+    let open = |archive: &Archive<S3>| open(&archive.place.0);
+    Kind { name: "s3", open, sweep: now_and_then }.run(environment, file)
 }
 
 /// Opens an archive as the mover does, for whoever looks at it as a whole.
 ///
 /// # Errors
 /// The bucket is not there or does not let us in, or a key's file cannot be used.
-pub fn open(archive: &ObjectArchive) -> Result<ObjectStore, Unusable> {
-    let bucket = Bucket::open(&settings::of(&archive.place)?)?;
+pub fn open(place: &Place) -> Result<ObjectStore, Unusable> {
+    let bucket = Bucket::open(&settings::of(place)?)?;
     bucket.check()?;
     Ok(ObjectStore::new(bucket))
 }

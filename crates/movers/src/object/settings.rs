@@ -1,6 +1,6 @@
 //! From the configuration's words to those of `objects`.
 
-use config::object::{AzureCredentials, Bucket, Encryption, GcsCredentials, Limits, S3Credentials, Service};
+use config::object::{AzureCredentials, Bucket, Encryption, GcsCredentials, Layout, Limits, S3Credentials, Service};
 use objects::{Secret, Settings, SseKey};
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,7 +21,7 @@ pub(crate) enum KeyError {
 
 /// Everything that is to be known of a bucket. Reads the key's file, if one is named.
 pub(super) fn of(place: &Bucket) -> Result<Settings, KeyError> {
-    let Bucket { service, bucket, prefix, endpoint, ca_file, storage_class, limits } = place.clone();
+    let Bucket { service, bucket, prefix, endpoint, ca_file, storage_class, layout, limits } = place.clone();
     let service = match service {
         Service::S3 { region, virtual_host_style, upload_checksums, credentials, encryption } => {
             objects::Service::S3(objects::S3 {
@@ -49,7 +49,11 @@ pub(super) fn of(place: &Bucket) -> Result<Settings, KeyError> {
             objects::Service::Gcs(objects::Gcs { credentials })
         }
     };
-    let layout = objects::Layout::Uuid;
+    let layout = match layout {
+        Layout::Uuid => objects::Layout::Uuid,
+        Layout::LemurS3 => objects::Layout::LemurS3,
+        Layout::LemurAz => objects::Layout::LemurAz,
+    };
     Ok(Settings { service, bucket, prefix, endpoint, ca_file, storage_class, layout, limits: limited(limits) })
 }
 

@@ -4,6 +4,7 @@
 //!   `manifests/<id>` for their manifests and for records. All with the suffix of the object's encoding. So a listing finds what has a
 //!   manifest by the keys alone. S3 spreads keys by itself; no fan-out by directories is needed.
 //! - [`Layout::LemurS3`]: `o/<id>`, and nothing else.
+//! - [`Layout::LemurAz`]: the path of the file, which is its id, and nothing else.
 
 use crate::Layout;
 use model::ObjectId;
@@ -16,6 +17,7 @@ impl Layout {
         let below = match self {
             Self::Uuid => "objects/",
             Self::LemurS3 => "o/",
+            Self::LemurAz => "",
         };
         format!("{below}{id}")
     }
@@ -41,6 +43,7 @@ impl Layout {
         match self {
             Self::Uuid => &["objects/", "small/"],
             Self::LemurS3 => &["o/"],
+            Self::LemurAz => &[""],
         }
     }
 
@@ -48,7 +51,7 @@ impl Layout {
     pub(super) fn manifests(self) -> &'static [&'static str] {
         match self {
             Self::Uuid => &["manifests/", "small/"],
-            Self::LemurS3 => &[],
+            Self::LemurS3 | Self::LemurAz => &[],
         }
     }
 
@@ -57,6 +60,7 @@ impl Layout {
         match self {
             Self::Uuid => &["objects/", "manifests/"],
             Self::LemurS3 => &["o/"],
+            Self::LemurAz => &[""],
         }
     }
 

@@ -17,14 +17,14 @@ mod tests;
 pub use stage::StagedObject;
 pub use sweep::SweptUploads;
 
-use crate::Bucket;
 use crate::fault::Fault;
 use crate::foreign::Foreign;
 use crate::retry::Retry;
+use crate::{Bucket, Layout};
 use fetch::SYNC_ALONE_FROM_BYTES;
 use known::Known;
 use memory::Memory;
-use model::{Extent, ObjectId};
+use model::{Extent, Identity, ObjectId};
 use opendal::options::ListOptions;
 use opendal::raw::oio::{self, List as _};
 use opendal::raw::{OpList, Service as _};
@@ -192,6 +192,14 @@ impl Store for ObjectStore {
             let published = bucket.in_time(publish(&bucket, staged), late).await;
             ending.tell(published);
         });
+    }
+
+    fn identity(&self, id: &ObjectId, _path: &[u8]) -> Identity {
+        let url = match self.bucket.layout() {
+            Layout::LemurS3 => self.bucket.url(&self.bucket.layout().object(id)),
+            Layout::Uuid | Layout::LemurAz => String::new(),
+        };
+        Identity { uuid: id.to_string(), hash: None, url }
     }
 
     fn get(

@@ -46,6 +46,12 @@ pub trait Store: Send + Sync {
     /// `done` is called with success once content and name are durable (P1), or with the error; then nothing is left.
     fn commit(&self, staged: Self::Staged, done: Done);
 
+    /// What a file is to carry that was archived from this path, without the hash: the object's id and no URL, but where an archive that others
+    /// read too wants more, or something else.
+    fn identity(&self, id: &ObjectId, _path: &[u8]) -> Identity {
+        Identity { uuid: id.to_string(), ..Identity::default() }
+    }
+
     /// Writes the content of an object into `target`, over whatever that holds, and makes it durable. The encoding is read from the id.
     ///
     /// With a manifest and the hash in `expected`, nothing is written that was not verified before; else everything is compared at the end.

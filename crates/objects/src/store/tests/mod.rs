@@ -52,6 +52,7 @@ mod bucket;
 mod foreign;
 mod gcs;
 mod hostile;
+mod lemur;
 mod memory;
 mod requests;
 mod rgw;
