@@ -26,6 +26,10 @@ const LONGEST_VAIN: Duration = Duration::from_secs(240);
 /// The same, in idle timeouts, where that is shorter.
 const LONGEST_VAIN_TIMEOUTS: u32 = 10;
 
+/// Amazon's limit; others have lower ones, and say so when they are asked to complete the upload.
+const MAX_S3_OBJECT_BYTES: u64 = 50_000_000_000_000;
+const MAX_GCS_OBJECT_BYTES: u64 = 5 << 40;
+
 /// A bucket, or a prefix in one. Everything that goes over the wire goes through here.
 pub struct Bucket {
     operator: Operator,
@@ -54,6 +58,8 @@ pub(crate) struct Traits {
     pub(crate) max_parts: u64,
     /// The largest part.
     pub(crate) max_part_bytes: u64,
+    /// The largest object.
+    pub(crate) max_object_bytes: u64,
     /// Several are removed by one request. Google can too, but counts each as a request all the same.
     pub(crate) removes_many: bool,
     /// An object is replaced only if it is still that version.
@@ -116,6 +122,11 @@ impl Bucket {
             parts: can.write_can_multi,
             max_parts: if matches!(settings.service, Service::Azure(_)) { 50_000 } else { 10_000 },
             max_part_bytes: can.write_multi_max_size.map_or(4000 << 20, |most| most as u64),
+            max_object_bytes: match settings.service {
+                Service::S3(_) => MAX_S3_OBJECT_BYTES,
+                Service::Gcs(_) => MAX_GCS_OBJECT_BYTES,
+                Service::Azure(_) | Service::Memory => u64::MAX,
+            },
             removes_many: can.delete_max_size.is_some_and(|most| most > 1)
                 && !matches!(settings.service, Service::Gcs(_)),
             replaces_versions: can.write_with_if_version_match,

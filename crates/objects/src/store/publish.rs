@@ -3,7 +3,7 @@
 use super::place::{self, Place, There};
 use super::stage::{StagedContent, StagedObject, Table};
 use super::sweep::abort_of;
-use super::upload::{Cut, too_large};
+use super::upload::Cut;
 use crate::Bucket;
 use crate::fault::Fault;
 use bytes::Bytes;
@@ -95,7 +95,7 @@ async fn put_file(bucket: &Arc<Bucket>, place: &Place, file: OpenFile) -> Result
     let path = bucket.path(&place.key);
     let failed = |fault: Fault| fault.of_bucket().into_error("store the manifest", path.clone());
     let bytes = file.stamp()?.size;
-    let cut = Cut::of(bytes, bucket).ok_or_else(|| too_large(path.clone(), bytes))?;
+    let cut = Cut::of(bytes, bucket, &path)?;
     // Over whatever is there, as a small one.
     let mut writer = place.begin(bucket, &There::Earlier(None), 1).map_err(|e| failed(Fault::new(&e)))?;
     let file = Arc::new(file);

@@ -4,7 +4,7 @@ use super::ObjectStore;
 use super::memory::{Memory, Taken};
 use super::place::{Place, There};
 use super::sweep::Uploading;
-use super::upload::{Cut, Sent, Upload, Whole, too_large};
+use super::upload::{Cut, Sent, Upload, Whole};
 use crate::Bucket;
 use crate::fault::Fault;
 use bytes::Bytes;
@@ -149,7 +149,7 @@ fn take_parts(
     monitor: &dyn Monitor,
 ) -> Result<(StagedContent, Archived), TransferError> {
     let path = bucket.path(&place.key);
-    let cut = Cut::of(most, bucket).ok_or_else(|| too_large(path.clone(), most))?;
+    let cut = Cut::of(most, bucket, &path)?;
     let memory = memory.take(cut.memory(), bucket, monitor)?;
     // Asked before anything is moved: not every service looks at conditions when it makes an object of parts.
     let (asking, looking) = (place.clone(), bucket.clone());

@@ -6,8 +6,9 @@
 use super::memory::Taken;
 use super::place::{self, Place, There};
 use super::sweep::Uploading;
-use crate::Bucket;
+use crate::bucket::Traits;
 use crate::fault::Fault;
+use crate::{Bucket, Limits};
 use bytes::Bytes;
 use opendal::Buffer;
 use opendal::raw::oio;
@@ -16,7 +17,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 use transfer::copy::WriteAt;
 use transfer::{Monitor, TransferError};
 
@@ -24,6 +25,9 @@ use transfer::{Monitor, TransferError};
 const MAX_CONCURRENT: u64 = 8;
 /// Parts that are in memory besides those under way: two that are being filled, one in the channel, one that the writer holds back.
 const BESIDES: u64 = 4;
+/// With fewer parts in memory, one that cannot be read would keep all others from their ends: two that are being filled, and the one that the
+/// writer holds back.
+const FEWEST: u64 = 3;
 /// So many large objects share the memory there is.
 const SHARES: u64 = 3;
 const EFBIG: i32 = 27;
@@ -33,16 +37,41 @@ const EFBIG: i32 = 27;
 pub(super) struct Cut {
     pub(super) part_bytes: u64,
     pub(super) concurrent: u64,
+    /// So many are in memory at most.
+    pub(super) in_memory: u64,
 }
 
 impl Cut {
-    /// For an object of at most `bytes`. `None` when the service takes none so large.
-    pub(super) fn of(bytes: u64, bucket: &Bucket) -> Option<Self> {
-        let (traits, limits) = (bucket.traits(), bucket.limits());
+    /// For an object of at most `bytes`.
+    ///
+    /// # Errors
+    /// The service takes none so large, or its parts are too large for the memory there is.
+    pub(super) fn of(bytes: u64, bucket: &Bucket, path: &Path) -> Result<Self, TransferError> {
+        Self::within(bytes, bucket.traits(), bucket.limits()).map_err(|why| TransferError::Service {
+            doing: "store",
+            path: path.to_owned(),
+            why,
+            kind: model::ErrorKind::Permanent,
+            errno: EFBIG,
+        })
+    }
+
+    fn within(bytes: u64, traits: Traits, limits: &Limits) -> Result<Self, String> {
         let part_bytes = limits.part_bytes.max(bytes.div_ceil(traits.max_parts).next_multiple_of(1 << 20));
-        let room = limits.upload_memory_bytes / SHARES / part_bytes;
-        let concurrent = room.saturating_sub(BESIDES).clamp(1, MAX_CONCURRENT);
-        (part_bytes <= traits.max_part_bytes).then_some(Self { part_bytes, concurrent })
+        if part_bytes > traits.max_part_bytes || bytes > traits.max_object_bytes {
+            return Err(format!("{bytes} bytes are more than an object of this service may have"));
+        }
+        let memory = limits.upload_memory_bytes;
+        let in_memory = (memory / SHARES / part_bytes).max((memory / part_bytes).min(FEWEST));
+        if in_memory < FEWEST {
+            return Err(format!(
+                "{bytes} bytes go in parts of {} MiB, and there is no memory for {FEWEST} of them: it takes limits {{ upload_memory = \"{}MiB\" }}",
+                part_bytes >> 20,
+                FEWEST * part_bytes.div_ceil(1 << 20)
+            ));
+        }
+        let concurrent = in_memory.saturating_sub(BESIDES).clamp(1, MAX_CONCURRENT);
+        Ok(Self { part_bytes, concurrent, in_memory: in_memory.min(concurrent + BESIDES) })
     }
 
     /// The most parts of an object of so many bytes that can be under way at the same time.
@@ -51,13 +80,8 @@ impl Cut {
     }
 
     pub(super) fn memory(self) -> u64 {
-        self.part_bytes.saturating_mul(self.concurrent + BESIDES)
+        self.part_bytes.saturating_mul(self.in_memory)
     }
-}
-
-pub(super) fn too_large(path: PathBuf, bytes: u64) -> TransferError {
-    let why = format!("{bytes} bytes are more than an object of this service may have");
-    TransferError::Service { doing: "store", path, why, kind: model::ErrorKind::Permanent, errno: EFBIG }
 }
 
 /// All parts of an object are sent, or about to be. Dropped, nothing is left of it.
@@ -120,7 +144,11 @@ pub(super) struct Upload<'m> {
     bucket: Arc<Bucket>,
     path: PathBuf,
     part_bytes: u64,
+    /// One for each part that may be in memory: here, and until it has arrived.
+    rooms: Arc<Semaphore>,
     parts: Mutex<Parts>,
+    /// Held while parts are begun: they get their room in order.
+    beginning: Mutex<mpsc::Sender<Step>>,
     /// Held while parts are handed on: they go in order.
     sending: Mutex<mpsc::Sender<Step>>,
     ended: Mutex<Ended>,
@@ -136,11 +164,25 @@ struct Parts {
     /// Whole ones whose turn has not come.
     ready: BTreeMap<u64, Bytes>,
     next: u64,
+    /// So many have been begun.
+    begun: u64,
 }
 
 struct Part {
-    bytes: Vec<u8>,
+    content: InRoom,
     filled: u64,
+}
+
+/// Gives its room back when it is dropped, wherever that is.
+struct InRoom {
+    bytes: Vec<u8>,
+    _room: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for InRoom {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl<'m> Upload<'m> {
@@ -168,7 +210,9 @@ impl<'m> Upload<'m> {
             bucket: bucket.clone(),
             path,
             part_bytes: cut.part_bytes,
+            rooms: Arc::new(Semaphore::new(usize::try_from(cut.in_memory).unwrap_or(1))),
             parts: Mutex::default(),
+            beginning: Mutex::new(sender.clone()),
             sending: Mutex::new(sender),
             ended: Mutex::new(Ended::Coming(told)),
             monitor,
@@ -182,13 +226,51 @@ impl<'m> Upload<'m> {
             let mut parts = self.parts.lock();
             // The last one is shorter. There is no other one: what the file did not fill is an error of whoever read it.
             if let Some((index, part)) = parts.open.pop_first() {
-                let mut bytes = part.bytes;
-                bytes.truncate(usize::try_from(part.filled).unwrap_or(usize::MAX));
-                parts.ready.insert(index, bytes.into());
+                let mut content = part.content;
+                content.bytes.truncate(usize::try_from(part.filled).unwrap_or(usize::MAX));
+                parts.ready.insert(index, Bytes::from_owner(content));
             }
         }
         self.hand_on(true)?;
         self.outcome()
+    }
+
+    /// Waits until there is room for a part, and for those before it.
+    fn begin_part(&self, index: u64) -> Result<(), TransferError> {
+        if index < self.parts.lock().begun {
+            return Ok(());
+        }
+        let sender = self.beginning.lock();
+        loop {
+            let begun = self.parts.lock().begun;
+            if index < begun {
+                return Ok(());
+            }
+            let (rooms, sender) = (self.rooms.clone(), sender.clone());
+            let room = async move {
+                tokio::select! {
+                    room = rooms.acquire_owned() => Ok(room.ok()),
+                    () = sender.closed() => Ok(None),
+                }
+            };
+            let room = match self.rooms.clone().try_acquire_owned() {
+                Ok(room) => Some(room),
+                Err(_) => self.bucket.engine().wait_watched(room, self.monitor)?.unwrap_or(None),
+            };
+            let Some(room) = room else { return Err(self.ended_early()) };
+            let bytes = vec![0; usize::try_from(self.part_bytes).unwrap_or(0)];
+            let mut parts = self.parts.lock();
+            parts.open.insert(begun, Part { content: InRoom { bytes, _room: room }, filled: 0 });
+            parts.begun = begun + 1;
+        }
+    }
+
+    /// Why it has ended, when it has.
+    fn ended_early(&self) -> TransferError {
+        match self.outcome() {
+            Err(error) => error,
+            Ok(_) => Fault::strange("it ended early").into_error("upload", self.path.clone()),
+        }
     }
 
     /// Hands on every part whose turn it is.
@@ -224,10 +306,7 @@ impl<'m> Upload<'m> {
         match self.bucket.engine().wait_watched(sent, self.monitor)? {
             Ok(()) => Ok(true),
             // It has ended, and says why.
-            Err(_) => Err(match self.outcome() {
-                Err(error) => error,
-                Ok(_) => Fault::strange("it ended early").into_error("upload", self.path.clone()),
-            }),
+            Err(_) => Err(self.ended_early()),
         }
     }
 
@@ -271,6 +350,7 @@ impl WriteAt for Upload<'_> {
             let (index, at) = (offset / self.part_bytes, offset % self.part_bytes);
             let room = usize::try_from(self.part_bytes - at).unwrap_or(usize::MAX);
             let (piece, rest) = bytes.split_at(bytes.len().min(room));
+            self.begin_part(index)?;
             let is_whole = self.parts.lock().put(index, self.part_bytes, piece, at);
             (bytes, offset) = (rest, offset + piece.len() as u64);
             if is_whole {
@@ -284,12 +364,10 @@ impl WriteAt for Upload<'_> {
 impl Parts {
     /// Takes a piece, and says whether its part is whole now.
     fn put(&mut self, index: u64, part_bytes: u64, piece: &[u8], at: u64) -> bool {
-        let part = self.open.entry(index).or_insert_with(|| {
-            let room = usize::try_from(part_bytes).unwrap_or(0);
-            Part { bytes: vec![0; room], filled: 0 }
-        });
+        // There is none when it is whole already, which nobody writes to.
+        let Some(part) = self.open.get_mut(&index) else { return false };
         let at = usize::try_from(at).unwrap_or(usize::MAX);
-        if let Some(place) = part.bytes.get_mut(at..).and_then(|rest| rest.get_mut(..piece.len())) {
+        if let Some(place) = part.content.bytes.get_mut(at..).and_then(|rest| rest.get_mut(..piece.len())) {
             place.copy_from_slice(piece);
             part.filled += piece.len() as u64;
         }
@@ -297,7 +375,7 @@ impl Parts {
             return false;
         }
         if let Some(part) = self.open.remove(&index) {
-            self.ready.insert(index, part.bytes.into());
+            self.ready.insert(index, Bytes::from_owner(part.content));
         }
         true
     }
@@ -383,6 +461,30 @@ impl WriteAt for Whole {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn p6_parts_grow_with_the_file_and_memory_does_not() {
+        let traits = Traits {
+            max_parts: 10_000,
+            max_part_bytes: 5 << 30,
+            max_object_bytes: 50_000 << 30,
+            ..Bucket::open(&crate::Settings::memory()).unwrap().traits()
+        };
+        let limits = Limits::default();
+        let within = |bytes: u64, limits: &Limits| Cut::within(bytes, traits, limits);
+        for gib in [0, 1, 70, 80, 200, 500, 1000, 1249] {
+            let cut = within(gib << 30, &limits).unwrap();
+            assert!(cut.memory() <= limits.upload_memory_bytes, "{gib} GiB: {cut:?}");
+            assert!(cut.part_bytes * traits.max_parts >= gib << 30 && cut.in_memory >= FEWEST, "{gib} GiB: {cut:?}");
+        }
+        assert_eq!(within(1 << 30, &limits).unwrap(), Cut { part_bytes: 8 << 20, concurrent: 8, in_memory: 12 });
+        let refused = within(5000 << 30, &limits).unwrap_err();
+        let wanted = refused.split('"').nth(1).unwrap().trim_end_matches("MiB").parse::<u64>().unwrap();
+        assert!(within(5000 << 30, &Limits { upload_memory_bytes: wanted << 20, ..limits }).is_ok(), "{refused}");
+        assert!(within(5000 << 30, &Limits { upload_memory_bytes: (wanted << 20) - 1, ..limits }).is_err());
+        let refused = within((50_000 << 30) + 1, &Limits { upload_memory_bytes: 1 << 40, ..limits }).unwrap_err();
+        assert!(refused.contains("more than an object"), "{refused}");
+    }
 
     #[test]
     fn p6_no_more_is_collected_than_memory_was_taken_for() {

@@ -297,7 +297,7 @@ fn p5_who_waits_for_a_file_does_not_wait_for_what_is_stored() {
 /// What is on its way counts, until it has arrived: also after the file was read.
 #[test]
 fn p6_memory_is_given_back_when_the_content_was_sent_and_not_before() {
-    let limits = Limits { upload_memory_bytes: 64 << 20, part_bytes: 8 << 20, ..Limits::default() };
+    let limits = Limits { upload_memory_bytes: 40 << 20, part_bytes: 8 << 20, ..Limits::default() };
     let spoiled = Spoiled::with(limits);
     let stage = |name: &str, cancel: Instant| {
         spoiled.bed.store.stage(&id(name), &spoiled.source(LARGE).0, described(Encoding::Raw), &From(cancel))
@@ -311,4 +311,31 @@ fn p6_memory_is_given_back_when_the_content_was_sent_and_not_before() {
     spoiled.bed.store.commit(first, Box::new(move |result| tell.send(result).unwrap()));
     told.recv().unwrap().unwrap();
     assert!(stage("second", later()).is_ok());
+}
+
+/// With memory for three parts: what fails while everybody waits for room ends all the same.
+#[test]
+fn p6_a_file_that_cannot_be_read_on_does_not_keep_the_others_waiting_for_memory() {
+    let limits = Limits { upload_memory_bytes: 20 << 20, part_bytes: 5 << 20, ..Limits::default() };
+    let spoiled = Spoiled::with(limits);
+    let is_part = || When::method("PUT").parameter("partNumber");
+    spoiled.proxy.add(is_part(), Fault::Delay(Duration::from_millis(300)));
+    let (source, _) = spoiled.source(64 << 20);
+    let path = spoiled.bed.scratch.join("source");
+    let (tell, told) = channel();
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let staged = spoiled.bed.store.stage(&id("abcdef"), &source, described(Encoding::Raw), &Unwatched);
+            tell.send(staged.map(drop)).unwrap();
+        });
+        let parts = || spoiled.proxy.count(|request| request.method == "PUT");
+        testkit::wait_until(Duration::from_secs(20), "two parts on their way", || parts() >= 2);
+        std::fs::File::options().write(true).open(&path).unwrap().set_len(21 << 20).unwrap();
+        let ended = told.recv_timeout(Duration::from_secs(30)).expect("an end");
+        assert!(matches!(ended, Err(TransferError::Changed { .. })), "{ended:?}");
+    });
+    // And what is whole goes up with as little.
+    spoiled.proxy.heal();
+    let stored = spoiled.put(LARGE).unwrap();
+    spoiled.is_right(&stored);
 }
