@@ -106,9 +106,8 @@ impl Whole for ObjectStore {
         check_chunks(self.chunks(id, expected, monitor)?, monitor, damaged)
     }
 
-    /// There are none in buckets.
-    fn check_packs(&self, _: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError> {
-        Ok(())
+    fn check_packs(&self, damaged: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError> {
+        Self::check_packs(self, damaged)
     }
 }
 

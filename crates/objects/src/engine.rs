@@ -35,24 +35,24 @@ impl Engine {
     }
 
     /// Waits for the end of some work.
-    pub(crate) fn wait<T: Send + 'static>(
+    pub(crate) fn wait<T: Send + 'static, E: From<Fault> + Send + 'static>(
         &self,
-        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
-    ) -> Result<T, Fault> {
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) -> Result<T, E> {
         let (tell, told) = sync_channel(1);
         self.spawn(async move {
             // Nobody waits any more when this fails.
             let _ = tell.send(work.await);
         });
-        told.recv().unwrap_or_else(|_| Err(gone()))
+        told.recv().unwrap_or_else(|_| Err(gone().into()))
     }
 
     /// Waits likewise, unless the monitor cancels: then the work is dropped where it stands.
-    pub(crate) fn wait_watched<T: Send + 'static>(
+    pub(crate) fn wait_watched<T: Send + 'static, E: From<Fault> + Send + 'static>(
         &self,
-        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+        work: impl Future<Output = Result<T, E>> + Send + 'static,
         monitor: &dyn Monitor,
-    ) -> Result<Result<T, Fault>, TransferError> {
+    ) -> Result<Result<T, E>, TransferError> {
         let (tell, told) = sync_channel(1);
         let task = self.spawn(async move {
             let _ = tell.send(work.await);
@@ -60,7 +60,7 @@ impl Engine {
         loop {
             match told.recv_timeout(LOOK) {
                 Ok(result) => return Ok(result),
-                Err(RecvTimeoutError::Disconnected) => return Ok(Err(gone())),
+                Err(RecvTimeoutError::Disconnected) => return Ok(Err(gone().into())),
                 Err(RecvTimeoutError::Timeout) if monitor.cancelled() => {
                     task.abort();
                     return Err(TransferError::Cancelled);

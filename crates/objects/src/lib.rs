@@ -28,4 +28,4 @@ pub use settings::{
     Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Layout, Limits, S3, S3Credentials, Service, Settings,
     SettingsError, SseKey,
 };
-pub use store::{ObjectStore, StagedObject, SweptUploads};
+pub use store::{ObjectStore, Repacked, Staged, SweptUploads};

@@ -13,10 +13,14 @@ use plugin::Environment;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// How often uploads that nobody will complete are looked for.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(300);
+/// How often packs with removed members are looked for: that lists all packs, and requests are paid for. One that loses its last member goes at once.
+const REPACK_INTERVAL: Duration = Duration::from_secs(3600);
+/// How fast packs with removed members are written anew.
+const REPACK_BYTES_PER_S: u64 = 32 << 20;
 /// An upload that was begun so long ago belongs to nobody any more: Azure and Google forget theirs after as long.
 const ABANDONED_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -50,15 +54,22 @@ pub fn open(place: &Place) -> Result<ObjectStore, Unusable> {
 }
 
 fn now_and_then(stores: &[Arc<ObjectStore>], ended: &Receiver<()>) {
-    sweep_every(SWEEP_INTERVAL, stores, ended);
+    let mut repacked = Instant::now();
+    sweep_every(SWEEP_INTERVAL, ended, || {
+        stores.iter().for_each(|store| sweep(store));
+        if repacked.elapsed() >= REPACK_INTERVAL {
+            stores.iter().for_each(|store| repack(store, ended));
+            repacked = Instant::now();
+        }
+    });
 }
 
 /// The first time after part of the interval: the movers of many hosts, started together, do not ask together.
-fn sweep_every(interval: Duration, stores: &[Arc<ObjectStore>], ended: &Receiver<()>) {
+fn sweep_every(interval: Duration, ended: &Receiver<()>, mut sweep: impl FnMut()) {
     let part = f64::from(uuid::Uuid::new_v4().as_fields().0) / f64::from(u32::MAX);
     let mut wait = interval.mul_f64(part);
     while ended.recv_timeout(wait) == Err(RecvTimeoutError::Timeout) {
-        stores.iter().for_each(|store| sweep(store));
+        sweep();
         wait = interval;
     }
 }
@@ -71,6 +82,25 @@ fn sweep(store: &ObjectStore) {
         }
         Ok(_) => {}
         Err(error) => tracing::warn!(bucket, %error, "cannot look for uploads that crashes left"),
+    }
+}
+
+/// Slowly: what people wait for comes first. Ends its pauses when the mover does.
+fn repack(store: &ObjectStore, ended: &Receiver<()>) {
+    let bucket = store.bucket().name();
+    let mut pause = |bytes: u64| {
+        let _ = ended.recv_timeout(Duration::from_millis(bytes * 1000 / REPACK_BYTES_PER_S));
+    };
+    match store.repack(&mut pause) {
+        Ok(done) if done.rewritten + done.removed > 0 => tracing::info!(
+            bucket,
+            rewritten = done.rewritten,
+            removed = done.removed,
+            freed_bytes = done.freed_bytes,
+            "took removed members out of packs"
+        ),
+        Ok(_) => {}
+        Err(error) => tracing::warn!(bucket, %error, "cannot look for packs with removed members"),
     }
 }
 
@@ -105,7 +135,7 @@ mod tests {
         let bucket = Bucket::open(&settings::of(&archive.place).unwrap()).unwrap();
         let store = Arc::new(ObjectStore::new(bucket));
         let (serving, ended) = channel();
-        let sweeper = std::thread::spawn(move || sweep_every(Duration::from_millis(20), &[store], &ended));
+        let sweeper = std::thread::spawn(move || sweep_every(Duration::from_millis(20), &ended, || sweep(&store)));
         let aborted = |id: &str| service.count(|r| r.method == "DELETE" && r.parameter("uploadId") == Some(id));
         testkit::wait_until(Duration::from_secs(20), "the third sweep", || aborted("old") >= 5);
         drop(serving);

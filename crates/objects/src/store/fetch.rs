@@ -12,9 +12,10 @@ use model::limits::CHUNK_SIZE_BYTES;
 use model::{Digest, ErrorKind, Extent, ObjectId};
 use opendal::Metadata;
 use std::sync::Arc;
-use transfer::copy::{ChunkReader, open_chunks, restore_chunks, restore_range, restore_stream};
+use transfer::copy::{ChunkReader, open_chunks, open_member, restore_chunks, restore_range, restore_stream};
 use transfer::forms::not_reserved;
-use transfer::manifest::ReadAt;
+use transfer::manifest::{Manifest, ManifestError, ReadAt};
+use transfer::pack::{Member, MemberId};
 use transfer::{Expected, Monitor, OpenFile, Restored, TransferError, Unwatched};
 
 /// Of at most so much content are objects that carry their manifests, if the settings are the usual ones.
@@ -54,6 +55,10 @@ impl ObjectStore {
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
         not_reserved(id)?;
+        if let Some(member) = self.member(id) {
+            let reader = self.member_chunks(&member, expected, monitor)?;
+            return restore_chunks(&reader, reader.object().size(), target, expected, monitor);
+        }
         let layout = self.bucket.layout();
         let path = self.bucket.path(&layout.object(id));
         let encoding = layout.encoding(id);
@@ -119,6 +124,10 @@ impl ObjectStore {
             why: "there is none, or no hash to compare with".to_owned(),
         };
         let Some(Digest::Blake3(_)) = expected.digest else { return Err(none()) };
+        if let Some(member) = self.member(id) {
+            let reader = self.member_chunks(&member, expected, monitor)?;
+            return restore_range(&reader, target, extent, expected, monitor);
+        }
         let part = |described: Described| self.part(id, described, target, extent, expected, monitor);
         if let Some(known) = self.known.get(id) {
             match part(known) {
@@ -186,10 +195,36 @@ impl ObjectStore {
         monitor: &'m dyn Monitor,
     ) -> Result<Option<ChunkReader<impl ReadAt + use<'m>, impl ReadAt + use<'m>>>, TransferError> {
         not_reserved(id)?;
+        if let Some(member) = self.member(id) {
+            return self.member_chunks(&member, expected, monitor).map(Some);
+        }
         let Found { object, manifest, .. } = self.find(id, expected, monitor)?;
         let Some(manifest) = manifest else { return Ok(None) };
         object.expect(0..object.size());
         self.reader(id, object, manifest, expected)
+    }
+
+    /// A member's content, to be read by chunks. Each member can be: it has a manifest.
+    fn member_chunks<'m>(
+        &self,
+        id: &MemberId,
+        expected: Expected,
+        monitor: &'m dyn Monitor,
+    ) -> Result<Reader<'m>, TransferError> {
+        let path = self.packs.path(id);
+        let found = self.packs.find(id, monitor)?;
+        let Member { manifest, content, .. } = found.ok_or_else(|| TransferError::Missing { path: path.clone() })?;
+        let length = content.len() as u64;
+        open_member(path, Source::Here(manifest.into()), (Source::Here(content.into()), length), expected)
+    }
+
+    /// A member's description; `None` when it is not there.
+    pub(super) fn member_manifest(&self, id: &MemberId) -> Result<Option<Manifest>, TransferError> {
+        let Some(member) = self.packs.find(id, &Unwatched)? else { return Ok(None) };
+        let (path, object) = (self.packs.path(id), id.object_id()?);
+        let damaged = |e: ManifestError| TransferError::Damaged { path, why: format!("its manifest: {e}") };
+        let manifest = Manifest::decode(&member.manifest).map_err(damaged)?;
+        Ok(Some(Manifest { object, ..manifest }))
     }
 
     fn reader<'m>(

@@ -69,6 +69,11 @@ impl Layout {
         self == Self::Uuid
     }
 
+    /// Whether small files share packs.
+    pub(super) fn has_packs(self) -> bool {
+        self == Self::Uuid
+    }
+
     /// How an object is stored that goes by this id.
     pub(super) fn encoding(self, id: &ObjectId) -> Encoding {
         if self.has_manifests() { Encoding::split(id.as_str()).1 } else { Encoding::Raw }

@@ -3,7 +3,9 @@
 mod fetch;
 mod keys;
 mod known;
+mod listing;
 mod memory;
+mod packs;
 mod place;
 mod publish;
 pub(crate) mod remote;
@@ -14,40 +16,39 @@ mod upload;
 #[cfg(test)]
 mod tests;
 
-pub use stage::StagedObject;
+pub use packs::Repacked;
+pub use stage::Staged;
 pub use sweep::SweptUploads;
 
 use crate::fault::Fault;
 use crate::foreign::Foreign;
-use crate::retry::Retry;
 use crate::{Bucket, Layout};
 use fetch::SYNC_ALONE_FROM_BYTES;
 use known::Known;
+use listing::Listing;
 use memory::Memory;
 use model::{Extent, Identity, ObjectId};
-use opendal::options::ListOptions;
-use opendal::raw::oio::{self, List as _};
-use opendal::raw::{OpList, Service as _};
+use packs::{Arrival, Packs};
 use place::{Place, is_ours};
 use publish::{Ending, publish, put_bytes};
+use stage::StagedKind;
 use std::ops::ControlFlow;
+use std::path::PathBuf;
 use std::sync::Arc;
 use sweep::Underway;
 use transfer::copy::unusable;
 use transfer::forms::not_reserved;
 use transfer::manifest::{Manifest, ManifestError};
+use transfer::pack::{MemberId, MemberName};
 use transfer::{
     Done, Encoding, Expected, ForeignObject, Head, Monitor, OpenFile, PutOptions, Restored, Store, Stored,
     TransferError,
 };
 
-/// Ids that are handed over at a time while a listing goes on.
-const LIST_BATCH: usize = 1000;
-
 /// An archive in a bucket. Several processes, on any hosts, may have the same one open.
 ///
 /// Small files go in one request each, many at a time: [`Store::commit`] returns at once. Large ones go in parts while they are read, and become
-/// visible with the commit. No file is packed with others.
+/// visible with the commit. Small files that come together share packs.
 ///
 /// Nothing is overwritten that Sifaka did not write: that is left alone, and the action fails.
 pub struct ObjectStore {
@@ -55,6 +56,7 @@ pub struct ObjectStore {
     memory: Memory,
     underway: Underway,
     known: Known,
+    packs: Packs,
 }
 
 impl ObjectStore {
@@ -62,7 +64,8 @@ impl ObjectStore {
     #[must_use]
     pub fn new(bucket: Arc<Bucket>) -> Self {
         let memory = Memory::new(bucket.limits().upload_memory_bytes);
-        Self { bucket, memory, underway: Underway::default(), known: Known::default() }
+        let packs = Packs::new(&bucket);
+        Self { bucket, memory, underway: Underway::default(), known: Known::default(), packs }
     }
 
     /// The bucket.
@@ -80,6 +83,9 @@ impl ObjectStore {
         if let Err(error) = ids.iter().try_for_each(not_reserved) {
             return done(Err(error));
         }
+        if let Some(member) = ids.first().and_then(|id| self.member(id)) {
+            return self.packs.remove(&member, done);
+        }
         let ending = Ending::new(done);
         let bucket = self.bucket.clone();
         self.bucket.engine().spawn(async move {
@@ -89,6 +95,11 @@ impl ObjectStore {
             let path = ids.first().map_or_else(|| bucket.path(""), |id| bucket.path(&layout.object(id)));
             ending.tell(removed.map_err(|fault| fault.into_error("remove", path)));
         });
+    }
+
+    /// The member of a pack that an id names, if it is one.
+    fn member(&self, id: &ObjectId) -> Option<MemberId> {
+        MemberId::parse(id).filter(|_| self.bucket.layout().has_packs())
     }
 
     /// The id, and for one that was proposed all that it may have become.
@@ -105,10 +116,10 @@ impl ObjectStore {
     ) -> Result<(), TransferError> {
         for prefix in prefixes {
             if self.list_ids(prefix, visit)?.is_break() {
-                break;
+                return Ok(());
             }
         }
-        Ok(())
+        if self.bucket.layout().has_packs() { self.packs.list(visit).map(drop) } else { Ok(()) }
     }
 
     fn list_ids(
@@ -117,48 +128,41 @@ impl ObjectStore {
         visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TransferError> {
         let failed = |fault: Fault| fault.of_bucket().into_error("list", self.bucket.path(prefix));
-        let operator = self.bucket.operator();
-        let options = OpList::from(ListOptions { recursive: true, ..ListOptions::default() });
-        let lister = operator.service().list(operator.context(), prefix, options);
-        let mut lister = lister.map_err(|e| failed(Fault::new(&e)))?;
+        let mut listing = Listing::of(&self.bucket, prefix, None).map_err(failed)?;
         loop {
             let bucket = self.bucket.clone();
-            let batch = async move { next_batch(&bucket, prefix, &mut lister).await.map(|batch| (lister, batch)) };
+            let batch = async move { listing.next_batch(&bucket).await.map(|batch| (listing, batch)) };
             let (next, batch) = self.bucket.engine().wait(batch).map_err(failed)?;
-            let Batch { ids, is_last } = batch;
-            for id in ids {
+            for id in batch.entries.iter().filter_map(|entry| keys::id(prefix, entry.path())) {
                 if visit(id).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
             }
-            if is_last {
+            if batch.is_last {
                 return Ok(ControlFlow::Continue(()));
             }
-            lister = next;
+            listing = next;
         }
+    }
+
+    /// Takes removed members out of packs, where that frees half of a pack or more, and removes marks that nothing needs any more. Lists all packs. Calls
+    /// `pause` with the bytes that were moved after each pack that was rewritten, for whoever wants to do it slowly. Several processes may do it at once.
+    pub fn repack(&self, pause: &mut dyn FnMut(u64)) -> Result<Repacked, TransferError> {
+        self.packs.repack(packs::GRACE, pause)
+    }
+
+    /// Reads every pack through: see [`transfer::PosixStore::check_packs`].
+    pub fn check_packs(&self, told: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError> {
+        self.packs.check(told)
     }
 }
 
-struct Batch {
-    ids: Vec<ObjectId>,
-    is_last: bool,
-}
-
-async fn next_batch(bucket: &Bucket, prefix: &str, lister: &mut oio::Lister) -> Result<Batch, Fault> {
-    let mut ids = Vec::new();
-    let mut retry = Retry::new(bucket.limits().attempts);
-    while ids.len() < LIST_BATCH {
-        match lister.next().await {
-            Ok(Some(entry)) => {
-                ids.extend(keys::id(prefix, entry.path()));
-                retry = Retry::new(bucket.limits().attempts);
-            }
-            Ok(None) => return Ok(Batch { ids, is_last: true }),
-            // It goes on where it was.
-            Err(error) => retry.after(&error).await?,
-        }
-    }
-    Ok(Batch { ids, is_last: false })
+/// What its own manifest says: a pack is younger than its members, if it was written anew.
+fn head_of_member(manifest: &Manifest) -> Option<Head> {
+    let (content, made) = (manifest.content()?, manifest.made);
+    let seconds = u64::try_from(made.seconds).unwrap_or(0);
+    let stored_ms = seconds.saturating_mul(1000).saturating_add(u64::from(made.nanos / 1_000_000));
+    Some(Head { encoding: content.encoding, stored_bytes: content.stored_bytes, stored_ms })
 }
 
 async fn remove_ours(bucket: &Bucket, keys: Vec<String>) -> Result<(), Fault> {
@@ -171,7 +175,7 @@ async fn remove_ours(bucket: &Bucket, keys: Vec<String>) -> Result<(), Fault> {
 }
 
 impl Store for ObjectStore {
-    type Staged = StagedObject;
+    type Staged = Staged;
 
     fn stage(
         &self,
@@ -179,12 +183,18 @@ impl Store for ObjectStore {
         source: &OpenFile,
         options: PutOptions<'_>,
         monitor: &dyn Monitor,
-    ) -> Result<StagedObject, TransferError> {
+    ) -> Result<Staged, TransferError> {
         self.stage_file(id, source, options, monitor)
     }
 
-    fn commit(&self, staged: StagedObject, done: Done) {
+    fn commit(&self, staged: Staged, done: Done) {
         let (bucket, ending) = (self.bucket.clone(), Ending::new(done));
+        let staged = match staged.0 {
+            StagedKind::Member(packed, place, memory, repeated) => {
+                return self.packs.add(Arrival { packed, place, memory, repeated, ending });
+            }
+            StagedKind::Object(object) => object,
+        };
         self.bucket.engine().spawn(async move {
             // The bucket is held until the very end: its threads do not go while they have something to tell.
             let path = bucket.path(&bucket.layout().object(&staged.id));
@@ -249,6 +259,9 @@ impl Store for ObjectStore {
     }
 
     fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, TransferError> {
+        if let Some(member) = self.member(id) {
+            return self.member_manifest(&member);
+        }
         let Some(bytes) = self.find_manifest(id)? else { return Ok(None) };
         let path = self.bucket.path(&self.bucket.layout().manifest(id));
         let (manifest, _) = Manifest::read(&bytes).map_err(unusable(&path))?;
@@ -282,6 +295,9 @@ impl Store for ObjectStore {
         if let Err(error) = not_reserved(id) {
             return done(Err(error));
         }
+        if let Some(member) = self.member(id) {
+            return self.packs.remove(&member, done);
+        }
         let layout = self.bucket.layout();
         let keys: Vec<String> = self.named_by(id).iter().flat_map(|id| layout.all(id)).collect();
         let (bucket, ending, path) = (self.bucket.clone(), Ending::new(done), self.bucket.path(&layout.object(id)));
@@ -291,7 +307,7 @@ impl Store for ObjectStore {
         });
     }
 
-    fn attempts(&self, proposed: &ObjectId, _since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {
+    fn attempts(&self, proposed: &ObjectId, since_ms: u64) -> Result<Vec<ObjectId>, TransferError> {
         let layout = self.bucket.layout();
         let forms: Vec<ObjectId> = layout.other_forms(proposed).chain([proposed.clone()]).collect();
         let bucket = self.bucket.clone();
@@ -310,11 +326,18 @@ impl Store for ObjectStore {
             bucket.in_time(futures_util::future::try_join_all(looks), |late| late).await
         });
         let found = found.map_err(|fault| fault.into_error("look for", self.bucket.path(&layout.object(proposed))))?;
-        Ok(found.into_iter().flatten().collect())
+        let mut found: Vec<ObjectId> = found.into_iter().flatten().collect();
+        if let Some(name) = MemberName::parse(proposed.as_str()).filter(|_| layout.has_packs()) {
+            found.extend(self.packs.attempts(name, since_ms)?);
+        }
+        Ok(found)
     }
 
     fn head(&self, id: &ObjectId) -> Result<Option<Head>, TransferError> {
         not_reserved(id)?;
+        if let Some(member) = self.member(id) {
+            return Ok(self.member_manifest(&member)?.and_then(|manifest| head_of_member(&manifest)));
+        }
         let (bucket, layout) = (self.bucket.clone(), self.bucket.layout());
         let path = self.bucket.path(&layout.object(id));
         let keys: Vec<String> = layout.small(id).into_iter().chain([layout.object(id)]).collect();

@@ -8,12 +8,13 @@ use super::upload::{Cut, Sent, Upload, Whole};
 use crate::Bucket;
 use crate::fault::Fault;
 use bytes::Bytes;
-use model::ObjectId;
+use model::{Extent, ObjectId};
 use std::fs::File;
 use std::path::PathBuf;
 use std::sync::Arc;
 use transfer::copy::{Archived, Copied, WriteAt, archive_file};
 use transfer::forms::{not_reserved, with_encoding};
+use transfer::packing::{Packed, as_object};
 use transfer::{Encoding, Monitor, OpenFile, PutOptions, TransferError};
 
 /// From this size on, a file's manifest (36 KiB to 45 KiB for each GiB) is collected on disk.
@@ -23,7 +24,17 @@ const SPOOL_FROM_BYTES: u64 = 64 << 30;
 const MAX_MANIFEST_BYTES: u64 = 8 << 20;
 
 /// Content on its way into the bucket. Dropped, it leaves nothing.
-pub struct StagedObject {
+pub struct Staged(pub(super) StagedKind);
+
+pub(super) enum StagedKind {
+    /// For an object of its own.
+    Object(StagedObject),
+    /// For a pack; with what it takes to become an object of its own, and whether there may be other forms of it.
+    Member(Packed, Place, Taken, bool),
+}
+
+/// Content for an object of its own.
+pub(super) struct StagedObject {
     pub(super) id: ObjectId,
     pub(super) copied: Copied,
     pub(super) content: StagedContent,
@@ -71,9 +82,15 @@ impl ObjectStore {
         source: &OpenFile,
         options: PutOptions<'_>,
         monitor: &dyn Monitor,
-    ) -> Result<StagedObject, TransferError> {
+    ) -> Result<Staged, TransferError> {
         not_reserved(id)?;
         let layout = self.bucket.layout();
+        if layout.has_packs()
+            && options.pack_up_to_bytes > 0
+            && let Some(staged) = self.stage_member(id, source, options, monitor)?
+        {
+            return Ok(staged);
+        }
         let (id, encoding, options) = if layout.has_manifests() {
             let encoding = options.compression.encoding_of(source)?;
             (with_encoding(id, encoding)?, encoding, options)
@@ -111,7 +128,62 @@ impl ObjectStore {
             }
             _ => true,
         });
-        Ok(StagedObject { id, copied: archived.copied, content, manifest, repeated: options.repeated })
+        let object = StagedObject { id, copied: archived.copied, content, manifest, repeated: options.repeated };
+        Ok(Staged(StagedKind::Object(object)))
+    }
+}
+
+impl ObjectStore {
+    /// `None` for a file that is to have an object of its own.
+    fn stage_member(
+        &self,
+        id: &ObjectId,
+        source: &OpenFile,
+        options: PutOptions<'_>,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Staged>, TransferError> {
+        let size = source.stamp()?.size;
+        if size > options.pack_up_to_bytes {
+            return Ok(None);
+        }
+        let memory = self.memory.take(size, &self.bucket, monitor)?;
+        // It is read up to that size, whatever it has grown to.
+        let Some(packed) = Packed::take(id, source, options)? else { return Ok(None) };
+        if monitor.cancelled() {
+            return Err(TransferError::Cancelled);
+        }
+        monitor.advanced(Extent { offset: 0, length: packed.bytes });
+        let mut place = Place::new(self.bucket.layout().object(id));
+        place.describe(source)?;
+        Ok(Some(Staged(StagedKind::Member(packed, place, memory, options.repeated))))
+    }
+}
+
+impl StagedObject {
+    /// What was to go into a pack, as an object of its own.
+    pub(super) fn of_member(
+        bucket: &Arc<Bucket>,
+        packed: Packed,
+        (mut place, memory): (Place, Taken),
+        repeated: bool,
+    ) -> Result<Self, TransferError> {
+        let Packed { member, bytes, digest } = packed;
+        let (id, manifest, content) = as_object(member)?;
+        let layout = bucket.layout();
+        place.key = layout.object(&id);
+        if let Some(hash) = &digest {
+            place.set_hash(hash);
+        }
+        let carried = layout.small(&id).is_some_and(|key| place.carry(bucket, key, &manifest));
+        let manifest = if carried {
+            None
+        } else {
+            let whole = Whole::new(bucket.path(&layout.manifest(&id)), manifest.len(), MAX_MANIFEST_BYTES);
+            whole.write_all_at(&manifest, 0)?;
+            Some(Table::Memory(whole))
+        };
+        let content = StagedContent::Whole(place, content.into(), memory);
+        Ok(Self { id, copied: Copied { bytes, digest }, content, manifest, repeated })
     }
 }
 

@@ -53,7 +53,7 @@ impl Drop for Uploading {
 }
 
 impl ObjectStore {
-    /// Aborts uploads that were begun at least `age` ago and never completed, but for those of this process. Nothing tells whether another
+    /// Frees memory that is not needed any more, and aborts uploads that were begun at least `age` ago and never completed, but for those of this process. Nothing tells whether another
     /// process, perhaps on another host, still works on one: `age` has to be longer than the longest upload takes. Days are usual.
     ///
     /// Only S3 has any: Azure and Google remove what was not completed after a week by themselves, and list none of it. A service that cannot
@@ -62,6 +62,7 @@ impl ObjectStore {
     /// Where an object was made under the same key meanwhile, an upload is left: some services keep one for a while that has become that object, and
     /// would abort it with the object's content.
     pub fn sweep(&self, age: Duration) -> Result<SweptUploads, TransferError> {
+        self.packs.forget_unused();
         let Some(uploads) = self.bucket.uploads() else { return Ok(SweptUploads::default()) };
         let (underway, bucket) = (self.underway.clone(), self.bucket.clone());
         let swept = self.bucket.engine().wait(async move {
@@ -69,7 +70,7 @@ impl ObjectStore {
             for prefix in bucket.layout().uploads() {
                 swept.uploads += abort_old((&bucket, &uploads), prefix, age, &underway).await?;
             }
-            Ok(swept)
+            Ok::<_, Fault>(swept)
         });
         match swept {
             Err(fault) if fault.told == opendal::ErrorKind::Unsupported => Ok(SweptUploads::default()),

@@ -28,7 +28,7 @@ pub use archive::{Archived, archive_file};
 pub use chunk_reader::{ChunkBuffer, ChunkReader, Verified, read_chunks, unusable};
 pub(crate) use pipeline::run;
 pub(crate) use restore::{compare, right_size};
-pub use restore::{open_chunks, restore_chunks, restore_hashing, restore_range, restore_stream};
+pub use restore::{open_chunks, open_member, restore_chunks, restore_hashing, restore_range, restore_stream};
 pub use write_at::WriteAt;
 
 /// Buffers of one chunk each between the reading and the writing thread.

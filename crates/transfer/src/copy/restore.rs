@@ -5,7 +5,7 @@ use super::outlet::{Target, bring_back};
 use super::run;
 use super::sink::{Discard, Overwrite, Sink, fit};
 use super::source::{DecodedSource, Source, StoredSource};
-use crate::manifest::ReadAt;
+use crate::manifest::{Manifest, ReadAt};
 use crate::{DigestKind, Encoding, Expected, Monitor, OpenFile, Restored, TransferError};
 use model::{Digest, Extent, ObjectId};
 use std::path::{Path, PathBuf};
@@ -33,6 +33,35 @@ pub fn open_chunks<O: ReadAt, M: ReadAt>(
         return Err(TransferError::NoManifest { path, why });
     }
     Ok(Some(reader))
+}
+
+/// A member of a pack to be read by its manifest, which is all of `manifest`. `object` is its content as it is stored, and how long that is; `path` is for
+/// messages.
+///
+/// # Errors
+/// [`TransferError::Damaged`] when the manifest is, or size or length are not what was expected; [`TransferError::Mismatch`] when the hash is not.
+pub fn open_member<O: ReadAt, M: ReadAt>(
+    path: PathBuf,
+    manifest: M,
+    object: (O, u64),
+    expected: Expected,
+) -> Result<ChunkReader<O, M>, TransferError> {
+    let damaged = |why: String| TransferError::Damaged { path: path.clone(), why };
+    let (described, start) = Manifest::read(&manifest).map_err(|e| damaged(format!("its manifest: {e}")))?;
+    let content =
+        described.content().ok_or_else(|| damaged("it is the description of something else than a file".to_owned()))?;
+    if let Some(size) = expected.size.filter(|size| *size != content.size) {
+        return Err(damaged(format!("it holds {} bytes, {size} were archived", content.size)));
+    }
+    let found = Digest::Blake3(content.hash);
+    if let Some(expected) = expected.digest.filter(|expected| *expected != found) {
+        return Err(TransferError::Mismatch { path, expected, found });
+    }
+    let (object, length) = object;
+    if content.stored_bytes != length {
+        return Err(damaged(format!("it has {length} bytes in its pack, and had {}", content.stored_bytes)));
+    }
+    ChunkReader::new((object, path.clone()), (manifest, path), content, start)
 }
 
 /// Reads all chunks of an object that has `stored_bytes`, and writes them into `target`, if there is one: see [`crate::Store::get`].

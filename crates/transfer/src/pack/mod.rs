@@ -12,11 +12,13 @@
 //! For: the file format, over anything that can be read at an offset ([`ReadAt`](crate::manifest::ReadAt)) or written in order. Not for: where packs are
 //! kept, when one is full, or which members count as removed; that is the store's.
 
+mod builder;
 mod error;
 mod id;
 mod index;
 mod layout;
 mod member;
+mod names;
 mod reader;
 mod salvage;
 mod writer;
@@ -24,10 +26,12 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use builder::PackBuilder;
 pub use error::PackError;
 pub use id::{MemberId, MemberName, PackId};
 pub use index::{Entry, Index};
 pub use member::{Member, NewMember};
+pub use names::NameFilter;
 pub use reader::PackReader;
 pub use writer::PackWriter;
 
@@ -37,3 +41,5 @@ pub const MAX_CONTENT_BYTES: usize = model::limits::CHUNK_SIZE_BYTES;
 pub const MAX_MANIFEST_BYTES: usize = 256 << 10;
 /// The most members of one pack: its index is at most 128 KiB.
 pub const MAX_MEMBERS: usize = 4096;
+/// The most bytes at the end of a pack that tell where its members are: index and footer.
+pub const MAX_TAIL_BYTES: u64 = (MAX_MEMBERS * layout::ENTRY_BYTES + layout::FOOTER_BYTES) as u64;

@@ -2,16 +2,17 @@
 
 use super::forms::with_encoding;
 use super::group::GroupSync;
-use super::packs::{self, Arrival, Found, Packed, Repacked};
+use super::packing::as_object;
+use super::packs::{Arrival, Found, Repacked};
 use super::posix::{PosixStore, StagedObject, publish};
 use super::root::Root;
 use super::session::{Sessions, Written};
-use super::{Expected, PutOptions, Store as _};
-use crate::copy::{ChunkReader, Copied};
+use super::{Expected, Store as _};
+use crate::copy::{ChunkReader, Copied, open_member};
 use crate::manifest::{Manifest, ManifestError, ReadAt, Window};
 use crate::pack::{MemberId, MemberName, NewMember};
-use crate::{DigestKind, Encoding, OpenFile, TransferError};
-use model::{Digest, ObjectId};
+use crate::{Encoding, OpenFile, TransferError};
+use model::ObjectId;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -74,21 +75,6 @@ impl PosixStore {
         self.packs.repack(pause)
     }
 
-    /// The file as a member, if it is to be one.
-    pub(super) fn pack(
-        &self,
-        id: &ObjectId,
-        source: &OpenFile,
-        options: PutOptions<'_>,
-    ) -> Result<Option<Packed>, TransferError> {
-        let packs = options.pack_up_to_bytes > 0;
-        let Some(name) = MemberName::parse(id.as_str()).filter(|_| packs) else { return Ok(None) };
-        match (options.origin, options.digest) {
-            (Some(origin), Some(DigestKind::Blake3)) => packs::pack(name, source, origin, options),
-            _ => Ok(None),
-        }
-    }
-
     /// A member's content, to be read by chunks. Each member can be: it has a manifest.
     pub(super) fn member_chunks(
         &self,
@@ -96,24 +82,8 @@ impl PosixStore {
         expected: Expected,
     ) -> Result<ChunkReader<Part, Part>, TransferError> {
         let found = self.packs.find(id)?.ok_or_else(|| self.packs.missing(id))?;
-        let manifest = member_manifest(&found)?;
-        let Found { path, manifest: bytes, content: window, length } = found;
-        let damaged = |why: String| TransferError::Damaged { path: path.clone(), why };
-        let content = manifest
-            .content()
-            .ok_or_else(|| damaged("it is the description of something else than a file".to_owned()))?;
-        if let Some(size) = expected.size.filter(|size| *size != content.size) {
-            return Err(damaged(format!("it holds {} bytes, {size} were archived", content.size)));
-        }
-        let found = Digest::Blake3(content.hash);
-        if let Some(expected) = expected.digest.filter(|expected| *expected != found) {
-            return Err(TransferError::Mismatch { path, expected, found });
-        }
-        if content.stored_bytes != length {
-            return Err(damaged(format!("it has {length} bytes in its pack, and had {}", content.stored_bytes)));
-        }
-        let start = bytes.len() as u64;
-        ChunkReader::new((Part::InPack(window, length), path.clone()), (Part::Memory(bytes), path), content, start)
+        let Found { path, manifest, content, length } = found;
+        open_member(path, Part::Memory(manifest), (Part::InPack(content, length), length), expected)
     }
 
     /// A member's description; `None` when it is not there.
@@ -151,18 +121,9 @@ impl Ordinary {
     }
 
     fn write(&self, member: NewMember) -> Result<(ObjectId, Written), TransferError> {
-        let proposed = ObjectId::parse(&member.name().to_string())?;
-        let (manifest, content) = member.into_parts();
-        let unfit = |e: ManifestError| TransferError::Undescribed {
-            path: self.root.object_path(&proposed),
-            why: e.to_string(),
-        };
-        let mut manifest = Manifest::decode(&manifest).map_err(unfit)?;
-        let encoding = manifest.content().map_or(Encoding::Raw, |content| content.encoding);
-        let id = with_encoding(&proposed, encoding)?;
-        manifest.object = id.clone();
+        let (id, manifest, content) = as_object(member)?;
         let described = self.sessions.create(&id)?;
-        described.file().write_all_at(&manifest.encode().map_err(unfit)?, 0)?;
+        described.file().write_all_at(&manifest, 0)?;
         let object = self.sessions.create(&id)?;
         object.file().write_all_at(&content, 0)?;
         Ok((id, Written { object: Some(object), manifest: Some(described) }))

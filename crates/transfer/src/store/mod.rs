@@ -7,6 +7,7 @@ pub mod forms;
 mod group;
 mod intake;
 mod members;
+pub mod packing;
 mod packs;
 mod posix;
 mod root;

@@ -3,7 +3,8 @@
 use super::forms::{not_reserved, other_encodings, with_encoding};
 use super::group::{GroupSync, Item};
 use super::members::{Ordinary, Part};
-use super::packs::{Packed, Packs};
+use super::packing::Packed;
+use super::packs::Packs;
 use super::root::{OBJECTS, Root, entries};
 use super::session::{Sessions, Swept, TempFile, Written, sweep};
 use super::{Done, Expected, Head, PutOptions, Restored, Store, Stored};
@@ -248,11 +249,11 @@ impl Store for PosixStore {
     ) -> Result<StagedFile, TransferError> {
         not_reserved(id)?;
         self.begin()?;
-        if let Some(packed) = self.pack(id, source, options)? {
+        if let Some(packed) = Packed::take(id, source, options)? {
             if monitor.cancelled() {
                 return Err(TransferError::Cancelled);
             }
-            monitor.advanced(Extent { offset: 0, length: packed.bytes() });
+            monitor.advanced(Extent { offset: 0, length: packed.bytes });
             return Ok(StagedFile(Staged::Member(packed)));
         }
         let encoding = options.compression.encoding_of(source)?;

@@ -31,7 +31,7 @@ impl Bed {
         let (asked, is_google) = (key.to_owned(), self.scheme == Scheme::Google);
         let version = self.store.bucket().engine().wait(async move {
             bucket.operator().write(&asked, content).await.unwrap();
-            Ok(version_of(&bucket.stat(&asked).await?.unwrap(), is_google))
+            Ok::<_, crate::fault::Fault>(version_of(&bucket.stat(&asked).await?.unwrap(), is_google))
         });
         ForeignObject { url: ObjectUrl::new(self.scheme, "archive", key).unwrap(), version: version.unwrap() }
     }

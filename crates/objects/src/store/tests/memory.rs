@@ -8,7 +8,7 @@ use std::path::Path;
 use testkit::Scratch;
 use transfer::{Encoding, Monitor, Store as _, TransferError, Unwatched};
 
-struct Memory {
+pub(super) struct Memory {
     store: ObjectStore,
     scratch: Scratch,
 }

@@ -54,6 +54,7 @@ mod gcs;
 mod hostile;
 mod lemur;
 mod memory;
+mod packs;
 mod requests;
 mod rgw;
 mod s3s;

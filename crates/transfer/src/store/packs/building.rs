@@ -2,21 +2,17 @@
 
 use super::place;
 use crate::TransferError;
-use crate::pack::{MAX_MEMBERS, MemberId, MemberName, NewMember, PackError, PackId, PackWriter};
+use crate::pack::{MemberId, MemberName, NewMember, PackBuilder, PackError, PackId};
 use crate::store::root::Root;
 use crate::store::session::{Sessions, TempFile};
 use crate::store::{Done, Stored};
 use model::Digest;
-use std::collections::HashSet;
 use std::io::{self, Write};
 use std::os::unix::fs::FileExt;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::SystemTime;
 
 /// A pack does not grow beyond this, by more than a member.
 pub(super) const MAX_PACK_BYTES: u64 = 64 << 20;
-/// A pack takes members only for so long. Whoever looks for what an attempt may have left looks at packs from a minute before it
-/// on; so they are certain to be among those.
-const MAX_AGE: Duration = Duration::from_secs(30);
 /// Written to the file at once.
 const BUFFER_BYTES: usize = 256 << 10;
 
@@ -60,52 +56,41 @@ pub(super) enum Building {
 }
 
 /// A temporary file that a pack is written into.
-pub(super) struct PackBuilding {
-    writer: PackWriter<Buffered>,
-    names: HashSet<MemberName>,
-    waiters: Vec<Waiter>,
-    began: Instant,
-}
+pub(super) struct PackBuilding(PackBuilder<Buffered, Waiter>);
 
 impl PackBuilding {
     pub(super) fn begin(sessions: &Sessions) -> Result<Self, TransferError> {
         let id = PackId::new(SystemTime::now());
         let temp = sessions.create(&id)?;
-        let writer = PackWriter::begin(id, Buffered::new(temp)).map_err(|e| into_transfer(e, id, None))?;
-        Ok(Self { writer, names: HashSet::new(), waiters: Vec::new(), began: Instant::now() })
+        let begun = PackBuilder::begin(id, Buffered::new(temp), MAX_PACK_BYTES);
+        Ok(Self(begun.map_err(|e| into_transfer(e, id, None))?))
     }
 
     /// Whether this pack can take the member.
     pub(super) fn has_room_for(&self, member: &NewMember) -> bool {
-        self.writer.members() < MAX_MEMBERS
-            && self.writer.bytes() + member.total_bytes() <= MAX_PACK_BYTES
-            && self.began.elapsed() < MAX_AGE
-            // An earlier attempt of the same archive: each has to have an id of its own.
-            && !self.names.contains(&member.name())
+        self.0.has_room_for(member)
     }
 
     /// Adds a member. After an error the pack is lost: [`PackBuilding::fail`] it.
     pub(super) fn add(&mut self, arrival: Arrival) -> Result<(), PackError> {
         let Arrival { member, bytes, digest, done } = arrival;
-        let name = member.name();
-        self.waiters.push(Waiter { name, bytes, digest, done });
-        self.names.insert(name);
-        self.writer.add(&member)
+        self.0.add(&member, Waiter { name: member.name(), bytes, digest, done })
     }
 
     pub(super) fn id(&self) -> PackId {
-        self.writer.id()
+        self.0.id()
     }
 
     /// Writes index and footer. Gives the complete file, and who waits for it.
     pub(super) fn seal(self) -> (Result<TempFile, PackError>, Vec<Waiter>) {
-        (self.writer.finish().and_then(|out| Ok(out.into_file()?)), self.waiters)
+        let (sealed, waiters) = self.0.seal();
+        (sealed.and_then(|out| Ok(out.into_file()?)), waiters)
     }
 
     /// Gives up: everybody is told why, the file goes.
     pub(super) fn fail(self, root: &Root, error: &PackError) {
         let id = self.id();
-        fail_all(root, id, self.waiters, error);
+        fail_all(root, id, self.0.into_waiting(), error);
     }
 }
 

@@ -12,11 +12,10 @@
 
 use super::place;
 use crate::TransferError;
-use crate::pack::{MemberName, PackError, PackId};
+use crate::pack::{MemberName, NameFilter, PackError, PackId};
 use crate::store::root::{Root, entries};
 use parking_lot::Mutex;
 use std::collections::{HashMap, HashSet};
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime};
@@ -30,7 +29,6 @@ const FORGET_AFTER: Duration = Duration::from_secs(300);
 const ROUND_S: u64 = 3600;
 /// 16 MiB: of so many bits, four for each name, are a third in use when [`MAX_NAMES`] are known, and one name in a hundred is taken for one of them.
 const FILTER_BITS: u64 = 1 << 27;
-const BITS_A_NAME: u64 = 4;
 const MAX_NAMES: u64 = 12_000_000;
 /// Packs known at once, 10 bytes each.
 const MAX_PACKS: usize = 1 << 18;
@@ -52,7 +50,7 @@ struct State {
 /// All packs from one on.
 struct Window {
     from: PackId,
-    names: Filter,
+    names: NameFilter,
     packs: HashSet<PackId>,
     /// As they were before they were listed last. What is not here has to be listed.
     directories: HashMap<PathBuf, (FileStamp, Instant)>,
@@ -130,7 +128,7 @@ impl State {
 impl Window {
     fn new(from: PackId) -> Self {
         let (packs, directories) = (HashSet::new(), HashMap::new());
-        Self { from, names: Filter::new(), packs, directories, asked: Instant::now() }
+        Self { from, names: NameFilter::new(FILTER_BITS), packs, directories, asked: Instant::now() }
     }
 
     fn reach_back_to(&mut self, from: PackId) {
@@ -141,7 +139,7 @@ impl Window {
     }
 
     fn is_full(&self) -> bool {
-        self.packs.len() > MAX_PACKS || self.names.inserted > MAX_NAMES
+        self.packs.len() > MAX_PACKS || self.names.inserted() > MAX_NAMES
     }
 
     /// Reads the packs that are new since the last time.
@@ -223,42 +221,4 @@ fn stamp(root: &Root, directory: &Path) -> io::Result<FileStamp> {
 fn round_down(time: SystemTime) -> SystemTime {
     let seconds = time.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds - seconds % ROUND_S)
-}
-
-/// A Bloom filter: never says no for what was inserted.
-struct Filter {
-    /// Zeros that nobody has written to take no memory.
-    words: Vec<u64>,
-    hasher: RandomState,
-    inserted: u64,
-}
-
-impl Filter {
-    fn new() -> Self {
-        let words = usize::try_from(FILTER_BITS / 64).unwrap_or_default();
-        Self { words: vec![0; words], hasher: RandomState::new(), inserted: 0 }
-    }
-
-    /// The words and bits that stand for a name.
-    fn places(&self, name: MemberName) -> impl Iterator<Item = (usize, u64)> + use<> {
-        let hash = self.hasher.hash_one(name);
-        let (first, step) = (hash >> 32, hash & 0xffff_ffff | 1);
-        (0..BITS_A_NAME).map(move |n| {
-            let bit = (first + n * step) % FILTER_BITS;
-            (usize::try_from(bit / 64).unwrap_or_default(), 1 << (bit % 64))
-        })
-    }
-
-    fn insert(&mut self, name: MemberName) {
-        for (word, bit) in self.places(name) {
-            if let Some(word) = self.words.get_mut(word) {
-                *word |= bit;
-            }
-        }
-        self.inserted += 1;
-    }
-
-    fn may_have(&self, name: MemberName) -> bool {
-        self.places(name).all(|(word, bit)| self.words.get(word).is_some_and(|word| word & bit != 0))
-    }
 }

@@ -5,7 +5,6 @@
 //! say where members are. The same rules work for a store that can only put, get ranges, list and remove whole objects.
 
 mod building;
-mod content;
 mod known;
 mod living;
 mod place;
@@ -14,7 +13,6 @@ mod repack;
 mod sealer;
 
 pub(super) use building::Arrival;
-pub(super) use content::{Packed, pack};
 pub use repack::Repacked;
 
 use super::root::{Root, entries};

@@ -3,26 +3,40 @@
 //! A member's manifest is the one that an object would have; it needs no table of chunks, because there is one chunk. It names the object by
 //! the proposed uuid alone: the pack is not known when it is made.
 
-use super::building::Arrival;
+use super::packs::Arrival;
 use crate::compress::{FrameEncoder, shrinks_enough};
 use crate::manifest::ReadAt as _;
-use crate::manifest::{Content, Description, HoleMap, Kind, ManifestError, describe_small};
+use crate::manifest::{Content, Description, HoleMap, Kind, Manifest, ManifestError, describe_small};
 use crate::pack::{MAX_CONTENT_BYTES, MemberName, NewMember};
+use crate::store::forms::with_encoding;
 use crate::store::{Compression, Done, Origin, PutOptions};
-use crate::{Encoding, OpenFile, TransferError};
+use crate::{DigestKind, Encoding, OpenFile, TransferError};
 use model::{Digest, ObjectId};
 
 /// A file's content, ready to be packed.
-pub(in crate::store) struct Packed {
-    member: NewMember,
-    bytes: u64,
-    digest: Option<Digest>,
+#[derive(Debug)]
+pub struct Packed {
+    /// What goes into the pack.
+    pub member: NewMember,
+    /// Size of the content, before any encoding.
+    pub bytes: u64,
+    /// Its hash.
+    pub digest: Option<Digest>,
 }
 
 impl Packed {
-    /// Size of the content, before any encoding.
-    pub(in crate::store) fn bytes(&self) -> u64 {
-        self.bytes
+    /// Reads the whole of a small file that is to share a pack. `None` when it is to have an object of its own: because it is too large, or
+    /// nobody wants packs, or its attributes are too many.
+    ///
+    /// # Errors
+    /// [`TransferError::Changed`] when the file became shorter meanwhile.
+    pub fn take(id: &ObjectId, source: &OpenFile, options: PutOptions<'_>) -> Result<Option<Self>, TransferError> {
+        let packs = options.pack_up_to_bytes > 0;
+        let Some(name) = MemberName::parse(id.as_str()).filter(|_| packs) else { return Ok(None) };
+        match (options.origin, options.digest) {
+            (Some(origin), Some(DigestKind::Blake3)) => pack(name, source, origin, options),
+            _ => Ok(None),
+        }
     }
 
     pub(in crate::store) fn arrival(self, done: Done) -> Arrival {
@@ -31,11 +45,22 @@ impl Packed {
     }
 }
 
-/// Reads the whole of a small file. `None` when it is larger, or a pack cannot take it: its attributes are too many.
+/// The same as an object of its own: its id, its manifest, and its content as it is stored. For a file that came alone.
 ///
 /// # Errors
-/// [`TransferError::Changed`] when the file became shorter meanwhile.
-pub(in crate::store) fn pack(
+/// [`TransferError::Undescribed`], which cannot happen to what [`Packed::take`] gave.
+pub fn as_object(member: NewMember) -> Result<(ObjectId, Vec<u8>, Vec<u8>), TransferError> {
+    let proposed = ObjectId::parse(&member.name().to_string())?;
+    let (manifest, content) = member.into_parts();
+    let unfit = |e: ManifestError| TransferError::Undescribed { path: proposed.as_str().into(), why: e.to_string() };
+    let mut manifest = Manifest::decode(&manifest).map_err(unfit)?;
+    let encoding = manifest.content().map_or(Encoding::Raw, |content| content.encoding);
+    let id = with_encoding(&proposed, encoding)?;
+    manifest.object = id.clone();
+    Ok((id, manifest.encode().map_err(unfit)?, content))
+}
+
+fn pack(
     name: MemberName,
     source: &OpenFile,
     origin: Origin<'_>,
