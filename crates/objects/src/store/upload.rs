@@ -249,7 +249,7 @@ impl<'m> Upload<'m> {
             let (rooms, sender) = (self.rooms.clone(), sender.clone());
             let room = async move {
                 tokio::select! {
-                    room = rooms.acquire_owned() => Ok(room.ok()),
+                    room = rooms.acquire_owned() => Ok::<_, Fault>(room.ok()),
                     () = sender.closed() => Ok(None),
                 }
             };
