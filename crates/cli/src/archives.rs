@@ -65,14 +65,18 @@ pub(crate) fn open(archive: &ArchiveArgs, config_file: &Path) -> Result<Opened, 
     }
     let beside = |name: &str| config_file.with_file_name(name);
     let [posix, object, s3] = [POSIX_CONFIG, OBJECT_CONFIG, S3_CONFIG].map(beside);
-    if let Some(Root(root)) = find(id, &posix)? {
+    let root = find::<Root>(id, &posix)?;
+    let [in_object, in_s3] = [find::<Bucket>(id, &object)?, find::<S3>(id, &s3)?.map(|S3(place)| place)];
+    let named = [(&posix, root.is_some()), (&object, in_object.is_some()), (&s3, in_s3.is_some())];
+    if let [first, second, ..] = named.iter().filter(|(_, is_there)| *is_there).collect::<Vec<_>>().as_slice() {
+        let (first, second) = (first.0.display(), second.0.display());
+        let why = format!("archive {id} is in {first} and in {second}: one of them has to have another number");
+        return Err(CliError::new(Exit::Config, why));
+    }
+    if let Some(Root(root)) = root {
         return directory(id, &root);
     }
-    let place = match find::<Bucket>(id, &object)? {
-        Some(place) => Some(place),
-        None => find::<S3>(id, &s3)?.map(|S3(place)| place),
-    };
-    if let Some(place) = place {
+    if let Some(place) = in_object.or(in_s3) {
         let store = movers::object::open(&place);
         let store = store.map_err(|error| CliError::new(Exit::NotHere, format!("archive {id}: {error}")))?;
         return Ok(Opened { id, holdings: Box::new(store), in_bucket: true });

@@ -325,10 +325,19 @@ fn s3_region(s3: &S3) -> String {
 
 /// As the usual tools find it.
 fn s3_endpoint(settings: &Settings, s3: &S3) -> String {
-    let from_environment = || std::env::var("AWS_ENDPOINT_URL_S3").or_else(|_| std::env::var("AWS_ENDPOINT_URL")).ok();
     let region = s3_region(s3);
     let suffix = if region.starts_with("cn-") { "amazonaws.com.cn" } else { "amazonaws.com" };
-    settings.endpoint.clone().or_else(from_environment).unwrap_or_else(|| format!("https://s3.{region}.{suffix}"))
+    s3_given_endpoint(settings).unwrap_or_else(|| format!("https://s3.{region}.{suffix}"))
+}
+
+fn s3_given_endpoint(settings: &Settings) -> Option<String> {
+    let variable = |name| std::env::var(name).ok().filter(|value| !value.is_empty());
+    settings.endpoint.clone().or_else(|| variable("AWS_ENDPOINT_URL_S3")).or_else(|| variable("AWS_ENDPOINT_URL"))
+}
+
+/// Few servers other than Amazon's have a name for each bucket.
+fn s3_virtual_host(settings: &Settings, s3: &S3) -> bool {
+    s3.virtual_host_style.unwrap_or_else(|| s3_given_endpoint(settings).is_none())
 }
 
 /// Not for directory buckets, which are signed for otherwise.
@@ -336,7 +345,14 @@ fn s3_uploads(settings: &Settings, s3: &S3, transport: HttpTransporter) -> Optio
     let place = (s3_endpoint(settings, s3), &settings.bucket, &settings.prefix);
     let known = !settings.bucket.ends_with("--x-s3");
     let attempts = settings.limits.attempts;
-    known.then(|| Uploads::new((s3, &s3_region(s3)), (&place.0, place.1, place.2), transport, attempts))
+    known.then(|| {
+        Uploads::new(
+            (s3, &s3_region(s3), s3_virtual_host(settings, s3)),
+            (&place.0, place.1, place.2),
+            transport,
+            attempts,
+        )
+    })
 }
 
 fn s3_service(settings: &Settings, s3: &S3, root: &str) -> services::S3 {
@@ -345,7 +361,7 @@ fn s3_service(settings: &Settings, s3: &S3, root: &str) -> services::S3 {
     if let Some(class) = &settings.storage_class {
         service = service.default_storage_class(class);
     }
-    if s3.virtual_host_style {
+    if s3_virtual_host(settings, s3) {
         service = service.enable_virtual_host_style();
     }
     if s3.checksums {

@@ -62,8 +62,8 @@ pub enum Service {
 pub struct S3 {
     /// The region; when none is given, the environment's (`AWS_REGION`, `AWS_DEFAULT_REGION`), else `us-east-1`.
     pub region: Option<String>,
-    /// The bucket stands in the host's name and not in the path.
-    pub virtual_host_style: bool,
+    /// Whether the bucket stands in the host's name, and not in the path; when nothing is said, only where the endpoint is Amazon's own.
+    pub virtual_host_style: Option<bool>,
     /// Who we are.
     pub credentials: S3Credentials,
     /// How the service is to encrypt objects.

@@ -58,14 +58,14 @@ struct Page {
 
 impl Uploads {
     pub(crate) fn new(
-        (s3, region): (&S3, &str),
+        (s3, region, virtual_host): (&S3, &str, bool),
         (endpoint, bucket, prefix): (&str, &str, &str),
         transport: HttpTransporter,
         attempts: u32,
     ) -> Self {
         let endpoint = endpoint.trim_end_matches('/');
         let base = match endpoint.split_once("://") {
-            Some((scheme, host)) if s3.virtual_host_style => format!("{scheme}://{bucket}.{host}"),
+            Some((scheme, host)) if virtual_host => format!("{scheme}://{bucket}.{host}"),
             _ => format!("{endpoint}/{bucket}"),
         };
         let root = if prefix.is_empty() { String::new() } else { format!("{prefix}/") };

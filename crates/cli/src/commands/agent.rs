@@ -1,5 +1,6 @@
 //! `sifaka agent`.
 
+use crate::commands::config_check;
 use crate::exit::{CliError, Exit, Outcome};
 use crate::reload::SetLogLevel;
 use crate::wiring;
@@ -16,6 +17,9 @@ pub(crate) struct AgentArgs {
 
 pub(crate) fn run(config_file: &Path, args: &AgentArgs) -> Outcome {
     let (config, set_level) = load_and_log(config_file, args.debug)?;
+    if let Some(wrong) = config_check::archives_of_one_number(config_file, &config).first() {
+        return Err(CliError::new(Exit::Config, wrong.text.clone()));
+    }
     let debug = args.debug;
     let set_level = Box::new(move |level| set_level(effective(level, debug)));
     wiring::run_agent(config, config_file, set_level)

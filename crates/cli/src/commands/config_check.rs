@@ -2,6 +2,7 @@
 
 use crate::exit::{Exit, Outcome};
 use crate::output::Output;
+use config::archive::MoverConfig;
 use config::tree::Pos;
 use config::{AgentConfig, CommandConfig, ConfigError, ObjectConfig, PosixConfig, Problem, S3Config, Warning};
 use serde::Serialize;
@@ -61,30 +62,86 @@ pub(crate) fn run(default: &Path, args: CheckArgs) -> Outcome {
 pub(crate) fn check(file: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     let Some(config) = keep(AgentConfig::load(file), &mut findings) else { return findings };
-    let directory = file.parent().unwrap_or(Path::new("."));
     for plugin in &config.enabled_plugins {
-        let name = plugin.rsplit('/').next().unwrap_or(plugin);
-        // A builtin, by its short name or by Lemur's.
-        let builtin = name.strip_prefix("lhsm-plugin-").unwrap_or(name);
-        let is_builtin = !plugin.contains('/') && matches!(builtin, "posix" | "object" | "s3" | "command" | "noop");
         let program = config.plugin_path(plugin);
-        if !is_builtin && !program.exists() {
+        if builtin(plugin).is_none() && !program.exists() {
             let what = format!("enabled_plugins: there is no program {}", program.display());
             findings.push(finding("error", &file.to_string_lossy(), Problem::of_file(what)));
         }
-        if builtin == "posix" {
-            // What the mover reads, under whichever name it is enabled.
-            let file = directory.join("lhsm-plugin-posix");
-            keep(PosixConfig::load(&file), &mut findings);
-        }
-        if builtin == "object" {
-            keep(ObjectConfig::load(&directory.join("lhsm-plugin-object")), &mut findings);
-        }
-        if builtin == "s3" {
-            keep(S3Config::load(&directory.join("lhsm-plugin-s3")), &mut findings);
-        }
-        if builtin == "command" {
-            keep(CommandConfig::load(&directory.join("lhsm-plugin-command")), &mut findings);
+    }
+    let served = served(file, &config, &mut findings);
+    findings.extend(same_numbers(&served));
+    findings
+}
+
+/// What no agent may start with: two movers of different kinds that serve archives of one number would share what is asked of it.
+pub(crate) fn archives_of_one_number(file: &Path, config: &AgentConfig) -> Vec<Finding> {
+    same_numbers(&served(file, config, &mut Vec::new()))
+}
+
+/// A mover that is built in, by its short name, if that is what is enabled.
+fn builtin(plugin: &str) -> Option<&'static str> {
+    ["posix", "object", "s3", "command", "noop"]
+        .into_iter()
+        .find(|name| !plugin.contains('/') && short(plugin) == *name)
+}
+
+/// A name without directories, and without what Lemur has before its names.
+fn short(plugin: &str) -> &str {
+    let name = plugin.rsplit('/').next().unwrap_or(plugin);
+    name.strip_prefix("lhsm-plugin-").unwrap_or(name)
+}
+
+/// An archive that a mover serves.
+struct Served {
+    id: u32,
+    name: String,
+    file: PathBuf,
+}
+
+/// The archives of the enabled movers, as far as their files can be read.
+fn served(agent_file: &Path, config: &AgentConfig, findings: &mut Vec<Finding>) -> Vec<Served> {
+    let directory = agent_file.parent().unwrap_or(Path::new("."));
+    let mut served = Vec::new();
+    let mut kinds: Vec<&str> = config.enabled_plugins.iter().map(|plugin| short(plugin)).collect();
+    kinds.sort_unstable();
+    kinds.dedup();
+    for kind in kinds {
+        // What the mover reads, under whichever name it is enabled.
+        let file = directory.join(format!("lhsm-plugin-{kind}"));
+        let archives: Vec<(u32, String)> = match kind {
+            "posix" => of_mover(keep(PosixConfig::load(&file), findings)),
+            "object" => of_mover(keep(ObjectConfig::load(&file), findings)),
+            "s3" => of_mover(keep(S3Config::load(&file), findings)),
+            "command" => {
+                let config = keep(CommandConfig::load(&file), findings);
+                config.into_iter().flat_map(|config| config.archives).map(|of| (of.id, of.name)).collect()
+            }
+            _ => continue,
+        };
+        served.extend(archives.into_iter().map(|(id, name)| Served { id, name, file: file.clone() }));
+    }
+    served
+}
+
+fn of_mover<P>(config: Option<MoverConfig<P>>) -> Vec<(u32, String)> {
+    let archives = config.into_iter().flat_map(|config| config.archives);
+    archives.map(|archive| (archive.settings.id, archive.settings.name)).collect()
+}
+
+/// Each file by itself has no two: its reader sees to that.
+fn same_numbers(served: &[Served]) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    for (index, later) in served.iter().enumerate() {
+        if let Some(first) = served.iter().take(index).find(|first| first.id == later.id) {
+            let what = format!(
+                "archive \"{}\" has number {}, as has archive \"{}\" of {}: a file's object would be in either",
+                later.name,
+                later.id,
+                first.name,
+                first.file.display()
+            );
+            findings.push(finding("error", &later.file.to_string_lossy(), Problem::of_file(what)));
         }
     }
     findings

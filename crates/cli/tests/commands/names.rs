@@ -92,6 +92,34 @@ fn a_configuration_is_checked_with_its_movers() {
     assert_eq!(agent.status.code(), Some(4), "{}", stderr(&agent));
 }
 
+/// Else each of the two would be asked for objects that the other one has.
+#[test]
+fn two_movers_have_no_archive_of_one_number() {
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, text: &str| {
+        let path = directory.path().join(name);
+        fs::write(&path, text).unwrap();
+        fs::set_permissions(&path, PermissionsExt::from_mode(0o600)).unwrap();
+        path
+    };
+    let agent = write("agent", "client_device = \"/data\"\nenabled_plugins = [\"posix\", \"lhsm-plugin-object\"]\n");
+    let posix = write("lhsm-plugin-posix", "archive \"here\" { id = 7 root = \"/archive\" }\n");
+    let object =
+        |id: u32| write("lhsm-plugin-object", &format!("archive \"there\" {{ id = {id} url = \"s3://b\" }}\n"));
+    let both = [&posix, &object(7)].map(|path| path.display().to_string());
+    let run = |args: &[&str]| sifaka("sifaka").arg("--config").arg(&agent).args(args).output().unwrap();
+    for (args, is_told) in
+        [(&["config", "check"][..], stdout as fn(&_) -> _), (&["agent"], stderr), (&["scrub", "-i", "7"], stderr)]
+    {
+        let output = run(args);
+        assert_eq!(output.status.code(), Some(4), "{args:?}: {}", stderr(&output));
+        let text = is_told(&output);
+        assert!(text.contains('7') && both.iter().all(|file| text.contains(file)), "{args:?}: {text}");
+    }
+    object(8);
+    assert_eq!(run(&["config", "check"]).status.code(), Some(0));
+}
+
 #[test]
 fn pages_and_completions_are_made() {
     let directory = tempfile::tempdir().unwrap();

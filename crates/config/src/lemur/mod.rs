@@ -102,7 +102,7 @@ impl Place for S3 {
         let endpoint = own.endpoint.or(common.endpoint);
         let service = Service::S3 {
             region: Some(own.region.or(common.region).unwrap_or_else(|| REGION.to_owned())),
-            virtual_host_style: endpoint.is_none(),
+            virtual_host_style: None,
             upload_checksums: own.checksums.or(common.checksums).unwrap_or(true),
             credentials,
             encryption: None,

@@ -22,7 +22,7 @@ fn lemur_s_defaults() {
     let credentials = S3Credentials::Chain { profile: None };
     let service = Service::S3 {
         region: Some("us-east-1".into()),
-        virtual_host_style: true,
+        virtual_host_style: None,
         upload_checksums: true,
         credentials,
         encryption: None,
@@ -52,7 +52,7 @@ fn an_archive_s_own_word_counts_before_that_for_all() {
     let keys = |id: &str, secret| S3Credentials::Keys { id: id.into(), secret: Secret::new(secret), token: None };
     let service = |region: &str, upload_checksums, credentials| Service::S3 {
         region: Some(region.into()),
-        virtual_host_style: false,
+        virtual_host_style: None,
         upload_checksums,
         credentials,
         encryption: None,

@@ -58,8 +58,9 @@ pub enum Service {
     S3 {
         /// `region` (the environment's, else the service's default).
         region: Option<String>,
-        /// `addressing = "virtual-host"`: the bucket stands in the host's name. Default `"path"` where there is an `endpoint`.
-        virtual_host_style: bool,
+        /// `addressing`: `"virtual-host"`, the bucket stands in the host's name, or `"path"`. `None` leaves it to the mover: `"path"` where there is an
+        /// endpoint, here or in the environment.
+        virtual_host_style: Option<bool>,
         /// `upload_checksums` (true): a CRC32C goes with all content, for the service to compare.
         upload_checksums: bool,
         /// `credentials { … }`.
@@ -217,7 +218,7 @@ impl Place for Bucket {
         let service = match scheme {
             Scheme::S3 => Service::S3 {
                 region: region.map(|at| at.value),
-                virtual_host_style: virtual_host.map_or(endpoint.is_none(), |at| at.value),
+                virtual_host_style: virtual_host.map(|at| at.value),
                 upload_checksums: upload_checksums.is_none_or(|at| at.value),
                 credentials: credentials.s3()?,
                 encryption,

@@ -16,7 +16,7 @@ fn each_service_with_nothing_said() {
     let chain = S3Credentials::Chain { profile: None };
     let service = Service::S3 {
         region: None,
-        virtual_host_style: true,
+        virtual_host_style: None,
         upload_checksums: true,
         credentials: chain,
         encryption: None,
@@ -42,7 +42,7 @@ fn everything_said() {
     let keys = S3Credentials::Keys { id: "i".into(), secret: Secret::new("s"), token: Some(Secret::new("t")) };
     let service = Service::S3 {
         region: Some("r".into()),
-        virtual_host_style: true,
+        virtual_host_style: Some(true),
         upload_checksums: false,
         credentials: keys,
         encryption: Some(Encryption::Kms { key_id: Some("k".into()) }),
@@ -76,7 +76,7 @@ fn everything_said() {
     }
     let endpoint =
         place("url = \"s3://b\" endpoint = \"http://h\" encryption { type = \"customer\" key_file = \"/k\" }");
-    let Service::S3 { virtual_host_style: false, encryption, .. } = endpoint.service else { panic!("{endpoint:?}") };
+    let Service::S3 { virtual_host_style: None, encryption, .. } = endpoint.service else { panic!("{endpoint:?}") };
     assert_eq!(encryption, Some(Encryption::Customer { key_file: "/k".into() }));
 }
 
