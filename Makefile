@@ -9,7 +9,7 @@ SIFAKA = target/release/sifaka
 # Lemur's names: the program behaves as the one whose name it is called by.
 LINKS_BIN = lhsm
 LINKS_SBIN = lhsmd
-LINKS_LIBEXEC = lhsm-plugin-posix lhsm-plugin-s3 lhsm-plugin-noop
+LINKS_LIBEXEC = lhsm-plugin-posix lhsm-plugin-s3 lhsm-plugin-az lhsm-plugin-noop
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test soak bench check fmt lint doc install clean

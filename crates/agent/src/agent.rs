@@ -29,7 +29,7 @@ use tokio::task::JoinSet;
 /// How often rates move on and hung movers are looked for, at most.
 const TICK: Duration = Duration::from_secs(5);
 /// The programs this one is by name, when the plugin directory has none of that name.
-const BUILTIN: [&str; 5] = ["posix", "object", "s3", "command", "noop"];
+const BUILTIN: [&str; 6] = ["posix", "object", "s3", "az", "command", "noop"];
 
 /// What the agent gets from the program it runs in. Nothing here is global: two agents can run in one process.
 pub struct Services {

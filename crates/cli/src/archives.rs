@@ -2,7 +2,7 @@
 
 use crate::exit::{CliError, Exit};
 use config::archive::{MoverConfig, Place};
-use config::lemur::S3;
+use config::lemur::{Az, S3};
 use config::object::Bucket;
 use config::posix::Root;
 use config::{AgentConfig, ConfigError};
@@ -16,6 +16,7 @@ use transfer::{KernelDurability, PosixStore};
 const POSIX_CONFIG: &str = "lhsm-plugin-posix";
 const OBJECT_CONFIG: &str = "lhsm-plugin-object";
 const S3_CONFIG: &str = "lhsm-plugin-s3";
+const AZ_CONFIG: &str = "lhsm-plugin-az";
 
 /// Which archive a command is for.
 #[derive(clap::Args, Debug)]
@@ -64,10 +65,13 @@ pub(crate) fn open(archive: &ArchiveArgs, config_file: &Path) -> Result<Opened, 
         return directory(id, root);
     }
     let beside = |name: &str| config_file.with_file_name(name);
-    let [posix, object, s3] = [POSIX_CONFIG, OBJECT_CONFIG, S3_CONFIG].map(beside);
+    let [posix, object, s3, az] = [POSIX_CONFIG, OBJECT_CONFIG, S3_CONFIG, AZ_CONFIG].map(beside);
     let root = find::<Root>(id, &posix)?;
-    let [in_object, in_s3] = [find::<Bucket>(id, &object)?, find::<S3>(id, &s3)?.map(|S3(place)| place)];
-    let named = [(&posix, root.is_some()), (&object, in_object.is_some()), (&s3, in_s3.is_some())];
+    let in_object = find::<Bucket>(id, &object)?;
+    let in_s3 = find::<S3>(id, &s3)?.map(|S3(place)| place);
+    let in_az = find::<Az>(id, &az)?.map(|Az(place)| place);
+    let named =
+        [(&posix, root.is_some()), (&object, in_object.is_some()), (&s3, in_s3.is_some()), (&az, in_az.is_some())];
     if let [first, second, ..] = named.iter().filter(|(_, is_there)| *is_there).collect::<Vec<_>>().as_slice() {
         let (first, second) = (first.0.display(), second.0.display());
         let why = format!("archive {id} is in {first} and in {second}: one of them has to have another number");
@@ -76,13 +80,14 @@ pub(crate) fn open(archive: &ArchiveArgs, config_file: &Path) -> Result<Opened, 
     if let Some(Root(root)) = root {
         return directory(id, &root);
     }
-    if let Some(place) = in_object.or(in_s3) {
+    if let Some(place) = in_object.or(in_s3).or(in_az) {
         let store = movers::object::open(&place);
         let store = store.map_err(|error| CliError::new(Exit::NotHere, format!("archive {id}: {error}")))?;
         return Ok(Opened { id, holdings: Box::new(store), in_bucket: true });
     }
-    let (posix, object, s3) = (posix.display(), object.display(), s3.display());
-    let why = format!("no archive of number {id} is in {posix}, {object} or {s3}; give a directory's root with --root");
+    let [posix, object, s3, az] = [&posix, &object, &s3, &az].map(|file| file.display());
+    let why =
+        format!("no archive of number {id} is in {posix}, {object}, {s3} or {az}; give a directory's root with --root");
     Err(CliError::new(Exit::Config, why))
 }
 

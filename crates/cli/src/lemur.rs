@@ -17,15 +17,10 @@ pub(crate) fn translate(given: Vec<OsString>) -> Result<Vec<OsString>, CliError>
         Some("lhsm") => client(rest),
         Some("lhsm-plugin-posix") => Ok(ours(&["mover", "posix"])),
         Some("lhsm-plugin-object") => Ok(ours(&["mover", "object"])),
+        Some("lhsm-plugin-az") => Ok(ours(&["mover", "az"])),
         Some("lhsm-plugin-s3") => Ok(ours(&["mover", "s3"])),
         Some("lhsm-plugin-command") => Ok(ours(&["mover", "command"])),
         Some("lhsm-plugin-noop") => Ok(ours(&["mover", "noop"])),
-        Some(name @ "lhsm-plugin-az") => Err(CliError::new(
-            Exit::NotHere,
-            format!(
-                "{name}: Lemur's layout in Azure is not built in yet; the mover `object` keeps archives there in a layout of its own"
-            ),
-        )),
         _ => Ok(given),
     }
 }
@@ -200,6 +195,7 @@ mod tests {
             ("./lhsm-plugin-posix", "sifaka mover posix"),
             ("lhsm-plugin-command", "sifaka mover command"),
             ("lhsm-plugin-s3", "sifaka mover s3"),
+            ("lhsm-plugin-az", "sifaka mover az"),
             ("lhsm-plugin-noop", "sifaka mover noop"),
             ("sifaka status -l x", "sifaka status -l x"),
         ];
@@ -211,7 +207,6 @@ mod tests {
     #[test]
     fn what_is_not_there_is_said() {
         for (given, part) in [
-            ("lhsm-plugin-az", "layout in Azure is not built in yet"),
             ("lhsm restripe x y", "not built in yet"),
             ("lhsm frobnicate", "no such command"),
             ("lhsmd -config", "needs a file"),

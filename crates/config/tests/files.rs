@@ -5,7 +5,7 @@
 
 use sifaka_config::agent::{LogLevel, TransportKind};
 use sifaka_config::archive::{Checksums, Codec, Compression, Format};
-use sifaka_config::{AgentConfig, ClientDevice, ObjectConfig, PosixConfig, S3Config};
+use sifaka_config::{AgentConfig, AzConfig, ClientDevice, ObjectConfig, PosixConfig, S3Config};
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -111,6 +111,14 @@ fn documented_s3_example_is_valid() {
 }
 
 #[test]
+fn documented_az_example_is_valid() {
+    let text = documentation("examples/lhsm-plugin-az.hcl");
+    let (config, warnings) = AzConfig::parse(&text, "az.hcl").unwrap();
+    assert_eq!(warnings, []);
+    assert_eq!(config.archives.len(), 1);
+}
+
+#[test]
 fn every_known_key_is_documented() {
     let text = documentation("configuration.md");
     let keys: Vec<_> = AgentConfig::known_keys()
@@ -118,6 +126,7 @@ fn every_known_key_is_documented() {
         .chain(PosixConfig::known_keys())
         .chain(ObjectConfig::known_keys())
         .chain(S3Config::known_keys())
+        .chain(AzConfig::known_keys())
         .collect();
     assert!(keys.len() > 40, "the readers know {} keys", keys.len());
     for key in &keys {
@@ -135,6 +144,7 @@ fn every_documented_key_is_known() {
         .chain(PosixConfig::known_keys())
         .chain(ObjectConfig::known_keys())
         .chain(S3Config::known_keys())
+        .chain(AzConfig::known_keys())
         .collect();
     for row in documentation("configuration.md").lines().filter_map(|line| line.strip_prefix("| `")) {
         let key = row.split('`').next().unwrap();

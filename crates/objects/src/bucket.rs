@@ -158,6 +158,12 @@ impl Bucket {
         self.whole.as_ref().unwrap_or(self).clone()
     }
 
+    /// A key of this one, as [`Bucket::whole`] has it.
+    pub(crate) fn key_in_whole(&self, key: &str) -> String {
+        let prefix = self.name.splitn(4, '/').nth(3);
+        prefix.map_or_else(|| key.to_owned(), |prefix| format!("{prefix}/{key}"))
+    }
+
     /// Its name, such as `s3://bucket/prefix`.
     #[must_use]
     pub fn name(&self) -> &str {

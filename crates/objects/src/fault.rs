@@ -42,6 +42,11 @@ impl Fault {
         Self { told: Told::NotFound, temporary: false, why: "there is no such object".to_owned() }
     }
 
+    /// That is not done here.
+    pub(crate) fn unsupported(why: &str) -> Self {
+        Self { told: Told::Unsupported, temporary: false, why: why.to_owned() }
+    }
+
     /// The place is taken.
     pub(crate) fn occupied(why: &str) -> Self {
         Self { told: Told::AlreadyExists, temporary: false, why: why.to_owned() }

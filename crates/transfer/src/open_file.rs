@@ -64,6 +64,11 @@ impl OpenFile {
         &self.path
     }
 
+    /// An extended attribute; `None` when it has none of that name.
+    pub fn attribute(&self, name: &str) -> Result<Option<Vec<u8>>, TransferError> {
+        sys::xattr::get(&self.file, name).map_err(self.failed("read attributes of"))
+    }
+
     /// Size, times and the rest.
     pub fn stamp(&self) -> Result<FileStamp, TransferError> {
         sys::file::stamp(&self.file).map_err(self.failed("read attributes of"))

@@ -4,7 +4,9 @@ use crate::exit::{Exit, Outcome};
 use crate::output::Output;
 use config::archive::MoverConfig;
 use config::tree::Pos;
-use config::{AgentConfig, CommandConfig, ConfigError, ObjectConfig, PosixConfig, Problem, S3Config, Warning};
+use config::{
+    AgentConfig, AzConfig, CommandConfig, ConfigError, ObjectConfig, PosixConfig, Problem, S3Config, Warning,
+};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 
@@ -81,7 +83,7 @@ pub(crate) fn archives_of_one_number(file: &Path, config: &AgentConfig) -> Vec<F
 
 /// A mover that is built in, by its short name, if that is what is enabled.
 fn builtin(plugin: &str) -> Option<&'static str> {
-    ["posix", "object", "s3", "command", "noop"]
+    ["posix", "object", "s3", "az", "command", "noop"]
         .into_iter()
         .find(|name| !plugin.contains('/') && short(plugin) == *name)
 }
@@ -113,6 +115,7 @@ fn served(agent_file: &Path, config: &AgentConfig, findings: &mut Vec<Finding>) 
             "posix" => of_mover(keep(PosixConfig::load(&file), findings)),
             "object" => of_mover(keep(ObjectConfig::load(&file), findings)),
             "s3" => of_mover(keep(S3Config::load(&file), findings)),
+            "az" => of_mover(keep(AzConfig::load(&file), findings)),
             "command" => {
                 let config = keep(CommandConfig::load(&file), findings);
                 config.into_iter().flat_map(|config| config.archives).map(|of| (of.id, of.name)).collect()

@@ -20,6 +20,8 @@ enum MoverKind {
     Object,
     /// Archives of Lemur's in S3, out of Lemur's own configuration
     S3,
+    /// Archives of Lemur's in Azure Blob Storage, likewise
+    Az,
     /// Archives behind programs: HPSS, tape, rclone
     Command,
     /// Moves nothing: for measurements
@@ -43,6 +45,10 @@ pub(crate) fn run(args: &MoverArgs) -> Outcome {
         MoverKind::S3 => {
             let file = environment.config_path("lhsm-plugin-s3");
             movers::object::run_s3(environment, &file).map_err(ended)?;
+        }
+        MoverKind::Az => {
+            let file = environment.config_path("lhsm-plugin-az");
+            movers::object::run_az(environment, &file).map_err(ended)?;
         }
         MoverKind::Command => {
             let file = environment.config_path("lhsm-plugin-command");

@@ -3,8 +3,10 @@
 use crate::support::{Hsm, LONG, hsm_state, is_released, noise, uuid_of};
 use model::xattr;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use testkit::services::Rgw;
+use std::time::{Duration, UNIX_EPOCH};
+use testkit::services::{Azurite, Rgw};
 use testkit::{FsKind, wait_until};
 
 const MIB: usize = 1 << 20;
@@ -89,4 +91,132 @@ fn the_whole_cycle_in_lemur_s_layout_of_s3() {
     let out = fsck.output().unwrap();
     assert!(out.status.success(), "{out:?}");
     assert_eq!(server.keys("archive"), [format!("site/hsm/o/{}", uuid_of(&kept))], "{out:?}");
+}
+
+fn az() -> (Azurite, Hsm) {
+    let server = Azurite::start();
+    server.create_container("archive");
+    let hsm = Hsm::start_with(FsKind::Ext4, 300, |site| {
+        let text = format!(
+            "az_storage_account = \"{}\"\naz_storage_key = \"{}\"\nendpoint = \"{}\"\n\
+             archive \"az\" {{ id = 2\ncontainer = \"archive\"\nprefix = \"lemur hsm\" }}\n",
+            Azurite::ACCOUNT,
+            Azurite::KEY,
+            server.endpoint()
+        );
+        site.add_mover("az", &text);
+    });
+    (server, hsm)
+}
+
+/// What lies under a path, by somebody else's hands.
+fn blob(server: &Azurite, path: &str) -> Vec<u8> {
+    let path = path.replace(' ', "%20");
+    server.request("GET", &format!("/archive/lemur%20hsm/{path}"), None, &[]).ok().body
+}
+
+#[test]
+fn the_whole_cycle_in_lemur_s_layout_of_azure() {
+    let (server, hsm) = az();
+    fs::create_dir_all(hsm.path("dir/sub dir")).unwrap();
+    let names = ["hello", "dir/sub dir/a file", "dir/large"];
+    let files: Vec<_> = names
+        .into_iter()
+        .zip([0, 5000, 17 * MIB + 3])
+        .map(|(name, size)| {
+            let content = noise(size as u64, size);
+            (hsm.file(name, &content), content)
+        })
+        .collect();
+    let paths: Vec<&Path> = files.iter().map(|(path, _)| path.as_path()).collect();
+    let times = fs::FileTimes::new().set_modified(UNIX_EPOCH + Duration::new(1_500_000_000, 42));
+    fs::File::options().write(true).open(paths[1]).unwrap().set_times(times).unwrap();
+    fs::set_permissions(paths[1], fs::Permissions::from_mode(0o640)).unwrap();
+    std::os::unix::fs::chown(paths[1], Some(1234), Some(567)).unwrap();
+    hsm.ok(&["archive", "--wait", "-i", "2"], &paths);
+    let mut keys: Vec<String> = names.iter().map(|name| format!("lemur hsm/{name}")).collect();
+    keys.sort();
+    assert_eq!(server.blobs("archive", false), keys, "no records, no manifests");
+    for (name, (path, content)) in names.iter().zip(&files) {
+        assert_eq!(uuid_of(path), *name, "the id is the path");
+        assert_eq!(url_of(path), format!("az://archive/lemur%20hsm/{}", name.replace(' ', "%20")));
+        assert!(blob(&server, name) == *content, "{name}");
+    }
+    let head = server.request("HEAD", "/archive/lemur%20hsm/dir/sub%20dir/a%20file", None, &[]).ok();
+    let text = |name: &str| head.header(&format!("x-ms-meta-{name}"));
+    assert_eq!((text("permissions"), text("modtime")), (Some("640"), Some("2017-07-14 02:40:00 +0000")));
+    assert_eq!((text("owner"), text("group")), (Some("1234"), Some("567")));
+    hsm.release(&paths);
+    for (path, content) in &files {
+        assert!(fs::read(path).unwrap() == *content && !is_released(path), "{}", path.display());
+    }
+    // Changed: written over, under the same name, and not taken away by the removal of the old version.
+    fs::write(paths[1], "changed").unwrap();
+    hsm.ok(&["archive", "--wait", "-i", "2"], &[paths[1]]);
+    hsm.settle();
+    assert_eq!(blob(&server, names[1]), b"changed");
+    hsm.release(&[paths[1]]);
+    assert_eq!(fs::read(paths[1]).unwrap(), b"changed");
+    // Renamed, and another one in its place: neither takes the other's content away.
+    hsm.release(&[paths[1]]);
+    let renamed = hsm.path("dir/renamed");
+    fs::rename(paths[1], &renamed).unwrap();
+    fs::write(paths[1], "another one").unwrap();
+    hsm.ok(&["archive", "-i", "2"], &[paths[1]]);
+    refused(&hsm);
+    assert_eq!(fs::read(&renamed).unwrap(), b"changed");
+    fs::write(&renamed, "changed again").unwrap();
+    hsm.ok(&["archive", "--wait", "-i", "2"], &[&renamed]);
+    assert_eq!(uuid_of(&renamed), "dir/renamed");
+    // The old name is free now, and what waits for it goes on.
+    hsm.ok(&["archive", "--wait", "-i", "2"], &[paths[1]]);
+    assert_eq!(
+        (blob(&server, names[1]), blob(&server, "dir/renamed")),
+        (b"another one".to_vec(), b"changed again".to_vec())
+    );
+    hsm.ok(&["remove", "--wait"], &[paths[0], paths[1], paths[2], &renamed]);
+    wait_until(LONG, "the container is empty", || server.blobs("archive", false).is_empty());
+}
+
+#[test]
+fn what_lemur_left_in_azure_is_restored_and_written_over_by_its_file_alone() {
+    let (server, hsm) = az();
+    let content = noise(9, 70_000);
+    let put = |name: &str| {
+        let texts = ["x-ms-blob-type: BlockBlob", "x-ms-meta-Permissions: 644", "x-ms-meta-Owner: 0"];
+        server.request("PUT", &format!("/archive/lemur%20hsm/dir/{name}"), Some(&content), &texts).ok();
+    };
+    put("old");
+    fs::create_dir(hsm.path("dir")).unwrap();
+    // Attributes as Lemur left them: an id, and no hash.
+    let path = hsm.path("dir/old");
+    let mut command = hsm.site.command();
+    command.arg("--config").arg(hsm.site.agent_config());
+    let words = ["import", "--no-check", "-i", "2", "--uuid", "dir/old", "--size", "70000"];
+    let out = command.args(words).arg(&path).output().unwrap();
+    assert!(out.status.success(), "{out:?}");
+    assert!(is_released(&path));
+    assert!(fs::read(&path).unwrap() == content);
+    // The file that names it may replace one that says nothing of itself.
+    let path = hsm.file("dir/named", b"first");
+    hsm.ok(&["archive", "--wait", "-i", "2"], &[&path]);
+    put("named");
+    fs::write(&path, "second").unwrap();
+    hsm.ok(&["archive", "--wait", "-i", "2"], &[&path]);
+    assert_eq!(blob(&server, "dir/named"), b"second");
+    // Another one may not.
+    put("whose");
+    let path = hsm.file("dir/whose", b"mine");
+    hsm.ok(&["archive", "-i", "2"], &[&path]);
+    refused(&hsm);
+    assert!(blob(&server, "dir/whose") == content);
+    server.request("DELETE", "/archive/lemur%20hsm/dir/whose", None, &[]).ok();
+    hsm.settle();
+    assert_eq!(blob(&server, "dir/whose"), b"mine");
+}
+
+/// Waits until an action was refused for what is there already.
+fn refused(hsm: &Hsm) {
+    let said = || String::from_utf8(hsm.run(&["actions", "--json"], &[]).stdout).unwrap();
+    wait_until(LONG, "it waits for the other one's object to go", || said().contains("object of another file"));
 }

@@ -86,7 +86,7 @@ impl<S: Store + 'static> ArchiveMover<S> {
     }
 
     fn restore(&self, task: &Task, reply: &Reply) -> Result<Identity, TransferError> {
-        let object = Object::parse(&task.identity)?;
+        let object = self.object(&task.identity)?;
         let target = OpenFile::for_writing(self.environment.resolve(&task.write_path))?;
         let checksums = self.archive.settings().checksums;
         let compare = !checksums.disabled && !checksums.disable_compare_on_restore;
@@ -110,7 +110,7 @@ impl<S: Store + 'static> ArchiveMover<S> {
         let file = OpenFile::for_reading(self.environment.resolve(&task.primary_path))?;
         if !task.identity.uuid.is_empty() {
             // The hash alone says that the file did not change, not that its copy is there.
-            match Object::parse(&task.identity)? {
+            match self.object(&task.identity)? {
                 Object::Own(id) if self.store.head(&id)?.is_none() => {
                     return Err(TransferError::Missing { path: id.as_str().into() });
                 }
@@ -133,6 +133,17 @@ impl<S: Store + 'static> ArchiveMover<S> {
             );
             return reply.done(Identity::default());
         }
+        match self.store.named(&task.identity.uuid) {
+            None => {}
+            Some(Err(error)) => return reply.fail(error.into_failure(&context)),
+            Some(Ok(named)) => {
+                let answer = move |result: Result<(), TransferError>| match result {
+                    Ok(()) => reply.done(Identity::default()),
+                    Err(error) => reply.fail(error.into_failure(&context)),
+                };
+                return self.store.remove_named(&named, Box::new(answer));
+            }
+        }
         let ids = ObjectId::parse(&task.identity.uuid).map_err(TransferError::from).and_then(|id| {
             let mut ids = attempts::earlier(&*self.store, task)?;
             // Also what is not there any more: an earlier removal may have been cut short before its sync.
@@ -150,6 +161,16 @@ impl<S: Store + 'static> ArchiveMover<S> {
                     if task.attempted_since_ms == 0 { S::remove } else { S::remove_attempt };
                 attempts::remove_all(self.store.clone(), remove, ids, Box::new(answer));
             }
+        }
+    }
+
+    fn object(&self, identity: &Identity) -> Result<Object, TransferError> {
+        if ObjectUrl::is_meant(&identity.uuid) {
+            return Ok(Object::Foreign(ForeignObject::parse(identity)?));
+        }
+        match self.store.named(&identity.uuid) {
+            Some(named) => Ok(Object::Foreign(named?)),
+            None => Ok(Object::Own(ObjectId::parse(&identity.uuid)?)),
         }
     }
 
@@ -180,7 +201,8 @@ impl<S: Store + 'static> ArchiveMover<S> {
             Configured::Auto(codec) => Compression::Auto(encoding(codec)),
         };
         let digest = (!archive.checksums.disabled).then(|| self.digest_kind());
-        let origin = keeps_manifests(&archive).then_some(Origin { path: &task.tree_path, fsid: self.fsid });
+        let wants_path = keeps_manifests(&archive) || archive.format == Format::LemurBucket;
+        let origin = wants_path.then_some(Origin { path: &task.tree_path, fsid: self.fsid });
         let repeated = task.attempted_since_ms != 0;
         PutOptions { digest, compression, origin, pack_up_to_bytes: archive.pack_threshold_bytes, repeated }
     }
@@ -226,17 +248,8 @@ fn restores_ranges(archive: &ArchiveSettings) -> bool {
 enum Object {
     /// An object of this archive.
     Own(ObjectId),
-    /// Somebody else's, in a bucket.
+    /// Somebody else's, in a bucket; or one of this archive's, where those go by paths.
     Foreign(ForeignObject),
-}
-
-impl Object {
-    fn parse(identity: &Identity) -> Result<Self, TransferError> {
-        if ObjectUrl::is_meant(&identity.uuid) {
-            return Ok(Self::Foreign(ForeignObject::parse(identity)?));
-        }
-        Ok(Self::Own(ObjectId::parse(&identity.uuid)?))
-    }
 }
 
 /// The agent's proposal, so that a retry overwrites its own object; an agent that proposes none gets a random one.

@@ -6,7 +6,7 @@ mod settings;
 
 use crate::archive::{Kind, MoverError, Unusable};
 use config::archive::Archive;
-use config::lemur::S3;
+use config::lemur::{Az, S3};
 use config::object::{Bucket as Place, ObjectArchive};
 use objects::{Bucket, ObjectStore};
 use plugin::Environment;
@@ -41,6 +41,15 @@ pub fn run(environment: Environment, file: &Path) -> Result<(), MoverError> {
 pub fn run_s3(environment: Environment, file: &Path) -> Result<(), MoverError> {
     let open = |archive: &Archive<S3>| open(&archive.place.0);
     Kind { name: "s3", open, sweep: now_and_then }.run(environment, file)
+}
+
+/// Serves likewise, in place of Lemur's mover for Azure, out of that one's configuration.
+///
+/// # Errors
+/// As for [`run`].
+pub fn run_az(environment: Environment, file: &Path) -> Result<(), MoverError> {
+    let open = |archive: &Archive<Az>| open(&archive.place.0);
+    Kind { name: "az", open, sweep: now_and_then }.run(environment, file)
 }
 
 /// Opens an archive as the mover does, for whoever looks at it as a whole.

@@ -3,6 +3,7 @@
 mod fetch;
 mod keys;
 mod known;
+mod lemur_az;
 mod listing;
 mod memory;
 mod packs;
@@ -204,12 +205,30 @@ impl Store for ObjectStore {
         });
     }
 
-    fn identity(&self, id: &ObjectId, _path: &[u8]) -> Identity {
-        let url = match self.bucket.layout() {
-            Layout::LemurS3 => self.bucket.url(&self.bucket.layout().object(id)),
-            Layout::Uuid | Layout::LemurAz => String::new(),
+    fn identity(&self, id: &ObjectId, path: &[u8]) -> Identity {
+        let id = id.to_string();
+        let (uuid, url) = match self.bucket.layout() {
+            Layout::Uuid => (id, String::new()),
+            Layout::LemurS3 => (id.clone(), self.bucket.url(&format!("o/{id}"))),
+            Layout::LemurAz => {
+                let path = String::from_utf8_lossy(path).into_owned();
+                let url = self.bucket.url(&path);
+                (path, url)
+            }
         };
-        Identity { uuid: id.to_string(), hash: None, url }
+        Identity { uuid, hash: None, url }
+    }
+
+    fn named(&self, uuid: &str) -> Option<Result<ForeignObject, TransferError>> {
+        (self.bucket.layout() == Layout::LemurAz).then(|| lemur_az::named(&self.bucket, uuid))
+    }
+
+    fn remove_named(&self, object: &ForeignObject, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        let (bucket, ending, key) = (self.bucket.whole(), Ending::new(done), object.url.key().to_owned());
+        self.bucket.engine().spawn(async move {
+            let removed = bucket.in_time(bucket.remove(std::slice::from_ref(&key)), |late| late).await;
+            ending.tell(removed.map_err(|fault| fault.into_error("remove", bucket.path(&key))));
+        });
     }
 
     fn get(
@@ -365,6 +384,9 @@ impl Store for ObjectStore {
     }
 
     fn list(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
+        if self.bucket.layout() == Layout::LemurAz {
+            return Err(lemur_az::unlisted(&self.bucket));
+        }
         self.list_all(self.bucket.layout().objects(), visit)
     }
 

@@ -39,6 +39,19 @@ pub(super) struct Place {
     pub(super) key: String,
     pub(super) mark: String,
     texts: HashMap<String, String>,
+    claim: Option<Claim>,
+}
+
+/// What an object has to say of itself to be written over, where one key may be wanted for several things.
+#[derive(Debug, Clone)]
+pub(super) struct Claim {
+    /// The text that says what it is.
+    pub(super) text: &'static str,
+    pub(super) value: String,
+    /// One that does not say it may be written over, too.
+    pub(super) or_silent: bool,
+    /// What is said of one that may not.
+    pub(super) refusal: &'static str,
 }
 
 /// What is under a key already.
@@ -63,12 +76,34 @@ impl Place {
     pub(super) fn new(key: String) -> Self {
         let mark = Uuid::new_v4().to_string();
         let texts = HashMap::from([(MARK.to_owned(), mark.clone())]);
-        Self { key, mark, texts }
+        Self { key, mark, texts, claim: None }
+    }
+
+    /// Only what says the same of itself is written over.
+    pub(super) fn claim(&mut self, claim: Claim) {
+        self.texts.insert(claim.text.to_owned(), claim.value.clone());
+        self.claim = Some(claim);
+    }
+
+    /// As Lemur's mover for Azure describes what it stores, with times in UTC.
+    pub(super) fn describe_as_lemur(&mut self, source: &OpenFile) -> Result<(), TransferError> {
+        let found = source.file().metadata().map_err(TransferError::io("read attributes of", source.path()))?;
+        let modified = opendal::raw::Timestamp::from_second(found.mtime()).map(opendal::raw::Timestamp::into_inner);
+        let modified = modified.map(|time| time.strftime("%Y-%m-%d %H:%M:%S +0000").to_string()).unwrap_or_default();
+        let texts = [
+            ("Permissions", format!("{:o}", found.mode() & 0o7777)),
+            ("ModTime", modified),
+            ("Owner", found.uid().to_string()),
+            ("Group", found.gid().to_string()),
+        ];
+        self.texts.extend(texts.map(|(key, value)| (key.to_owned(), value)));
+        Ok(())
     }
 
     /// Another key of the same attempt.
     pub(super) fn beside(&self, key: String) -> Self {
-        Self { key, mark: self.mark.clone(), texts: HashMap::from([(MARK.to_owned(), self.mark.clone())]) }
+        let texts = HashMap::from([(MARK.to_owned(), self.mark.clone())]);
+        Self { key, mark: self.mark.clone(), texts, claim: None }
     }
 
     /// For people and other tools: owner, mode (octal) and mtime (seconds, with nanoseconds behind the point), under the names that rclone uses.
@@ -115,6 +150,14 @@ impl Place {
         options
     }
 
+    /// Why what is there is not written over. Where several things may want a key, the other one may go away.
+    pub(super) fn strange(&self) -> Fault {
+        match &self.claim {
+            Some(claim) => Fault::contended(claim.refusal),
+            None => Fault::occupied("there is an object under this key that Sifaka did not make; it is left alone"),
+        }
+    }
+
     /// Looks at what is there.
     pub(super) async fn look(&self, bucket: &Bucket) -> Result<There, Fault> {
         let Some(found) = bucket.stat(&self.key).await? else { return Ok(There::Nothing) };
@@ -123,8 +166,19 @@ impl Place {
 
     fn judge(&self, bucket: &Bucket, found: &Metadata) -> There {
         let mark = found.user_metadata().and_then(|texts| texts.get(MARK));
+        let claims = |claim: &Claim| match found.user_metadata().and_then(|texts| texts.get(claim.text)) {
+            Some(value) => *value == claim.value,
+            None => claim.or_silent,
+        };
         match mark {
             Some(mark) if mark == self.mark => There::This(found.content_length()),
+            _ if let Some(claim) = &self.claim => {
+                if claims(claim) {
+                    There::Earlier(None)
+                } else {
+                    There::Strange
+                }
+            }
             None if bucket.traits().metadata => There::Strange,
             _ => There::Earlier(found.version().filter(|_| bucket.traits().replaces_versions).map(str::to_owned)),
         }
@@ -166,7 +220,7 @@ impl Place {
                 (Ok(found @ There::Earlier(_)), true) if fault.told == ErrorKind::ConditionNotMatch => {
                     there = found;
                 }
-                (Ok(There::Strange), _) => return Err(strange()),
+                (Ok(There::Strange), _) => return Err(self.strange()),
                 _ if fault.told == ErrorKind::ConditionNotMatch => return Err(contended()),
                 _ => return Err(fault),
             }
@@ -208,7 +262,7 @@ pub(super) async fn complete(
     if let Some(before) = before {
         // Some services look at no condition when they make an object of parts.
         match place.look(bucket).await? {
-            There::Strange => return Err(strange()),
+            There::Strange => return Err(place.strange()),
             There::Earlier(_) if *before == There::Nothing => return Err(contended()),
             _ => {}
         }
@@ -239,7 +293,7 @@ pub(super) async fn complete(
         (Ok(There::This(found)), _) => {
             return Err(Fault::strange(format!("it has {found} bytes there, and {bytes} were sent")));
         }
-        (Ok(There::Strange), Err(_)) => return Err(strange()),
+        (Ok(There::Strange), Err(_)) => return Err(place.strange()),
         (_, Err(fault)) if fault.told == ErrorKind::ConditionNotMatch => return Err(contended()),
         (_, Err(fault)) => return Err(fault),
         (Ok(_), Ok(())) => return Err(Fault::strange("the service says that it is there, and it is not")),
@@ -272,10 +326,6 @@ pub(super) async fn abort(bucket: &Bucket, key: &str, mut writer: oio::Writer) {
             return;
         }
     }
-}
-
-fn strange() -> Fault {
-    Fault::occupied("there is an object under this key that Sifaka did not make; it is left alone")
 }
 
 fn contended() -> Fault {

@@ -1,12 +1,12 @@
 //! From a file to content that is ready to become an object.
 
 use super::ObjectStore;
+use super::lemur_az;
 use super::memory::{Memory, Taken};
 use super::place::{Place, There};
 use super::sweep::Uploading;
 use super::upload::{Cut, Sent, Upload, Whole};
-use crate::Bucket;
-use crate::fault::Fault;
+use crate::{Bucket, Layout};
 use bytes::Bytes;
 use model::{Extent, ObjectId};
 use std::fs::File;
@@ -84,7 +84,7 @@ impl ObjectStore {
         monitor: &dyn Monitor,
     ) -> Result<Staged, TransferError> {
         not_reserved(id)?;
-        let layout = self.bucket.layout();
+        let (layout, origin) = (self.bucket.layout(), options.origin);
         if layout.has_packs()
             && options.pack_up_to_bytes > 0
             && let Some(staged) = self.stage_member(id, source, options, monitor)?
@@ -107,7 +107,11 @@ impl ObjectStore {
         };
         let table = Table::new(size, self.bucket.path(&layout.manifest(&id)))?;
         let mut place = Place::new(layout.object(&id));
-        place.describe(source)?;
+        if layout == Layout::LemurAz {
+            lemur_az::describe(&mut place, &self.bucket, source, origin)?;
+        } else {
+            place.describe(source)?;
+        }
         let take = |object: &dyn WriteAt| {
             as_before()?;
             archive_file(&id, source, encoding, options, (object, table.as_write_at()), monitor)
@@ -227,7 +231,7 @@ fn take_parts(
     let (asking, looking) = (place.clone(), bucket.clone());
     let there = bucket.engine().wait_watched(async move { asking.look(&looking).await }, monitor)?;
     let there = match there {
-        Ok(There::Strange) => Err(Fault::occupied("there is an object under this key that Sifaka did not make")),
+        Ok(There::Strange) => Err(place.strange()),
         other => other,
     };
     let there = there.map_err(|fault| fault.into_error("store", path))?;

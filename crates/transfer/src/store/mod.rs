@@ -94,6 +94,17 @@ pub trait Store: Send + Sync {
     /// [`TransferError::NoManifest`] when it is damaged.
     fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, TransferError>;
 
+    /// The object that an identity names where files are known by their paths; `None` in all other archives. It is had by
+    /// [`Store::get_foreign`], and removed by [`Store::remove_named`].
+    fn named(&self, _uuid: &str) -> Option<Result<ForeignObject, TransferError>> {
+        None
+    }
+
+    /// Removes an object that [`Store::named`] gave. `done` as for [`Store::remove`].
+    fn remove_named(&self, object: &ForeignObject, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
+        done(object.unknown_here());
+    }
+
     /// Writes an object that Sifaka did not make into `target`, whole, or reads it through if there is none; never another version than the one that is
     /// named, or a mixture. Gives back its hash, also if none is expected.
     ///
