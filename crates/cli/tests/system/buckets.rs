@@ -18,7 +18,9 @@ const MIB: usize = 1 << 20;
 fn start() -> (Rgw, Hsm) {
     let server = Rgw::start();
     server.create_bucket("archive");
-    let hsm = Hsm::start_with(FsKind::Ext4, 300, |site| archive_in_bucket(site, &s3(&server, "archive")));
+    // Each file has an object of its own, to be found by its id.
+    let archive = format!("{}\npack {{ threshold = 0 }}", s3(&server, "archive"));
+    let hsm = Hsm::start_with(FsKind::Ext4, 300, |site| archive_in_bucket(site, &archive));
     (server, hsm)
 }
 
@@ -184,6 +186,62 @@ fn scrub_finds_what_is_not_what_was_archived() {
         assert!(fs::read(path).unwrap() == *content, "{}", path.display());
     }
     assert!(fs::read(&large).unwrap() == noise(9, 19 * MIB + 5));
+}
+
+/// Small files share packs: each is found, missed, removed and made anew alone.
+#[test]
+fn what_packs_in_a_bucket_hold_is_looked_after_one_by_one() {
+    let server = Rgw::start();
+    server.create_bucket("archive");
+    let mut hsm = Hsm::start_with(FsKind::Ext4, 300, |site| archive_in_bucket(site, &s3(&server, "archive")));
+    let files: Vec<(PathBuf, Vec<u8>)> = (0..60)
+        .map(|n| (n, noise(n, 3000)))
+        .map(|(n, content)| (hsm.file(&format!("f{n}"), &content), content))
+        .collect();
+    let paths: Vec<&Path> = files.iter().map(|(path, _)| path.as_path()).collect();
+    hsm.archive(&paths);
+    let packed: Vec<&(PathBuf, Vec<u8>)> = files.iter().filter(|(path, _)| uuid_of(path).contains(".pk")).collect();
+    assert!(packed.len() > 40, "{} of them are packed", packed.len());
+    let (_, totals) = told(&hsm, &["scrub"], 0);
+    assert_eq!((&totals["objects"], &totals["unverified"]), (&60.into(), &0.into()), "{totals}");
+
+    // One is damaged in its pack, the content of another goes unseen.
+    let (damaged, content) = packed[3];
+    let pack = uuid_of(damaged).split_once(".pk").unwrap().1.to_owned();
+    let key = format!("/archive/hsm/packs/{pack}");
+    let was = server.request("GET", &key, None, &[]).ok();
+    let mut body = was.body.clone();
+    let at = body.windows(32).position(|window| window == &content[1000..1032]).unwrap();
+    body[at] ^= 1;
+    put_again(&server, &key, &was, &body, as_it_was);
+    let (found, totals) = told(&hsm, &["scrub"], 6);
+    assert_eq!((&totals["damaged"], &totals["lost"]), (&1.into(), &0.into()), "{found}");
+    assert!(found.contains("\"f3\"") || found.contains(damaged.file_name().unwrap().to_str().unwrap()), "{found}");
+    let (found, totals) = told(&hsm, &["scrub", "--repair"], 6);
+    assert_eq!(totals["repair"]["repaired"], 1, "{found}");
+    hsm.settle();
+    hsm.stop_agent();
+    let (deleted, _) = packed[7];
+    fs::remove_file(deleted).unwrap();
+    let report = fsck(&hsm, &["--repair"], 0);
+    assert_eq!(
+        (&report["orphans"], &report["removed"], &report["missing"]),
+        (&1.into(), &1.into(), &0.into()),
+        "{report}"
+    );
+    let report = fsck(&hsm, &[], 0);
+    assert_eq!((&report["objects"], &report["named"]), (&59.into(), &59.into()), "{report}");
+
+    hsm.agent = Some(hsm.site.start_agent());
+    hsm.wait_for_movers();
+    let (_, totals) = told(&hsm, &["scrub"], 0);
+    assert_eq!((&totals["objects"], &totals["damaged"]), (&59.into(), &0.into()), "{totals}");
+    let left: Vec<&(PathBuf, Vec<u8>)> = files.iter().filter(|(path, _)| path != deleted).collect();
+    let paths: Vec<&Path> = left.iter().map(|(path, _)| path.as_path()).collect();
+    hsm.release(&paths);
+    for (path, content) in left {
+        assert!(fs::read(path).unwrap() == *content, "{}", path.display());
+    }
 }
 
 #[test]

@@ -15,7 +15,7 @@ use std::sync::Arc;
 use transfer::copy::{ChunkReader, open_chunks, open_member, restore_chunks, restore_range, restore_stream};
 use transfer::forms::not_reserved;
 use transfer::manifest::{Manifest, ManifestError, ReadAt};
-use transfer::pack::{Member, MemberId};
+use transfer::pack::MemberId;
 use transfer::{Expected, Monitor, OpenFile, Restored, TransferError, Unwatched};
 
 /// Of at most so much content are objects that carry their manifests, if the settings are the usual ones.
@@ -213,9 +213,9 @@ impl ObjectStore {
     ) -> Result<Reader<'m>, TransferError> {
         let path = self.packs.path(id);
         let found = self.packs.find(id, monitor)?;
-        let Member { manifest, content, .. } = found.ok_or_else(|| TransferError::Missing { path: path.clone() })?;
-        let length = content.len() as u64;
-        open_member(path, Source::Here(manifest.into()), (Source::Here(content.into()), length), expected)
+        let member = found.ok_or_else(|| TransferError::Missing { path: path.clone() })?;
+        let length = member.content.len() as u64;
+        open_member(path, Source::Here(member.manifest.into()), (Source::Here(member.content), length), expected)
     }
 
     /// A member's description; `None` when it is not there.

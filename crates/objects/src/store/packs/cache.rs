@@ -62,6 +62,15 @@ pub(super) struct Opened {
     looked: Instant,
 }
 
+/// A member.
+pub(in crate::store) struct Found {
+    pub(in crate::store) manifest: Vec<u8>,
+    /// As it is stored.
+    pub(in crate::store) content: Bytes,
+    /// Whether the content is what was written. If not, its manifest still says what it was.
+    pub(super) is_whole: bool,
+}
+
 /// What does not change as long as nobody writes the pack anew.
 pub(super) struct Content {
     pub(super) pack: PackId,
@@ -124,21 +133,21 @@ impl Cache {
         self.packs.lock().remove(&pack);
     }
 
-    /// A member at its place, all of it checked.
-    pub(super) async fn read(
-        &self,
-        bucket: &Arc<Bucket>,
-        content: &Content,
-        entry: Entry,
-    ) -> Result<Member, PackFault> {
+    /// A member at its place: record and manifest are checked, and it is told whether the content is what was written.
+    pub(super) async fn read(&self, bucket: &Arc<Bucket>, content: &Content, entry: Entry) -> Result<Found, PackFault> {
         let range = entry.place()..entry.place() + entry.total_bytes();
         let bytes = if content.lookups.fetch_add(1, Ordering::Relaxed) == 0 {
             fetch(bucket, content.pack, range.clone()).await?
         } else {
             self.gather(bucket, content, range.clone()).await?
         };
-        let piece = Piece { start: range.start, bytes };
-        Ok(PackReader::new(piece, content.size, content.pack).read(&entry)?)
+        let at = usize::try_from(entry.content_at() - range.start).unwrap_or(usize::MAX).min(bytes.len());
+        let stored = bytes.slice(at..);
+        let reader = PackReader::new(Piece { start: range.start, bytes }, content.size, content.pack);
+        match reader.read(&entry) {
+            Ok(Member { manifest, .. }) => Ok(Found { manifest, content: stored, is_whole: true }),
+            Err(_) => Ok(Found { manifest: reader.manifest(&entry)?, content: stored, is_whole: false }),
+        }
     }
 
     /// A range, out of the blocks that it touches.

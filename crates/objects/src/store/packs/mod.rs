@@ -23,7 +23,7 @@ use crate::Bucket;
 use crate::fault::Fault;
 use crate::store::place::Place;
 use crate::store::publish::Ending;
-use cache::{Cache, Opened};
+use cache::{Cache, Found, Opened};
 use fault::PackFault;
 use known::Known;
 use model::ObjectId;
@@ -32,7 +32,7 @@ use sealer::Sealer;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, UNIX_EPOCH};
-use transfer::pack::{Member, MemberId, MemberName};
+use transfer::pack::{MemberId, MemberName};
 use transfer::{Monitor, TransferError};
 
 /// A pack does not grow beyond this, by more than a member: it is in memory until the service has it.
@@ -60,8 +60,8 @@ impl Packs {
         self.sealer.add(&self.bucket, arrival);
     }
 
-    /// A member, all of it checked; `None` for one that is not there, or removed.
-    pub(super) fn find(&self, id: &MemberId, monitor: &dyn Monitor) -> Result<Option<Member>, TransferError> {
+    /// A member; `None` for one that is not there, or removed. Its manifest is checked; its content is to be compared with that.
+    pub(super) fn find(&self, id: &MemberId, monitor: &dyn Monitor) -> Result<Option<Found>, TransferError> {
         let (bucket, cache, member) = (self.bucket.clone(), self.cache.clone(), *id);
         let found = self.bucket.engine().wait_watched(
             async move { bucket.in_time(find(&bucket, &cache, member), PackFault::from).await },
@@ -117,17 +117,17 @@ impl Packs {
 }
 
 /// Again from the beginning when something is not where it was: somebody has written the pack anew.
-async fn find(bucket: &Arc<Bucket>, cache: &Cache, member: MemberId) -> Result<Option<Member>, PackFault> {
+async fn find(bucket: &Arc<Bucket>, cache: &Cache, member: MemberId) -> Result<Option<Found>, PackFault> {
     let mut is_second = false;
     loop {
         let Some(opened) = cache.open(bucket, member.pack).await? else { return Ok(None) };
         let entry = opened.content.index.find(member.name).filter(|entry| !opened.is_removed(entry.name));
         let Some(entry) = entry else { return Ok(None) };
         match cache.read(bucket, &opened.content, entry).await {
-            Ok(found) => return Ok(Some(found)),
+            Ok(found) if found.is_whole || is_second => return Ok(Some(found)),
             Err(error) if is_second => return Err(error),
             Err(PackFault::Service(fault)) if !fault.is_missing() => return Err(fault.into()),
-            Err(_) => {
+            Ok(_) | Err(_) => {
                 cache.forget(member.pack);
                 is_second = true;
             }
