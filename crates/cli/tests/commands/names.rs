@@ -22,17 +22,12 @@ fn lhsm_is_quiet_and_takes_single_dashes() {
 }
 
 #[test]
-fn lemur_s_object_store_plugins_are_said_to_be_missing() {
-    let output = sifaka("lhsm-plugin-s3").output().unwrap();
-    assert_eq!(output.status.code(), Some(5));
-    assert!(stderr(&output).contains("are not built in yet"), "{}", stderr(&output));
-}
-
-#[test]
 fn a_mover_by_hand_says_who_starts_it() {
-    let output = sifaka("lhsm-plugin-posix").env_clear().output().unwrap();
-    assert_eq!(output.status.code(), Some(2));
-    assert!(stderr(&output).contains("started by the agent"), "{}", stderr(&output));
+    for name in ["posix", "object", "s3", "az", "command", "noop"] {
+        let output = sifaka(&format!("lhsm-plugin-{name}")).env_clear().output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(stderr(&output).contains("started by the agent"), "{name}: {}", stderr(&output));
+    }
 }
 
 #[test]

@@ -332,7 +332,11 @@ impl ObjectStore {
     }
 
     fn fetch_table(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<Option<Table>, TransferError> {
-        let (bucket, key) = (self.bucket.clone(), self.bucket.layout().manifest(id));
+        let (bucket, layout) = (self.bucket.clone(), self.bucket.layout());
+        if !layout.has_manifests() {
+            return Ok(None);
+        }
+        let key = layout.manifest(id);
         let path = self.bucket.path(&key);
         let fetched = self.bucket.engine().wait_watched(async move { fetch(&bucket, &key).await }, monitor)?;
         fetched.map_err(|fault| fault.into_error("read", path))
