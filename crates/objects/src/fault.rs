@@ -72,6 +72,11 @@ impl Fault {
         self.told == Told::RangeNotSatisfied
     }
 
+    /// The service is there, and does not do this: not now, and not when it is asked again.
+    pub(crate) fn is_refused(&self) -> bool {
+        !self.temporary && self.told != Told::ConfigInvalid
+    }
+
     pub(crate) fn why(&self) -> &str {
         &self.why
     }

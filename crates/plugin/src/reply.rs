@@ -104,6 +104,12 @@ impl Reply {
         self.running.as_ref().is_some_and(|running| running.stopped().is_some())
     }
 
+    /// The same question, for whoever works on after this reply was handed on.
+    pub fn cancellation(&self) -> impl Fn() -> bool + Send + Sync + 'static + use<> {
+        let running = self.running.clone();
+        move || running.as_ref().is_some_and(|running| running.stopped().is_some())
+    }
+
     /// The action's id, for messages.
     #[must_use]
     pub fn id(&self) -> ActionId {

@@ -31,6 +31,6 @@ pub use error::TransferError;
 pub use monitor::{Monitor, Unwatched};
 pub use open_file::OpenFile;
 pub use store::{
-    Compression, Done, Expected, ForeignObject, Head, Origin, Part, PosixStore, PutOptions, Repacked, Restored,
-    StagedFile, Store, Stored, Swept, forms, packing,
+    Compression, Done, Expected, ForeignObject, GivenUp, Head, Origin, Part, PosixStore, PutOptions, Repacked,
+    Restored, StagedFile, Store, Stored, Swept, forms, packing,
 };

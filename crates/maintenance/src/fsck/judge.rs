@@ -16,6 +16,13 @@ use sys::{Mode, OFlags};
 use transfer::Encoding;
 use transfer::manifest::{Kind, Manifest};
 
+/// Something that is nobody's.
+pub(super) struct Orphan {
+    pub(super) manifest: Option<Manifest>,
+    /// How its removal ended, if that was wanted.
+    pub(super) removed: Option<Result<(), MaintenanceError>>,
+}
+
 /// What judging needs.
 pub(super) struct Judge<'a> {
     pub(super) fs: &'a Filesystem,
@@ -42,24 +49,35 @@ impl<'a> Judge<'a> {
         self.comparison.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Judges these, by several threads: in a bucket each question to the archive is a request. In no order.
-    pub(super) fn judge_all(&self, ids: Vec<String>) -> Result<Vec<(String, Verdict)>, MaintenanceError> {
+    /// Does this for each of these, by several threads: in a bucket each question to the archive is a request. In no order.
+    pub(super) fn for_each<T: Send>(
+        &self,
+        ids: Vec<String>,
+        work: impl Fn(&str) -> Result<T, MaintenanceError> + Sync,
+    ) -> Result<Vec<(String, T)>, MaintenanceError> {
         let left = Mutex::new(ids);
         let next = || left.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let work = || {
-            let mut judged = Vec::new();
+        let one_after_the_other = || {
+            let mut done = Vec::new();
             while let Some(id) = next() {
-                let verdict = self.judge(&id)?;
-                judged.push((id, verdict));
+                let result = work(&id)?;
+                done.push((id, result));
             }
-            Ok(judged)
+            Ok(done)
         };
-        let judged: Result<Vec<_>, MaintenanceError> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..self.options.threads.max(1)).map(|_| scope.spawn(work)).collect();
+        let done: Result<Vec<_>, MaintenanceError> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..self.options.threads.max(1)).map(|_| scope.spawn(one_after_the_other)).collect();
             let ended = threads.into_iter().map(std::thread::ScopedJoinHandle::join);
-            ended.map(|judged| judged.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
+            ended.map(|done| done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
         });
-        Ok(judged?.into_iter().flatten().collect())
+        Ok(done?.into_iter().flatten().collect())
+    }
+
+    /// What there is to tell of an object that was just judged to be nobody's; removes it if that is wanted.
+    pub(super) fn orphan(&self, id: &str, remove: bool) -> Result<Orphan, MaintenanceError> {
+        let object = ObjectId::parse(id)?;
+        let manifest = self.holdings.manifest(&object).ok().flatten();
+        Ok(Orphan { manifest, removed: remove.then(|| self.holdings.remove(&object)) })
     }
 
     /// What cannot be looked at is not nobody's.

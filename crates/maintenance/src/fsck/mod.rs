@@ -21,7 +21,7 @@ use comparison::{Comparison, NamedBy, TURN};
 use coordinator::Filesystem;
 use files::{Collector, Names, RESIDENT, Troubles, Wrong, look, open};
 pub use flags::{Directly, SetFlags};
-use judge::Judge;
+use judge::{Judge, Orphan};
 use model::{HsmFlags, ObjectId};
 use serde::Serialize;
 use std::ops::ControlFlow;
@@ -297,7 +297,7 @@ impl Run<'_> {
             let Some(last) = turn.last() else { break };
             after.clone_from(last);
             let count = turn.len() as u64;
-            for (id, verdict) in self.judge.judge_all(turn)? {
+            for (id, verdict) in self.judge.for_each(turn, |id| self.judge.judge(id))? {
                 match verdict {
                     Verdict::Orphan => self.judge.comparison().add_orphan(&id)?,
                     verdict => self.count(&id, verdict),
@@ -321,11 +321,15 @@ impl Run<'_> {
             let turn = self.judge.comparison().orphans(&after)?;
             let Some(last) = turn.last() else { return Ok(()) };
             after.clone_from(last);
-            for id in &turn {
-                // Once more, since that may be long ago.
-                match self.judge.judge(id)? {
-                    Verdict::Orphan => self.orphan(id, remove)?,
-                    verdict => self.count(id, verdict),
+            // Once more, since that may be long ago: each right before it is removed.
+            let judged = self.judge.for_each(turn, |id| match self.judge.judge(id)? {
+                Verdict::Orphan => Ok(Err(self.judge.orphan(id, remove)?)),
+                verdict => Ok(Ok(verdict)),
+            })?;
+            for (id, judged) in judged {
+                match judged {
+                    Err(orphan) => self.orphan(&id, orphan),
+                    Ok(verdict) => self.count(&id, verdict),
                 }
             }
         }
@@ -346,11 +350,9 @@ impl Run<'_> {
         }
     }
 
-    fn orphan(&mut self, id: &str, remove: bool) -> Result<(), MaintenanceError> {
+    fn orphan(&mut self, id: &str, Orphan { manifest, removed }: Orphan) {
         self.report.orphans += 1;
-        let object = ObjectId::parse(id)?;
-        let manifest = self.judge.holdings.manifest(&object).ok().flatten();
-        let what = match remove.then(|| self.judge.holdings.remove(&object)) {
+        let what = match removed {
             None => "no file names it".to_owned(),
             Some(Ok(())) => {
                 self.report.removed += 1;
@@ -366,7 +368,6 @@ impl Run<'_> {
             Some(manifest) => finding.at(&manifest.path),
             None => finding,
         });
-        Ok(())
     }
 
     fn files_without_object(&mut self) -> Result<(), MaintenanceError> {

@@ -58,8 +58,9 @@ impl<S: Store + 'static> ArchiveMover<S> {
         match staged {
             Err(error) => reply.fail(error.into_failure(&context)),
             Ok((staged, earlier)) => {
+                let given_up = Box::new(reply.cancellation());
                 let answer = self.answer_stored(task, reply, context);
-                self.store.commit(staged, attempts::instead_of(self.store.clone(), earlier, answer));
+                self.store.commit_unless(given_up, staged, attempts::instead_of(self.store.clone(), earlier, answer));
             }
         }
     }

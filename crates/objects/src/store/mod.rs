@@ -31,7 +31,7 @@ use memory::Memory;
 use model::{Extent, Identity, ObjectId};
 use packs::{Arrival, Packs};
 use place::{Place, is_ours};
-use publish::{Ending, publish, put_bytes};
+use publish::{Ending, publish, put_bytes, unless};
 use stage::StagedKind;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -42,7 +42,7 @@ use transfer::forms::not_reserved;
 use transfer::manifest::{Manifest, ManifestError};
 use transfer::pack::{MemberId, MemberName};
 use transfer::{
-    Done, Encoding, Expected, ForeignObject, Head, Monitor, OpenFile, PutOptions, Restored, Store, Stored,
+    Done, Encoding, Expected, ForeignObject, GivenUp, Head, Monitor, OpenFile, PutOptions, Restored, Store, Stored,
     TransferError,
 };
 
@@ -189,6 +189,11 @@ impl Store for ObjectStore {
     }
 
     fn commit(&self, staged: Staged, done: Done) {
+        self.commit_unless(Box::new(|| false), staged, done);
+    }
+
+    /// A pack is not given up: others are in it.
+    fn commit_unless(&self, given_up: GivenUp, staged: Staged, done: Done) {
         let (bucket, ending) = (self.bucket.clone(), Ending::new(done));
         let staged = match staged.0 {
             StagedKind::Member(packed, place, memory, repeated) => {
@@ -200,8 +205,8 @@ impl Store for ObjectStore {
             // The bucket is held until the very end: its threads do not go while they have something to tell.
             let path = bucket.path(&bucket.layout().object(&staged.id));
             let late = |fault: Fault| fault.into_error("store", path);
-            let published = bucket.in_time(publish(&bucket, staged), late).await;
-            ending.tell(published);
+            let published = bucket.in_time(publish(&bucket, staged), late);
+            ending.tell(unless(given_up, published).await);
         });
     }
 

@@ -10,9 +10,12 @@ use bytes::Bytes;
 use model::ObjectId;
 use opendal::Buffer;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 use transfer::manifest::ReadAt as _;
-use transfer::{OpenFile, Stored, TransferError};
+use transfer::{GivenUp, OpenFile, Stored, TransferError};
+
+/// How soon it is noticed that nobody wants it any more (P4).
+const LOOK: Duration = Duration::from_millis(200);
 
 /// Ends with a word in any case, also when the work panics or is dropped.
 pub(super) struct Ending<T>(Option<Told<T>>);
@@ -36,6 +39,21 @@ impl<T> Drop for Ending<T> {
     fn drop(&mut self) {
         if let Some(done) = self.0.take() {
             done(Err(Fault::strange("the work on it ended without a result").into_error("finish", "a request".into())));
+        }
+    }
+}
+
+/// Ends the work where it stands when it is given up.
+pub(super) async fn unless<T>(
+    given_up: GivenUp,
+    work: impl Future<Output = Result<T, TransferError>>,
+) -> Result<T, TransferError> {
+    tokio::pin!(work);
+    loop {
+        match tokio::time::timeout(LOOK, &mut work).await {
+            Ok(done) => return done,
+            Err(_) if given_up() => return Err(TransferError::Cancelled),
+            Err(_) => {}
         }
     }
 }
@@ -69,7 +87,7 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
         }
     }
     if repeated || replaced {
-        remove_older_forms(bucket, &id, &own).await;
+        remove_older_forms(bucket, &id, &own).await.map_err(failed)?;
     }
     if (repeated || replaced) && is_answered {
         abort_older_uploads(bucket, &id, begun).await;
@@ -137,14 +155,19 @@ async fn take_back(bucket: &Bucket, places: [&Place; 2]) {
     }
 }
 
-/// An earlier attempt of the same archive may have chosen another encoding, or had a manifest.
-async fn remove_older_forms(bucket: &Bucket, id: &ObjectId, own: &[String]) {
+/// An earlier attempt of the same archive may have chosen another encoding, or had a manifest. What cannot be removed for now fails the attempt, and the next
+/// one does it. Where nothing may be removed at all, something may stay (`sifaka fsck` tells): an archive for which that is so is of use all the same.
+async fn remove_older_forms(bucket: &Bucket, id: &ObjectId, own: &[String]) -> Result<(), Fault> {
     let layout = bucket.layout();
     let all = layout.other_forms(id).chain([id.clone()]).flat_map(|id| layout.all(&id));
     let old: Vec<String> = all.filter(|key| !own.contains(key)).collect();
     let path = bucket.path(&bucket.layout().object(id));
-    if let Err(fault) = bucket.remove(&old).await {
-        tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove older forms of an object");
+    match bucket.remove(&old).await {
+        Err(fault) if fault.is_refused() => {
+            tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove older forms of an object");
+            Ok(())
+        }
+        removed => removed,
     }
 }
 

@@ -26,6 +26,9 @@ use std::ops::ControlFlow;
 /// How a commit ends. Called exactly once, from any thread, and has to be quick.
 pub type Done = Box<dyn FnOnce(Result<Stored, TransferError>) + Send>;
 
+/// Whether what is being done is not wanted any more (P4). Asked now and then, from any thread.
+pub type GivenUp = Box<dyn Fn() -> bool + Send + Sync>;
+
 /// Objects by id. Every method may be called from any thread, and blocks.
 pub trait Store: Send + Sync {
     /// Content that was written and is not an object yet. Dropped, it leaves nothing.
@@ -46,6 +49,13 @@ pub trait Store: Send + Sync {
     ///
     /// `done` is called with success once content and name are durable (P1), or with the error; then nothing is left.
     fn commit(&self, staged: Self::Staged, done: Done);
+
+    /// As [`Store::commit`], but it may be given up: then it ends with [`TransferError::Cancelled`] at some point, and whether there is an object is not
+    /// known. A store whose commits do not wait for others need not ask.
+    fn commit_unless(&self, given_up: GivenUp, staged: Self::Staged, done: Done) {
+        let _ = given_up;
+        self.commit(staged, done);
+    }
 
     /// What a file is to carry that was archived from this path, without the hash: the object's id and no URL, but where an archive that others
     /// read too wants more, or something else.

@@ -7,6 +7,8 @@ use super::suite::{Calls as _, described, expected, id, manifest, object};
 use crate::{Limits, Settings};
 use model::{ErrorKind, Extent};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 use testkit::Random;
@@ -210,6 +212,36 @@ fn p4_a_cancel_does_not_wait_for_a_server_that_hangs() {
     cancelled(&|monitor| store.stage(&id("bcdefg"), &source, described(Encoding::Raw), monitor).map(drop));
     cancelled(&|monitor| store.get(&stored.id, &target, expected(&stored), monitor).map(drop));
     cancelled(&|monitor| store.get_range(&stored.id, &target, Extent::WHOLE, expected(&stored), monitor).map(drop));
+}
+
+#[test]
+fn p4_a_commit_that_is_given_up_does_not_wait_for_a_server_that_hangs() {
+    let spoiled = Spoiled::with(Limits::default());
+    for (size, hangs) in [(SMALL, whole_put()), (LARGE, completion())] {
+        let rule = spoiled.proxy.add(hangs, Fault::Hang);
+        let source = spoiled.source(size).0;
+        let staged = spoiled.bed.store.stage(&id("abcdef"), &source, described(Encoding::Raw), &Unwatched).unwrap();
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let asked = cancelled.clone();
+        let given_up = Box::new(move || asked.load(Ordering::Relaxed));
+        let (tell, told) = channel();
+        spoiled.bed.store.commit_unless(given_up, staged, Box::new(move |result| tell.send(result).unwrap()));
+        testkit::wait_until(Duration::from_secs(20), "the request that hangs", || spoiled.proxy.hits(rule) > 0);
+        assert!(told.try_recv().is_err());
+        cancelled.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
+        let ended = told.recv_timeout(Duration::from_secs(20)).expect("an end");
+        assert!(
+            matches!(ended, Err(TransferError::Cancelled)) && begun.elapsed() < Duration::from_secs(2),
+            "{ended:?}"
+        );
+        spoiled.proxy.heal();
+    }
+    // What was begun is aborted, nothing is there, and the same can be stored after that.
+    let unfinished = || spoiled.bed.server.uploads(BUCKET).len();
+    testkit::wait_until(Duration::from_secs(20), "the upload to be aborted", || unfinished() == 0);
+    let stored = spoiled.put(LARGE).unwrap();
+    spoiled.is_right(&stored);
 }
 
 /// Whoever waits for a commit hears of it although the store is gone meanwhile.
