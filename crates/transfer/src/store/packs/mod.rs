@@ -123,14 +123,20 @@ impl Packs {
         }
     }
 
-    /// Reads every pack through and tells what is damaged, with the pack's path: its members, or what holds them together.
+    /// Reads every pack through and tells what is damaged, with the pack's path: its members that are not removed, or what holds them together.
     pub(super) fn check(&self, told: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError> {
         let checked = self.each_pack(None, &mut |pack| {
             let path = place::path(&self.root, pack);
             let mut damaged = Vec::new();
             let read = place::open(&self.root, pack).map(|reader| {
                 reader.map_or(Ok(()), |reader| {
-                    reader.check(&mut |name, why| damaged.push(format!("member {name}: {why}"))).map(drop)
+                    let member = &mut |name, why| {
+                        // Of one that is removed nobody needs anything any more.
+                        if !place::is_removed(&self.root, &MemberId { pack, name }).unwrap_or(false) {
+                            damaged.push(format!("member {name}: {why}"));
+                        }
+                    };
+                    reader.check(member).map(drop)
                 })
             });
             match read {
