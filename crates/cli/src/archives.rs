@@ -99,11 +99,25 @@ fn directory(id: u32, root: &Path) -> Result<Opened, CliError> {
 
 /// Where the archive of this number is, by a mover's file; `None` when it is not in it, or there is no such file.
 fn find<P: Place>(id: u32, file: &Path) -> Result<Option<P>, CliError> {
+    Ok(all::<P>(file)?.into_iter().find(|(number, _)| *number == id).map(|(_, place)| place))
+}
+
+/// All archives in a mover's file, by number; none when there is no such file.
+fn all<P: Place>(file: &Path) -> Result<Vec<(u32, P)>, CliError> {
     if !is_there(file)? {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     let (config, _) = MoverConfig::<P>::load(file).map_err(misconfigured)?;
-    Ok(config.archives.into_iter().find(|archive| archive.settings.id == id).map(|archive| archive.place))
+    Ok(config.archives.into_iter().map(|archive| (archive.settings.id, archive.place)).collect())
+}
+
+/// All archives in buckets, by number.
+pub(crate) fn in_buckets(config_file: &Path) -> Result<Vec<(u32, Bucket)>, CliError> {
+    let beside = |name: &str| config_file.with_file_name(name);
+    let mut found = all::<Bucket>(&beside(OBJECT_CONFIG))?;
+    found.extend(all::<S3>(&beside(S3_CONFIG))?.into_iter().map(|(id, S3(place))| (id, place)));
+    found.extend(all::<Az>(&beside(AZ_CONFIG))?.into_iter().map(|(id, Az(place))| (id, place)));
+    Ok(found)
 }
 
 /// A file that is there and cannot be looked at is no file that is not there.

@@ -13,7 +13,6 @@ mod exit;
 mod feed;
 mod lemur;
 mod mend;
-mod moment;
 mod names;
 mod output;
 mod place;

@@ -12,7 +12,7 @@ use std::io::IsTerminal;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// See the module.
 pub(crate) struct Told {
@@ -21,6 +21,14 @@ pub(crate) struct Told {
     json: bool,
     quiet: bool,
     broken: Mutex<Option<CliError>>,
+    /// How far it is, where lines are to tell that.
+    lines: Option<Mutex<Lines>>,
+}
+
+struct Lines {
+    what: &'static str,
+    count: u64,
+    told: Instant,
 }
 
 /// A finding for programs. A path that is not UTF-8 comes as lossy text and as bytes.
@@ -35,6 +43,7 @@ struct Line<'a> {
 }
 
 const TICK: Duration = Duration::from_millis(200);
+const BETWEEN_LINES: Duration = Duration::from_secs(10);
 
 impl Told {
     pub(crate) fn new(json: bool, quiet: bool) -> Self {
@@ -43,7 +52,14 @@ impl Told {
             bar.enable_steady_tick(TICK);
             bar
         });
-        Self { bar, output: Mutex::new(Output::new()), json, quiet, broken: Mutex::new(None) }
+        Self { bar, output: Mutex::new(Output::new()), json, quiet, broken: Mutex::new(None), lines: None }
+    }
+
+    /// Tells on standard error how far it is also where that is no terminal: a line now and then.
+    pub(crate) fn with_lines(json: bool, quiet: bool) -> Self {
+        let told = Self::new(json, quiet);
+        let lines = told.bar.is_none().then(|| Mutex::new(Lines { what: "", count: 0, told: Instant::now() }));
+        Self { lines, ..told }
     }
 
     fn output(&self) -> MutexGuard<'_, Output> {
@@ -76,6 +92,9 @@ impl Told {
 
 impl Watcher for Told {
     fn phase(&self, what: &'static str, total: Option<u64>) {
+        if let Some(lines) = &self.lines {
+            *lines.lock().unwrap_or_else(PoisonError::into_inner) = Lines { what, count: 0, told: Instant::now() };
+        }
         let Some(bar) = &self.bar else { return };
         let template = match total {
             Some(_) => "[{elapsed}] {msg} {wide_bar} {pos}/{len}",
@@ -90,6 +109,14 @@ impl Watcher for Told {
     fn advanced(&self, count: u64) {
         if let Some(bar) = &self.bar {
             bar.inc(count);
+        }
+        if let Some(lines) = &self.lines {
+            let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+            lines.count += count;
+            if lines.told.elapsed() >= BETWEEN_LINES {
+                lines.told = Instant::now();
+                crate::output::complain(&format!("{}: {}", lines.what, lines.count));
+            }
         }
     }
 

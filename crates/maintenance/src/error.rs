@@ -41,6 +41,9 @@ pub enum MaintenanceError {
         "the archive does not answer any more: {0}. What was done until then stays; run it again when the archive is back"
     )]
     Unreachable(TransferError),
+    /// An archive in which nobody else can have objects.
+    #[error("the archive is not in a bucket")]
+    NoBucket,
     /// The archive has no such object.
     #[error(
         "archive {archive_id} has no object {id}: a file made for it could never be restored. Check the id and the archive's number"

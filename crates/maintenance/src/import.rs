@@ -60,7 +60,7 @@ fn place(path: &Path) -> Result<Place, MaintenanceError> {
 }
 
 /// The owner first: changing it takes set-user-id bits away.
-fn dress(fd: impl AsFd, attributes: &Attributes, path: &Path) -> Result<(), MaintenanceError> {
+pub(crate) fn dress(fd: impl AsFd, attributes: &Attributes, path: &Path) -> Result<(), MaintenanceError> {
     let fd = fd.as_fd();
     let (uid, gid) = (Uid::from_raw(attributes.uid), Gid::from_raw(attributes.gid));
     rustix::fs::fchown(fd, Some(uid), Some(gid))

@@ -9,14 +9,17 @@
 //!
 //! - [`released`]: makes released files, such that no crash and no reader ever finds zeros in their place.
 //! - [`import`]: one file for one object.
+//! - [`foreign`]: a tree of files for somebody else's objects in a bucket.
 //! - [`rebuild`]: a whole tree, from the archive's manifests.
 //! - [`scrub`]: the archive read through, every chunk verified.
 //! - [`fsck`]: filesystem, queue and archive compared, and repaired.
 
 mod error;
+pub mod foreign;
 pub mod fsck;
 mod holdings;
 pub mod import;
+pub mod moment;
 mod observers;
 pub mod rebuild;
 pub mod released;

@@ -30,6 +30,10 @@ pub enum Problem {
     Damage,
     /// Something in the archive that nobody names.
     Orphan,
+    /// An object whose name cannot be that of a file.
+    BadName,
+    /// An object that is another version than the one that its file names, and the file cannot be made anew.
+    Changed,
     /// Something could not be done.
     Failed,
 }

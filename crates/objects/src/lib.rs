@@ -1,11 +1,11 @@
 //! Object stores behind [`transfer::Store`]: S3 and what speaks it, Azure Blob, Google Cloud Storage, and memory.
 //!
-//! For: movers, and whatever maintains an archive. Not for: files, HSM state or actions; nor for importing somebody else's objects, which is
-//! another layer over [`Bucket`].
+//! For: movers, and whatever maintains an archive. Not for: files, HSM state or actions.
 //!
 //! - [`Settings`]: where a bucket is and how to get in; nothing here reads a configuration file.
 //! - [`Bucket`]: an open bucket. Requests with time limits and bounded retries; errors by kind.
 //! - [`ObjectStore`]: objects and their manifests in it.
+//! - [`foreign`]: what somebody else put there.
 //!
 //! **Threads.** The methods block, as those of [`transfer::Store`] do; requests run on a runtime that the bucket owns, and so do the callbacks
 //! that end commits and removals. OpenDAL speaks the services' protocols; the HTTP under it is `transport`, because a request without
@@ -14,7 +14,7 @@
 mod bucket;
 mod engine;
 mod fault;
-mod foreign;
+pub mod foreign;
 mod retry;
 mod secret;
 mod settings;

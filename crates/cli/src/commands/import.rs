@@ -1,14 +1,15 @@
 //! `sifaka import`: released files for what an archive holds already.
 
+use super::import_objects::{self, BucketUrl, ObjectsArgs};
 use super::rebuild::{self, TreeArgs, Wanted};
 use crate::archives::{self, ArchiveArgs};
 use crate::exit::{CliError, Exit, Outcome};
-use crate::moment;
+
 use crate::output::{Output, escaped_path};
-use maintenance::MaintenanceError;
 use maintenance::import::{Attributes, check, one};
 use maintenance::released::Released;
-use model::{Digest, Identity};
+use maintenance::{MaintenanceError, moment};
+use model::{Digest, Identity, ObjectUrl};
 use serde::Serialize;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -17,33 +18,36 @@ use sys::file::Moment;
 #[derive(clap::Args, Debug)]
 pub(crate) struct ImportArgs {
     #[command(flatten)]
-    archive: ArchiveArgs,
-    /// The file to make; it must not exist. With --tree: the directory to make files in
-    #[arg(value_name = "PATH")]
-    path: PathBuf,
+    pub(super) archive: ArchiveArgs,
+    /// The file to make, which must not exist; with --tree the directory to make files in. Or a bucket, as s3://BUCKET/PREFIX, az:// or gs://, and the
+    /// directory to make files in for all objects there
+    #[arg(value_name = "PATH", required = true, num_args = 1..=2)]
+    paths: Vec<PathBuf>,
     /// The object's id
-    #[arg(long, requires = "size", required_unless_present = "tree", conflicts_with = "tree")]
+    #[arg(long, requires = "size", conflicts_with = "tree")]
     uuid: Option<String>,
     /// Import everything that was archived from below this path of the original filesystem (/ for all)
     #[arg(long, value_name = "PREFIX")]
     tree: Option<PathBuf>,
     #[command(flatten)]
-    options: TreeArgs,
+    pub(super) options: TreeArgs,
+    #[command(flatten)]
+    pub(super) objects: ObjectsArgs,
     /// Hash of the content in hexadecimal: BLAKE3, or SHA-1 of what Lemur archived
     #[arg(long, value_name = "HEX", value_parser = hash)]
     hash: Option<Digest>,
     /// Owner, by name or number
     #[arg(long, default_value = "0", value_parser = user)]
-    uid: u32,
+    pub(super) uid: u32,
     /// Group, by name or number
     #[arg(long, default_value = "0", value_parser = group)]
-    gid: u32,
+    pub(super) gid: u32,
     /// Size of the content in bytes
     #[arg(long, value_name = "BYTES")]
     size: Option<u64>,
     /// Permission bits, in octal
     #[arg(long, value_name = "OCTAL", default_value = "644", value_parser = mode)]
-    mode: u32,
+    pub(super) mode: u32,
     /// Last change: seconds since 1970, or a date such as 2023-11-14T22:13:20Z [default: now]
     #[arg(long, value_name = "TIME", allow_hyphen_values = true, value_parser = moment::parse)]
     mtime: Option<Moment>,
@@ -55,13 +59,13 @@ pub(crate) struct ImportArgs {
     no_check: bool,
     /// Look whether it could be done, and do nothing
     #[arg(short = 'n', long)]
-    dry_run: bool,
+    pub(super) dry_run: bool,
     /// Print JSON
     #[arg(long)]
-    json: bool,
+    pub(super) json: bool,
     /// Print nothing on success
     #[arg(short, long, conflicts_with = "json")]
-    quiet: bool,
+    pub(super) quiet: bool,
     /// Taken for Lemur's sake: its usual form is understood without
     #[arg(long, hide = true)]
     timefmt: Option<String>,
@@ -86,20 +90,45 @@ struct Imported<'a> {
 }
 
 pub(crate) fn run(config_file: &Path, args: &ImportArgs) -> Outcome {
+    let usage = |why: String| Err(CliError::new(Exit::Usage, why));
+    let path = match args.paths.as_slice() {
+        [path] if BucketUrl::parse(path).is_none() => path,
+        [url, into] => {
+            let Some(found) = BucketUrl::parse(url) else {
+                return usage(format!(
+                    "{}: two paths are a bucket (s3://, az:// or gs://) and a directory",
+                    url.display()
+                ));
+            };
+            if args.uuid.is_some()
+                || args.tree.is_some()
+                || args.mtime.is_some()
+                || args.atime.is_some()
+                || args.no_check
+            {
+                return usage("--uuid, --tree, --mtime, --atime and --no-check are not for a whole bucket".to_owned());
+            }
+            return import_objects::run(config_file, args, url, &found, into);
+        }
+        _ => return usage("say which directory the files are to be made in".to_owned()),
+    };
     match (&args.tree, &args.uuid) {
         (Some(prefix), _) => {
             let prefix = rebuild::relative(prefix)?;
             let ImportArgs { dry_run, json, quiet, .. } = *args;
-            let wanted = Wanted { prefix, shared: true, into: &args.path, dry_run, json, quiet };
+            let wanted = Wanted { prefix, shared: true, into: path, dry_run, json, quiet };
             rebuild::tree(config_file, &args.archive, &args.options, &wanted)
         }
-        (None, Some(uuid)) => object(config_file, args, uuid, args.size.unwrap_or(0)),
-        // The parser has seen to it.
-        (None, None) => Err(CliError::new(Exit::Usage, "give --uuid for one object, or --tree")),
+        (None, Some(uuid)) if ObjectUrl::is_meant(uuid) => usage(format!(
+            "{uuid}: objects that are named by URLs are imported with `sifaka import {uuid} DIR`, all below a prefix at a time"
+        )),
+        (None, Some(uuid)) => object(config_file, args, path, uuid),
+        (None, None) => usage("give --uuid for one object, --tree, or a bucket and a directory".to_owned()),
     }
 }
 
-fn object(config_file: &Path, args: &ImportArgs, uuid: &str, size: u64) -> Outcome {
+fn object(config_file: &Path, args: &ImportArgs, path: &Path, uuid: &str) -> Outcome {
+    let size = args.size.unwrap_or(0);
     if let Some(layout) = args.timefmt.as_deref().filter(|layout| !KNOWN_LAYOUTS.contains(layout)) {
         let known = KNOWN_LAYOUTS.join("\" or \"");
         let why = format!("--timefmt {layout:?} is not understood; \"{known}\" is, and needs no --timefmt");
@@ -114,21 +143,21 @@ fn object(config_file: &Path, args: &ImportArgs, uuid: &str, size: u64) -> Outco
     let mtime = args.mtime.unwrap_or_else(now);
     let attributes = Attributes { uid: args.uid, gid: args.gid, mode: args.mode, mtime, atime: args.atime };
     if args.dry_run {
-        if std::fs::symlink_metadata(&args.path).is_ok() {
-            return Err(failed(MaintenanceError::Exists { path: args.path.clone() }));
+        if std::fs::symlink_metadata(path).is_ok() {
+            return Err(failed(MaintenanceError::Exists { path: path.to_owned() }));
         }
     } else {
-        one(&args.path, &released, &attributes).map_err(failed)?;
-        let dir = args.path.parent().filter(|dir| !dir.as_os_str().is_empty());
+        one(path, &released, &attributes).map_err(failed)?;
+        let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
         super::warn_if_unguarded(dir.unwrap_or(Path::new(".")));
     }
     let mut output = Output::new();
     if args.json {
-        let path = args.path.to_string_lossy().into_owned();
+        let path = path.to_string_lossy().into_owned();
         output.json(&Imported { path, archive_id, uuid, size, dry_run: args.dry_run })?;
     } else if !args.quiet {
         let what = if args.dry_run { "would import" } else { "imported" };
-        output.put(format!("{what} {} (archive {archive_id}, object {uuid})\n", escaped_path(&args.path)))?;
+        output.put(format!("{what} {} (archive {archive_id}, object {uuid})\n", escaped_path(path)))?;
     }
     output.flush()?;
     Ok(Exit::Ok)
@@ -155,7 +184,7 @@ fn hash(text: &str) -> Result<Digest, String> {
     Digest::from_hex(text).map_err(|error| error.to_string())
 }
 
-fn mode(text: &str) -> Result<u32, String> {
+pub(super) fn mode(text: &str) -> Result<u32, String> {
     let mode = u32::from_str_radix(text, 8).ok().filter(|mode| *mode <= 0o7777);
     mode.ok_or_else(|| "expected permission bits in octal, such as 640".to_owned())
 }

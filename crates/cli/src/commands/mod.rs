@@ -11,6 +11,7 @@ pub(crate) mod doctor;
 pub(crate) mod fsck;
 pub(crate) mod guard;
 pub(crate) mod import;
+mod import_objects;
 pub(crate) mod man;
 pub(crate) mod mover;
 pub(crate) mod rebuild;

@@ -15,9 +15,9 @@ pub(crate) struct TreeArgs {
     /// Give files whose path or manifest is lost a place in this directory, under the ids of their objects
     #[arg(long, value_name = "NAME")]
     orphans: Option<PathBuf>,
-    /// Threads that read manifests and make files [default: 4, for a bucket 32]
+    /// Threads that read manifests and make files [default: 4, where each file is a request to a bucket 32]
     #[arg(long, value_name = "N")]
-    threads: Option<NonZeroUsize>,
+    pub(super) threads: Option<NonZeroUsize>,
 }
 
 #[derive(clap::Args, Debug)]

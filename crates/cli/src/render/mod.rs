@@ -6,6 +6,7 @@ pub(crate) mod checked;
 pub(crate) mod checks;
 pub(crate) mod demo;
 pub(crate) mod file_status;
+pub(crate) mod imported;
 pub(crate) mod rebuilt;
 pub(crate) mod released;
 pub(crate) mod reloaded;

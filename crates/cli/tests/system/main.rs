@@ -10,6 +10,7 @@ mod copies;
 mod cycle;
 mod fsck;
 mod import;
+mod import_objects;
 mod kill;
 mod lemur;
 mod lemur_buckets;

@@ -3,7 +3,7 @@
 use super::comparison::{Comparison, NamedBy};
 use crate::walk::{Seen, Visitor, is_gone};
 use coordinator::{FileState, Filesystem, handle_of};
-use model::{Copies, FileHandle, HsmFlags, xattr};
+use model::{Copies, FileHandle, HsmFlags, ObjectUrl, xattr};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,7 +71,8 @@ pub(super) fn named_by(fd: impl AsFd, archive_id: u32) -> io::Result<Vec<String>
     let copies = sys::xattr::get(fd, xattr::COPIES)?.and_then(|bytes| Copies::decode(&bytes).ok()).unwrap_or_default();
     let here = copies.list.into_iter().filter(|copy| copy.archive_id == archive_id);
     names.extend(here.map(|copy| copy.identity.uuid));
-    names.retain(|name| !name.is_empty());
+    // What was imported is not the archive's: nothing of that is listed, judged or removed.
+    names.retain(|name| !name.is_empty() && !ObjectUrl::is_meant(name));
     Ok(names)
 }
 
@@ -97,6 +98,8 @@ pub(super) struct Collector<'a> {
     pub(super) comparison: Mutex<Comparison>,
     pub(super) names: Option<Names>,
     pub(super) managed: AtomicU64,
+    /// Files that name somebody else's object in this archive's bucket.
+    pub(super) imported: AtomicU64,
     pub(super) troubles: Mutex<Troubles>,
     /// Files whose attributes are wrong.
     pub(super) wrong: Mutex<Vec<(NamedBy, Vec<Wrong>)>>,
@@ -139,11 +142,15 @@ impl Collector<'_> {
             let here = state.archive_id() == Some(self.archive_id);
             here && (state.belongs_to(&file.handle) || state.hsm.is_released())
         });
+        let is_imported = ObjectUrl::is_meant(&file.uuid);
+        if owns && is_imported {
+            self.imported.fetch_add(1, Ordering::Relaxed);
+        }
         let bound = |state: &&FileState| state.belongs_to(&file.handle);
         let further = state.as_ref().filter(bound).and_then(|state| copy_here(&seen.fd, state, self.archive_id));
         self.store(|comparison| {
             names.iter().try_for_each(|name| comparison.add_name(name))?;
-            if owns && !file.uuid.is_empty() {
+            if owns && !file.uuid.is_empty() && !is_imported {
                 comparison.add_file(&file)
             } else if let Some(uuid) = further {
                 comparison.add_file(&NamedBy { uuid, ..file.clone() })

@@ -59,6 +59,8 @@ pub struct Report {
     pub manifests_alone: u64,
     /// Files with HSM state.
     pub files: u64,
+    /// Of those, files that name somebody else's objects, which were imported: not looked at.
+    pub imported: u64,
     /// Objects that files name.
     pub named: u64,
     /// What nobody names.
@@ -227,6 +229,7 @@ fn walk(
         comparison: Mutex::new(comparison),
         names: None,
         managed: AtomicU64::new(0),
+        imported: AtomicU64::new(0),
         troubles: Mutex::new(Troubles::default()),
         wrong: Mutex::new(Vec::new()),
         watcher,
@@ -267,6 +270,7 @@ fn walk(
         watcher.found(Finding::new(Problem::Failed, format!("cannot look at it: {error}")).at(&path));
     }
     report.files = collector.managed.load(Ordering::Relaxed);
+    report.imported = collector.imported.load(Ordering::Relaxed);
     report.troubles = troubles.count + u64::from(blind.is_some());
     report.complete = report.troubles == 0;
     if let Some(why) = blind {

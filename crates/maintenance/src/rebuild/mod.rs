@@ -14,6 +14,8 @@ mod make;
 mod scan;
 mod tree;
 
+pub(crate) use make::is_in_the_way;
+
 use crate::released::publish;
 use crate::report::{Finding, Problem, Watcher};
 use crate::{Holdings, MaintenanceError};
@@ -96,7 +98,9 @@ impl Counts {
             Problem::Conflict => &mut self.conflicts,
             Problem::NoInode => &mut self.without_inode,
             Problem::Attribute => &mut self.attributes,
-            Problem::Damage | Problem::Orphan | Problem::Failed => &mut self.failed,
+            Problem::Damage | Problem::Orphan | Problem::BadName | Problem::Changed | Problem::Failed => {
+                &mut self.failed
+            }
         };
         *counter += 1;
     }

@@ -14,7 +14,7 @@ use super::program::{self, Input, Output};
 use super::queue::Job;
 use super::staging::{Staging, WorkDir};
 use config::command::{Check, CommandArchive, IdFrom, Placeholder, Template};
-use model::{Command, Digest, Extent, Identity, ObjectId, ObjectIdError};
+use model::{Command, Digest, Extent, Identity, ObjectId, ObjectIdError, ObjectUrl};
 use plugin::{Environment, Reply, Task};
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
@@ -55,7 +55,11 @@ pub(super) type Hashes = Vec<Option<Result<Digest, TransferError>>>;
 
 impl CommandMover {
     /// Does the jobs of a batch, or the one that there is. Gives back those to be done again.
-    pub(super) fn run(&self, mut jobs: Vec<Job>) -> Vec<Job> {
+    pub(super) fn run(&self, jobs: Vec<Job>) -> Vec<Job> {
+        // What is named by a URL was imported, and is nobody's to remove.
+        let is_left = |job: &Job| job.task.command == Command::Remove && ObjectUrl::is_meant(&job.task.identity.uuid);
+        let (left, mut jobs): (Vec<_>, Vec<_>) = jobs.into_iter().partition(is_left);
+        left.into_iter().for_each(|job| job.reply.done(Identity::default()));
         let Some(first) = jobs.first() else { return jobs };
         let (command, is_record) = (first.task.command, first.task.metadata_only);
         let template = match command {

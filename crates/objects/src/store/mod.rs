@@ -30,6 +30,7 @@ use listing::Listing;
 use memory::Memory;
 use model::{Extent, Identity, ObjectId};
 use packs::{Arrival, Packs};
+pub(crate) use place::MARK;
 use place::{Place, is_ours};
 use publish::{Ending, publish, put_bytes, unless};
 use stage::StagedKind;

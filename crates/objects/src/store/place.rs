@@ -20,7 +20,7 @@ use transfer::{OpenFile, TransferError};
 use uuid::Uuid;
 
 /// The key of the mark.
-const MARK: &str = "sifaka";
+pub(crate) const MARK: &str = "sifaka";
 
 /// The key of the manifest, in base64.
 const MANIFEST: &str = "manifest";

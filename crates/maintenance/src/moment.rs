@@ -6,7 +6,7 @@
 use sys::file::Moment;
 
 /// From text; the error says what is expected.
-pub(crate) fn parse(text: &str) -> Result<Moment, String> {
+pub fn parse(text: &str) -> Result<Moment, String> {
     let seconds = text.strip_prefix('@').unwrap_or(text);
     parse_seconds(seconds).or_else(|| parse_date(text)).ok_or_else(|| {
         "expected seconds since 1970, or a date such as 2023-11-14T22:13:20Z or \"2023-11-14 22:13:20.5 +0100\""

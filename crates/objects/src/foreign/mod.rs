@@ -3,6 +3,11 @@
 //! They are anywhere in the bucket, not only below the archive's prefix. Nobody kept a hash of ours of them, so a version is told by what the service
 //! tells versions apart by, in each request; and what the service knows of the content is compared.
 
+mod list;
+mod slashes;
+
+pub use list::{Described, Listed};
+
 use crate::Bucket;
 use crate::fault::Fault;
 use crate::store::remote::{Remote, Tag, WINDOW_BYTES};
@@ -22,7 +27,7 @@ use transfer::{Expected, ForeignObject, Monitor, OpenFile, Restored, TransferErr
 const EEXIST: i32 = 17;
 
 /// A bucket, for what is somebody else's in it.
-pub(crate) struct Foreign {
+pub struct Foreign {
     whole: Arc<Bucket>,
 }
 
@@ -35,8 +40,19 @@ struct Seen {
 }
 
 impl Foreign {
-    pub(crate) fn of(bucket: &Arc<Bucket>) -> Self {
+    /// The whole bucket, whatever prefix this one has.
+    #[must_use]
+    pub fn of(bucket: &Arc<Bucket>) -> Self {
         Self { whole: bucket.whole() }
+    }
+
+    fn is_google(&self) -> bool {
+        self.whole.place().is_some_and(|(scheme, _)| scheme == Scheme::Google)
+    }
+
+    /// Asks whether the bucket is there and may be read.
+    pub fn answers(&self) -> Result<(), TransferError> {
+        self.whole.check()
     }
 
     /// See [`transfer::Store::check_foreign`].
@@ -107,7 +123,7 @@ impl Foreign {
     }
 
     fn seen(&self, found: &Metadata) -> Seen {
-        let is_google = self.whole.place().is_some_and(|(scheme, _)| scheme == Scheme::Google);
+        let is_google = self.is_google();
         let version = version_of(found, is_google);
         let tag = if is_google {
             version.clone().map(Tag::Generation)
@@ -130,10 +146,11 @@ impl Foreign {
 }
 
 /// Why an object cannot be had over HTTP as it is spoken here.
-const UNASKABLE: &str = "its key begins or ends with a blank or a slash, or has parts that are empty, '.' or '..'";
+pub const UNASKABLE: &str = "its key begins or ends with a blank or a slash, or has parts that are empty, '.' or '..'";
 
 /// Whether a key gets to the service as it is: what lies between makes paths tidy.
-fn can_be_asked_for(key: &str) -> bool {
+#[must_use]
+pub fn can_be_asked_for(key: &str) -> bool {
     key.trim() == key && key.split('/').all(|part| !matches!(part, "" | "." | ".."))
 }
 
