@@ -114,8 +114,12 @@ impl Cache {
             return Ok(None);
         };
         let (size, tag) = (found.content_length(), found.etag().map(str::to_owned));
-        let before = slot.take().map(|opened| opened.content);
-        let content = match before.filter(|before| tag.is_some() && (before.size, &before.tag) == (size, &tag)) {
+        let before = slot.take();
+        // Those that were removed while it was looked: a mark outlives its member, so none comes too much.
+        let known = before.as_ref().map(|before| before.removed.clone()).unwrap_or_default();
+        known.lock().extend(removed);
+        let same = before.map(|before| before.content).filter(|it| tag.is_some() && (it.size, &it.tag) == (size, &tag));
+        let content = match same {
             Some(content) => content,
             None => {
                 let index = index(bucket, pack, size).await?;
@@ -123,7 +127,7 @@ impl Cache {
                 Arc::new(Content { pack, size, tag, index, generation, lookups: AtomicU64::new(0) })
             }
         };
-        let opened = Opened { content, removed: Arc::new(Mutex::new(removed)), looked };
+        let opened = Opened { content, removed: known, looked };
         *slot = Some(opened.clone());
         Ok(Some(opened))
     }
