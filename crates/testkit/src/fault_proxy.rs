@@ -5,6 +5,8 @@
 //! which request is said by rules ([`When`], [`Fault`]); a request that no rule takes is passed on. All requests are noted, so that a test
 //! can say how many there were. A server that refuses the connection, or breaks it, shows as a reset.
 //!
+//! Clients that take it for their proxy (`HTTP_PROXY`) find the server by it, whatever host they ask for.
+//!
 //! Not for: answers with a `Location` of the server's own (Google's resumable uploads), which lead past the proxy.
 
 mod fault;
@@ -269,6 +271,10 @@ async fn ask(mut request: http::Request<Incoming>, shared: &Shared) -> Result<Re
     stream.set_nodelay(true)?;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await?;
     tokio::spawn(connection);
+    // As whoever takes us for his proxy does not send it.
+    if let Some(path) = request.uri().path_and_query().cloned().filter(|_| request.uri().authority().is_some()) {
+        *request.uri_mut() = path.into();
+    }
     // What is about the client's connection with us.
     request.headers_mut().remove(CONNECTION);
     let mut answer = sender.send_request(request).await?;

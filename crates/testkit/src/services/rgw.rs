@@ -18,6 +18,9 @@ const CAPACITY_MIB: u64 = 1024;
 /// A key of the cluster's own protocol; nobody outside the test's machine reaches it.
 const CLUSTER_KEY: &str = "AQBTaWZhAAAAABAAAQIDBAUGBwgJCgsMDQ4PEA==";
 
+/// Not looked up by anybody.
+const DNS_NAME: &str = "s3.sifaka.test";
+
 const KMS_KEY: &str = "sifaka-test-key";
 
 /// A server of S3 with one user. Dropping it ends all of it.
@@ -51,6 +54,8 @@ impl Rgw {
     pub const SECRET_KEY: &str = S3Server::SECRET_KEY;
     /// What requests have to be signed for.
     pub const REGION: &str = "default";
+    /// Below this name it has its buckets, besides having them in the path. It is in no name service: see [`crate::FaultProxy`].
+    pub const DNS_NAME: &str = DNS_NAME;
     /// The name of the key that it has for encryption with `aws:kms`.
     pub const KMS_KEY: &str = KMS_KEY;
 
@@ -211,6 +216,7 @@ paxos_min_wait = 0.01
 rgw_frontends = beast endpoint=127.0.0.1:{port} tcp_nodelay=1 ssl_endpoint=127.0.0.1:{tls_port} ssl_certificate={certificate}
 rgw_thread_pool_size = 64
 rgw_crypt_require_ssl = false
+rgw_dns_name = {DNS_NAME}
 rgw_crypt_s3_kms_backend = testing
 rgw_crypt_s3_kms_encryption_keys = {KMS_KEY}=c2lmYWthLXRlc3Qta2V5LW9mLTMyLWJ5dGVzLWxvbmc=
 rgw_gc_obj_min_wait = 1
