@@ -48,6 +48,11 @@ impl Peer {
     }
 }
 
+/// Copies what is in the directory `from` below a prefix of a bucket; not measured.
+pub(crate) fn fill(server: &Rgw, from: &Path, bucket: &str, prefix: &str) {
+    s5cmd(server, &["cp", &directory(from), &format!("s3://{bucket}/{prefix}/")]);
+}
+
 /// Removes what is in a bucket; not measured.
 pub(crate) fn empty(server: &Rgw, bucket: &str) {
     s5cmd(server, &["rm", &format!("s3://{bucket}/*")]);

@@ -2,6 +2,10 @@
 
 use std::fs;
 use std::path::Path;
+use std::process::{Child, ExitStatus};
+use std::time::Duration;
+
+const POLL: Duration = Duration::from_millis(10);
 
 /// Megabytes (10^6) of memory: now, and at most so far.
 pub(crate) fn resident_mb(pid: u32) -> (f64, f64) {
@@ -12,6 +16,22 @@ pub(crate) fn resident_mb(pid: u32) -> (f64, f64) {
         kib * 1024.0 / 1e6
     };
     (field("VmRSS:"), field("VmHWM:"))
+}
+
+/// Waits for a program's end; also gives the most megabytes (10^6) of memory that it had, as far as it was looked at.
+pub(crate) fn wait_and_watch(child: &mut Child) -> (ExitStatus, f64) {
+    let status = format!("/proc/{}/status", child.id());
+    let mut most = 0.0_f64;
+    loop {
+        let text = fs::read_to_string(&status).unwrap_or_default();
+        if let Some(kib) = text.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB")) {
+            most = most.max(kib.trim().parse::<f64>().expect("a number") * 1024.0 / 1e6);
+        }
+        if let Some(ended) = child.try_wait().expect("wait for a program") {
+            return (ended, most);
+        }
+        std::thread::sleep(POLL);
+    }
 }
 
 /// Processor seconds, so far, of everything that runs this program, and of the programs that this one has waited for.

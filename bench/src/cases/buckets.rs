@@ -141,6 +141,18 @@ fn collect_garbage(server: &Rgw) {
     server.admin(&["gc", "process", "--include-all"]);
 }
 
+/// What a configuration says of an archive in a bucket.
+pub(super) fn archive_in(server: &Rgw, bucket: &str) -> String {
+    format!(
+        "url = \"s3://{bucket}/hsm\" endpoint = \"{}\" region = \"{}\"\n\
+         credentials {{ access_key_id = \"{}\" secret_access_key = \"{}\" }}",
+        server.endpoint(),
+        server.region(),
+        Rgw::ACCESS_KEY,
+        Rgw::SECRET_KEY
+    )
+}
+
 /// Files with their agent.
 struct Ours {
     served: Served,
@@ -153,14 +165,7 @@ impl Ours {
         let bucket = format!("ours-{number}");
         server.create_bucket(&bucket);
         let archive = LoopFs::new(fs.kind(), 512);
-        let place = format!(
-            "url = \"s3://{bucket}/hsm\" endpoint = \"{}\" region = \"{}\"\n\
-             credentials {{ access_key_id = \"{}\" secret_access_key = \"{}\" }}\n{text}",
-            server.endpoint(),
-            server.region(),
-            Rgw::ACCESS_KEY,
-            Rgw::SECRET_KEY
-        );
+        let place = format!("{}\n{text}", archive_in(server, &bucket));
         let mut served = Served::new(&fs, &archive.path().join("objects")).in_bucket(&place);
         served.start();
         Self { served, fs, _archive: archive }

@@ -4,6 +4,7 @@ mod buckets;
 mod dispatch;
 mod durable;
 mod files;
+mod import;
 mod load;
 mod memory;
 mod noop_agent;
@@ -32,6 +33,7 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "ranges", about: ranges::ABOUT, run: ranges::run },
     Case { name: "bucket-small", about: buckets::ABOUT_SMALL, run: buckets::small },
     Case { name: "bucket-large", about: buckets::ABOUT_LARGE, run: buckets::large },
+    Case { name: "bucket-import", about: import::ABOUT, run: import::run },
     Case { name: "resident", about: resident::ABOUT, run: resident::run },
     Case { name: "memory", about: memory::ABOUT, run: memory::run },
 ];
