@@ -39,7 +39,7 @@ pub struct Bucket {
     name: String,
     /// Which it is, for URLs of objects in it. Memory has none.
     place: Option<(Scheme, String)>,
-    /// The same without the prefix, if there is one.
+    /// For what is somebody else's in it, if that is not the same: see [`Settings::for_others`].
     whole: Option<Arc<Bucket>>,
     traits: Traits,
     uploads: Option<Arc<Uploads>>,
@@ -93,12 +93,8 @@ impl Bucket {
         let open = |settings: &Settings, uploads, whole| {
             Self::assemble(settings, transport.as_ref(), (&engine, &served), uploads, whole)
         };
-        let whole = if settings.prefix.is_empty() {
-            None
-        } else {
-            let outer = Settings { prefix: String::new(), ..settings.clone() };
-            Some(open(&outer, None, None)?)
-        };
+        let outer = settings.for_others();
+        let whole = if outer == *settings { None } else { Some(open(&outer, None, None)?) };
         open(settings, uploads, whole)
     }
 
@@ -153,7 +149,7 @@ impl Bucket {
         self.place.as_ref().map(|(scheme, bucket)| (*scheme, bucket.as_str()))
     }
 
-    /// The bucket with everything in it, whatever the prefix of this one is.
+    /// The bucket with everything in it, whatever the prefix of this one is, for reading what is somebody else's.
     pub(crate) fn whole(self: &Arc<Self>) -> Arc<Self> {
         self.whole.as_ref().unwrap_or(self).clone()
     }

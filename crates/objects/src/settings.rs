@@ -294,6 +294,16 @@ impl Settings {
     }
 
     /// What the bucket is called where people read it.
+    /// For reading what is somebody else's: the whole bucket, and without the customer's key, which is for what Sifaka stores. The service refuses to give with a key
+    /// what was stored without one.
+    pub(crate) fn for_others(&self) -> Self {
+        let mut others = Self { prefix: String::new(), ..self.clone() };
+        if let Service::S3(s3) = &mut others.service {
+            s3.encryption = s3.encryption.take().filter(|kind| !matches!(kind, Encryption::Customer(_)));
+        }
+        others
+    }
+
     /// What URLs of its objects begin with; nothing for memory.
     pub(crate) fn place(&self) -> Option<(Scheme, String)> {
         let scheme = match &self.service {

@@ -102,7 +102,10 @@ impl<S: Store + 'static> ArchiveMover<S> {
                 let why = "nothing is known of its parts that they could be compared with".to_owned();
                 return Err(TransferError::NoManifest { path: foreign.url.to_string().into(), why });
             }
-            Object::Foreign(foreign) => self.store.get_foreign(foreign, Some(&target), expected, &watch)?,
+            Object::Foreign(foreign) => {
+                let foreign = ForeignObject { compare, ..foreign.clone() };
+                self.store.get_foreign(&foreign, Some(&target), expected, &watch)?
+            }
         };
         Ok(Identity { hash: restored.digest, ..task.identity.clone() })
     }

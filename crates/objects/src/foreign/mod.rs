@@ -4,12 +4,12 @@
 //! tells versions apart by, in each request; and what the service knows of the content is compared.
 
 mod list;
+mod sealed;
 mod slashes;
 
 pub use list::{Described, Listed};
 
 use crate::Bucket;
-use crate::fault::Fault;
 use crate::store::remote::{Remote, Tag, WINDOW_BYTES};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -17,6 +17,7 @@ use md5::{Digest as _, Md5};
 use model::{ObjectUrl, Scheme};
 use opendal::Metadata;
 use parking_lot::Mutex;
+use sealed::{Sealed, md5_of};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -68,7 +69,8 @@ impl Foreign {
         expected: Expected,
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
-        let seen = self.look(object, monitor)?;
+        let mut seen = self.look(object, monitor)?;
+        seen.md5 = seen.md5.filter(|_| object.compare);
         let path = self.whole.path(object.url.key());
         if let Some(size) = expected.size.filter(|size| *size != seen.size) {
             let why = format!("it has {} bytes now, and had {size}", seen.size);
@@ -115,14 +117,26 @@ impl Foreign {
     }
 
     fn stat(&self, key: &str, monitor: &dyn Monitor) -> Result<Option<Seen>, TransferError> {
-        let (bucket, asked) = (self.whole.clone(), key.to_owned());
-        let look = async move { bucket.in_time(bucket.stat(&asked), |late: Fault| late).await };
+        let (bucket, asked, sealed) = (self.whole.clone(), key.to_owned(), Sealed::default());
+        let context = bucket.operator().context();
+        let context = context.with_http_transport(sealed.clone().over(context.http_transport().clone()));
+        let operator = bucket.operator().clone().with_context(context);
+        let look = async move {
+            let stat = async {
+                match bucket.request(|| operator.stat(&asked)).await {
+                    Ok(found) => Ok(Some(found)),
+                    Err(fault) if fault.is_missing() => bucket.is_there().await.map(|()| None),
+                    Err(fault) => Err(fault),
+                }
+            };
+            bucket.in_time(stat, |late| late).await
+        };
         let found = self.whole.engine().wait_watched(look, monitor)?;
         let found = found.map_err(|fault| fault.into_error("look for", self.whole.path(key)))?;
-        Ok(found.map(|found| self.seen(&found)))
+        Ok(found.map(|found| self.seen(&found, sealed.was_seen())))
     }
 
-    fn seen(&self, found: &Metadata) -> Seen {
+    fn seen(&self, found: &Metadata, is_sealed: bool) -> Seen {
         let is_google = self.is_google();
         let version = version_of(found, is_google);
         let tag = if is_google {
@@ -130,8 +144,13 @@ impl Foreign {
         } else {
             found.etag().map(|tag| Tag::Etag(tag.to_owned()))
         };
-        let md5 = found.content_md5().and_then(|text| BASE64_STANDARD.decode(text).ok());
-        Seen { size: found.content_length(), version, tag, md5: md5.and_then(|md5| md5.try_into().ok()) }
+        let told = found.content_md5().and_then(|text| BASE64_STANDARD.decode(text).ok());
+        let told = told.and_then(|md5| md5.try_into().ok());
+        // Directory buckets make up their tags.
+        let is_content =
+            self.whole.place().is_some_and(|(scheme, bucket)| scheme == Scheme::S3 && !bucket.ends_with("--x-s3"));
+        let tagged = found.etag().filter(|_| is_content && !is_sealed).and_then(md5_of);
+        Seen { size: found.content_length(), version, tag, md5: told.or(tagged) }
     }
 
     /// Objects of other buckets, and those that no request can name.
@@ -185,7 +204,7 @@ impl Compared<'_> {
         if found == told {
             return Ok(());
         }
-        let why = "its content has another MD5 than the service says".to_owned();
+        let why = "its content has another MD5 than the service says (if that is none, disable_compare_on_restore lets it pass)".to_owned();
         Err(TransferError::Damaged { path: path.to_owned(), why })
     }
 }

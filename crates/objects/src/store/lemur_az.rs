@@ -58,7 +58,7 @@ pub(super) fn named(bucket: &Arc<Bucket>, id: &str) -> Result<ForeignObject, Tra
         return Err(unusable("it is no path that a key can be".to_owned()));
     }
     let url = ObjectUrl::new(scheme, container, &bucket.key_in_whole(id)).map_err(|e| unusable(e.to_string()))?;
-    Ok(ForeignObject { url, version: None })
+    Ok(ForeignObject { url, version: None, compare: true })
 }
 
 /// Nothing tells which of a container's objects are the archive's.

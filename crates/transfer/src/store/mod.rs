@@ -173,6 +173,8 @@ pub struct ForeignObject {
     pub url: ObjectUrl,
     /// Which version of it, as its service told when a file came to name it; `None` for whichever is there.
     pub version: Option<String>,
+    /// Whether its content is compared with what the service knows of it.
+    pub compare: bool,
 }
 
 impl ForeignObject {
@@ -181,7 +183,7 @@ impl ForeignObject {
         let unusable = |e: ObjectUrlError| TransferError::Foreign { url: identity.uuid.clone(), why: e.to_string() };
         let url = ObjectUrl::parse(&identity.uuid).map_err(unusable)?;
         let version = url.version(&identity.url).map_err(unusable)?;
-        Ok(Self { url, version })
+        Ok(Self { url, version, compare: true })
     }
 
     fn unknown_here<T>(&self) -> Result<T, TransferError> {

@@ -6,7 +6,10 @@ use crate::{Bucket, ObjectStore, Settings};
 use model::{Digest, Extent, ObjectUrl, Scheme};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 use testkit::Scratch;
+use testkit::fault_proxy::{Fault, FaultProxy, When};
+use testkit::services::Rgw;
 use transfer::{Expected, ForeignObject, Monitor, OpenFile, Restored, Store, TransferError, Unwatched};
 
 /// More than a few windows.
@@ -33,7 +36,11 @@ impl Bed {
             bucket.operator().write(&asked, content).await.unwrap();
             Ok::<_, crate::fault::Fault>(version_of(&bucket.stat(&asked).await?.unwrap(), is_google))
         });
-        ForeignObject { url: ObjectUrl::new(self.scheme, "archive", key).unwrap(), version: version.unwrap() }
+        ForeignObject {
+            url: ObjectUrl::new(self.scheme, "archive", key).unwrap(),
+            version: version.unwrap(),
+            compare: true,
+        }
     }
 
     fn target(&self) -> (PathBuf, OpenFile) {
@@ -99,6 +106,7 @@ fn reads_whole_and_only_what_was_meant(settings: &Settings) {
     let at = |bucket: &str, key: &str| ForeignObject {
         url: ObjectUrl::new(bed.scheme, bucket, key).unwrap(),
         version: None,
+        compare: true,
     };
     let missing = at("archive", "a/nothing");
     assert!(matches!(bed.get(&missing, Expected::default()), Err(TransferError::Missing { .. })));
@@ -162,5 +170,54 @@ fn what_is_replaced_while_it_is_read_is_never_a_mixture() {
         let meddler = Meddler { bed: &bed, seen: AtomicU64::new(0) };
         let error = bed.store.get_foreign(&object, Some(&target), Expected::default(), &meddler).unwrap_err();
         assert!(matches!(error, TransferError::Replaced { .. }), "{version:?}: {error}");
+    }
+}
+
+/// By way of a proxy.
+fn spoiled() -> (Rgw, FaultProxy, Bed) {
+    let server = Rgw::start();
+    server.create_bucket(rgw::BUCKET);
+    let proxy = FaultProxy::start(&server.server().authority());
+    let bed = Bed::new(&rgw::settings(proxy.url()));
+    (server, proxy, bed)
+}
+
+#[test]
+fn content_is_compared_with_the_tag_unless_that_says_nothing_of_it() {
+    let (_server, proxy, bed) = spoiled();
+    let object = bed.put("a", content(1000));
+    proxy.add(When::method("GET").path("/archive/a"), Fault::CorruptBody(7));
+    let error = bed.get(&object, Expected::default()).unwrap_err();
+    assert!(matches!(error, TransferError::Damaged { .. }), "{error}");
+    // Then nobody can tell.
+    let uncompared = ForeignObject { compare: false, ..object.clone() };
+    assert!(bed.get(&uncompared, Expected::default()).unwrap().1 != content(1000));
+    let sealed = Fault::SetHeader("x-amz-server-side-encryption", "aws:kms".to_owned());
+    proxy.add(When::method("HEAD").path("/archive/a"), sealed);
+    assert!(bed.get(&object, Expected::default()).is_ok());
+}
+
+/// Cancelled from this time on.
+struct From(Instant);
+
+impl Monitor for From {
+    fn cancelled(&self) -> bool {
+        Instant::now() >= self.0
+    }
+
+    fn advanced(&self, _: Extent) {}
+}
+
+#[test]
+fn p4_a_cancel_does_not_wait_for_a_foreign_object_that_does_not_come() {
+    let (_server, proxy, bed) = spoiled();
+    let object = bed.put("a", content(1000));
+    let (_, target) = bed.target();
+    for hangs in ["GET", "HEAD"] {
+        proxy.add(When::method(hangs).path("/archive/a"), Fault::Hang);
+        let at = Instant::now() + Duration::from_millis(500);
+        let error = bed.store.get_foreign(&object, Some(&target), Expected::default(), &From(at)).unwrap_err();
+        assert!(matches!(error, TransferError::Cancelled), "{error}");
+        assert!(at.elapsed() < Duration::from_secs(1), "{:?} after the cancel", at.elapsed());
     }
 }
