@@ -300,6 +300,13 @@ fn parse_url(
         "s3" => Scheme::S3,
         "az" => Scheme::Azure,
         "gs" => Scheme::Gcs,
+        "webdav" | "webdavs" | "dav" | "davs" | "http" | "https" | "sftp" | "swift" | "hdfs" | "webhdfs" => {
+            let what = format!("`url`: {scheme}:// is left out on purpose, since it cannot keep what Sifaka promises");
+            let hint =
+                "see \"Other services\" in docs/configuration.md; for WebDAV and SFTP there is the command mover";
+            section.reader().problem(url.pos, what, Some(hint));
+            return None;
+        }
         _ => return wrong("must begin with s3://, az:// or gs://"),
     };
     let (bucket, prefix) = rest.split_once('/').unwrap_or((rest, ""));

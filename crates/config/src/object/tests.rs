@@ -85,6 +85,11 @@ fn refusals() {
     for (keys, message) in [
         ("", "`url` is missing in `archive \"a\"` (where the archive is, such as \"s3://bucket/prefix\")"),
         ("url = \"b\"", "`url` has no s3://, az:// or gs:// (such as \"s3://bucket/prefix\")"),
+        (
+            "url = \"webdav://h/p\"",
+            "`url`: webdav:// is left out on purpose, since it cannot keep what Sifaka promises (see \"Other services\" in docs/configuration.md; for \
+             WebDAV and SFTP there is the command mover)",
+        ),
         ("url = \"ftp://b\"", "`url` must begin with s3://, az:// or gs:// (such as \"s3://bucket/prefix\")"),
         (
             "url = \"s3:///p\"",
