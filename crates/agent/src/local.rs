@@ -22,8 +22,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// How often a request that is waited for is looked at.
-const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// How soon, and at least how often, a request that is waited for is looked at: in between after each twentieth of the time that it has taken so far.
+const FIRST_LOOK: Duration = Duration::from_millis(5);
+const LAST_LOOK: Duration = Duration::from_millis(100);
 
 /// The coordinator, seen from the agent.
 pub struct LocalSource {
@@ -265,7 +266,8 @@ impl Control for LocalControl {
 
     fn request(&self, id: u64, wait: Duration) -> Reply<'_, RequestStatus> {
         Box::pin(async move {
-            let deadline = Instant::now() + wait;
+            let begun = Instant::now();
+            let deadline = begun + wait;
             loop {
                 let found = self.with_queue(move |q| q.request(RequestId(id))).await?;
                 let Some(status) = found else {
@@ -290,7 +292,8 @@ impl Control for LocalControl {
                 if status.is_finished() || left.is_zero() {
                     return Ok(status);
                 }
-                tokio::time::sleep(LOOK_INTERVAL.min(left)).await;
+                let look = (begun.elapsed() / 20).clamp(FIRST_LOOK, LAST_LOOK);
+                tokio::time::sleep(look.min(left)).await;
             }
         })
     }
