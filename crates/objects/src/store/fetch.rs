@@ -316,8 +316,9 @@ impl ObjectStore {
         let (bucket, path) = (self.bucket.clone(), self.bucket.path(&key));
         let stat = self.bucket.engine().wait(async move { bucket.stat(&key).await });
         let found = stat.map_err(|fault| fault.into_error("look for", path))?;
-        match found.as_ref().and_then(carried) {
-            Some(manifest) => Ok(Some(Source::Here(manifest))),
+        match found {
+            // By its key it has one: where there is nothing, that was lost, to a copying tool perhaps, and is a damaged manifest.
+            Some(found) => Ok(Some(Source::Here(carried(&found).unwrap_or_default()))),
             None => self.fetch_manifest(id, &Unwatched),
         }
     }
