@@ -378,3 +378,48 @@ fn p1_an_import_that_is_killed_is_run_again_and_completes() {
     }
     assert_eq!(fs::metadata(dir.join("03")).unwrap().permissions().mode() & 0o7777, 0o755);
 }
+
+#[test]
+fn p7_imported_files_are_cloned_copied_and_brought_back() {
+    let server = Server::s3();
+    let hsm = Hsm::start_with(FsKind::Xfs, 300, |site| {
+        site.add_agent_setting("remove_grace_s = 1000");
+        archive_in_bucket(site, &server.archive().1);
+    });
+    let content = noise(1, 300_000);
+    ["d/cloned", "d/copied", "d/deleted"].iter().for_each(|key| server.put(key, &content, &[]));
+    let dir = directory(&hsm, "in");
+    counted(&import(&hsm, &["s3://archive/d"], &dir, 0).0, &[("files", 3)]);
+    let [cloned, copied, deleted] = ["cloned", "copied", "deleted"].map(|name| dir.join(name));
+
+    let clone = hsm.path("clone");
+    hsm.ok(&["clone"], &[&cloned, &clone]);
+    assert_eq!(uuid_of(&clone), uuid_of(&cloned));
+    fs::remove_file(&cloned).unwrap();
+    assert!(fs::read(&clone).unwrap() == content);
+
+    assert!(fs::read(&copied).unwrap() == content && fs::read(&deleted).unwrap() == content);
+    wait_until(LONG, "they are ordinary files", || !is_released(&copied) && !is_released(&deleted));
+    hsm.ok(&["archive", "--wait", "--copies", "1,2"], &[&copied]);
+    assert_eq!(hsm.objects(), 1, "a copy in the other archive");
+    hsm.release(&[&copied]);
+    let Server::S3(rgw) = &server else { unreachable!() };
+    rgw.request("DELETE", "/archive/d/copied", None, &[]).ok();
+    assert!(fs::read(&copied).unwrap() == content, "the other archive has it");
+
+    fs::remove_file(&deleted).unwrap();
+    // Its object is still there: that is what brings it back.
+    counted(&import(&hsm, &["s3://archive/d"], &dir, 0).0, &[("files", 2), ("already", 0)]);
+    assert!(is_released(&deleted) && uuid_of(&deleted) == "s3://archive/d/deleted");
+    assert!(fs::read(&deleted).unwrap() == content);
+    hsm.ok(&["versions"], &[&deleted]);
+    let config = hsm.site.agent_config();
+    for id in ["1", "2"] {
+        let fsck = ["--config", config.to_str().unwrap(), "fsck", "--repair", "--min-age", "0", "--id", id];
+        hsm.ok(&fsck, &[]);
+        hsm.ok(&["--config", config.to_str().unwrap(), "scrub", "--id", id], &[]);
+    }
+    for key in ["d/cloned", "d/deleted"] {
+        assert!(server.get(key) == content, "{key}");
+    }
+}
