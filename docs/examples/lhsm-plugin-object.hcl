@@ -36,6 +36,7 @@ archive "ceph" {
 archive "azure" {
   id      = 12
   url     = "az://archive/data"
+  layout  = "path" # for people and other tools to read
   account = "centre"
 
   credentials {

@@ -38,6 +38,8 @@ pub enum Layout {
     /// By ids alone.
     #[default]
     Uuid,
+    /// By the paths of files, for people and other tools to read.
+    Path,
     /// Lemur's in S3: by ids, as they are, and without manifests.
     LemurS3,
     /// Lemur's in Azure: by the paths of files, as they are, and without manifests.
@@ -277,6 +279,12 @@ impl Settings {
             let why = "objects of it cannot be read before somebody has them thawed; GLACIER_IR can";
             return Err(SettingsError::Refused(format!("storage class {class}: {why}")));
         }
+        if self.layout == Layout::Path && self.service == Service::Memory {
+            return Err(SettingsError::Refused("layout path: objects in memory cannot say whose they are".to_owned()));
+        }
+        if self.layout == Layout::LemurAz && !matches!(self.service, Service::Azure(_)) {
+            return Err(SettingsError::Refused("Lemur's layout in Azure is for Azure alone".to_owned()));
+        }
         let limits = &self.limits;
         if !(MIN_PART_BYTES..=MAX_PART_BYTES).contains(&limits.part_bytes) {
             return Err(SettingsError::Limit("a part has 5 MiB to 1 GiB"));
@@ -376,6 +384,13 @@ mod tests {
         }
         assert_eq!(s3("my-bucket", "a/b c").check(), Ok(()));
         assert_eq!(s3("my-bucket", "a/b").name(), "s3://my-bucket/a/b");
+    }
+
+    #[test]
+    fn a_layout_that_a_service_cannot_have_is_refused() {
+        assert!(Settings { layout: Layout::Path, ..Settings::memory() }.check().is_err());
+        assert!(Settings { layout: Layout::LemurAz, ..s3("b", "") }.check().is_err());
+        assert!(Settings { layout: Layout::Path, ..s3("b", "") }.check().is_ok());
     }
 
     #[test]

@@ -58,10 +58,11 @@ impl BucketUrl {
     }
 }
 
-/// Where an archive keeps what it has, below its prefix. Lemur's in Azure has it anywhere: only each object's texts tell.
+/// Where an archive keeps what it has, below its prefix. Where objects go by paths they are anywhere: only each one's texts tell.
 fn own(layout: Layout) -> &'static [&'static str] {
     match layout {
         Layout::Uuid => &["objects/", "small/", "manifests/", "packs/"],
+        Layout::Path => &[".sifaka/"],
         Layout::LemurS3 => &["o/"],
         Layout::LemurAz => &[],
     }

@@ -21,6 +21,7 @@ mod objects;
 mod races;
 mod ranges;
 mod read_only;
+mod readable_buckets;
 mod rebuild;
 mod release;
 mod scrub;

@@ -34,7 +34,7 @@ pub struct Bucket {
     pub ca_file: Option<PathBuf>,
     /// `storage_class` (the bucket's): of new objects, by the service's name for it.
     pub storage_class: Option<String>,
-    /// Which object has which key.
+    /// `layout` (`"uuid"`): which object has which key. What an archive was begun with, it has to be read with.
     pub layout: Layout,
     /// `limits { … }`.
     pub limits: Limits,
@@ -43,8 +43,10 @@ pub struct Bucket {
 /// Which object has which key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Layout {
-    /// By ids alone.
+    /// `"uuid"`: by ids alone.
     Uuid,
+    /// `"path"`: by the paths of files, for people and other tools to read.
+    Path,
     /// Lemur's in S3: by ids.
     LemurS3,
     /// Lemur's in Azure: by the files' paths.
@@ -204,6 +206,7 @@ impl Place for Bucket {
             let what = format!("`storage_class` \"{value}\" cannot be read without a thaw, which is not built in yet");
             section.reader().problem(*pos, what, Some("\"GLACIER_IR\" can be read at once"));
         }
+        let layout = section.optional_choice("layout", &[("uuid", Layout::Uuid), ("path", Layout::Path)]);
         let mut keys = Keys { section, scheme };
         let region = keys.of(Scheme::S3, "region", words);
         let addressing = [("path", false), ("virtual-host", true)];
@@ -234,7 +237,7 @@ impl Place for Bucket {
             Scheme::Gcs => Service::Gcs { credentials: credentials.gcs() },
         };
         let storage_class = storage_class.map(|at| at.value);
-        let (endpoint, layout) = (endpoint.map(|at| at.value), Layout::Uuid);
+        let (endpoint, layout) = (endpoint.map(|at| at.value), layout.map_or(Layout::Uuid, |at| at.value));
         Some(Self { service, bucket, prefix, endpoint, ca_file, storage_class, layout, limits })
     }
 }

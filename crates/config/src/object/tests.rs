@@ -22,7 +22,8 @@ fn each_service_with_nothing_said() {
         encryption: None,
     };
     assert_eq!(bucket.service, service);
-    assert_eq!((bucket.endpoint, bucket.limits), (None, Limits::default()));
+    assert_eq!((bucket.endpoint, bucket.limits, bucket.layout), (None, Limits::default(), Layout::Uuid));
+    assert_eq!(place("url = \"s3://b\" layout = \"path\"").layout, Layout::Path);
 
     let bucket = place("url = \"az://c\" account = \"acc\"");
     assert_eq!(bucket.service, Service::Azure { account: "acc".into(), credentials: AzureCredentials::Chain });
@@ -125,6 +126,7 @@ fn refusals() {
             "url = \"az://c\" account = \"a\" storage_class = \"Cool\"",
             "`storage_class` is not for az:// archives: Azure has access tiers, which are set for the account",
         ),
+        ("url = \"s3://b\" layout = \"lemur\"", "`layout` must be \"uuid\" or \"path\", found \"lemur\""),
         ("url = \"s3://b\" region = \"a b\"", "`region` must be a name without spaces"),
         (
             "url = \"s3://b\" encryption { key_id = \"k\" }",

@@ -51,6 +51,7 @@ pub(super) fn of(place: &Bucket) -> Result<Settings, KeyError> {
     };
     let layout = match layout {
         Layout::Uuid => objects::Layout::Uuid,
+        Layout::Path => objects::Layout::Path,
         Layout::LemurS3 => objects::Layout::LemurS3,
         Layout::LemurAz => objects::Layout::LemurAz,
     };

@@ -1,9 +1,9 @@
 //! Out of the bucket: by chunks with the manifest, else from front to back.
 
-use super::ObjectStore;
 use super::known::{Described, Table};
 use super::place::carried;
 use super::remote::{Remote, Source, Tag};
+use super::{ObjectStore, paths};
 use crate::fault::Fault;
 use crate::{Bucket, Layout};
 use bytes::{Bytes, BytesMut};
@@ -62,7 +62,9 @@ impl ObjectStore {
         let layout = self.bucket.layout();
         let path = self.bucket.path(&layout.object(id));
         let encoding = layout.encoding(id);
-        if let (Some(0..=ONE_CHUNK_BYTES), Some(Digest::Blake3(_))) = (expected.size, expected.digest) {
+        let is_one_chunk =
+            matches!((expected.size, expected.digest), (Some(0..=ONE_CHUNK_BYTES), Some(Digest::Blake3(_))));
+        if is_one_chunk {
             // The hash of one chunk is that of everything: one request is enough, and nothing is written before it is compared.
             let object = self.fetch_object(id, monitor)?;
             let stored = (&object as &dyn ReadAt, path.as_path(), object.size());
@@ -103,7 +105,13 @@ impl ObjectStore {
         expected: Expected,
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
-        let restored = self.read(id, Some(target), expected, monitor)?;
+        let restored = match self.read(id, Some(target), expected, monitor) {
+            // It may have been brought to its path in the middle of that.
+            Err(TransferError::Missing { .. }) if self.bucket.layout() == Layout::Path => {
+                self.read(id, Some(target), expected, monitor)?
+            }
+            read => read?,
+        };
         if restored.bytes >= SYNC_ALONE_FROM_BYTES {
             // Whoever asked syncs before the content counts: small files many at a time.
             target.file().sync_data().map_err(TransferError::io("sync", target.path()))?;
@@ -171,7 +179,7 @@ impl ObjectStore {
         size: Option<u64>,
         monitor: &dyn Monitor,
     ) -> Result<Option<Described>, TransferError> {
-        let is_small = size.is_some_and(|size| size <= AT_ONCE_BYTES);
+        let is_small = size.is_some_and(|size| size <= AT_ONCE_BYTES) || self.bucket.layout() == Layout::Path;
         if !is_small && let Some(manifest) = self.fetch_table(id, monitor)? {
             return Ok(Some(Described { key: self.bucket.layout().object(id), manifest }));
         }
@@ -262,8 +270,13 @@ impl ObjectStore {
     fn fetch_object(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<Source<'static>, TransferError> {
         let (bucket, keys) = (self.bucket.clone(), order(self.bucket.layout(), id, None));
         let path = self.bucket.path(&self.bucket.layout().object(id));
+        let at_path = (self.bucket.layout() == Layout::Path).then(|| id.clone());
         let fetch = async move {
             let mut missing = Fault::missing();
+            let keys = match &at_path {
+                Some(id) => paths::find(&bucket, id).await?.map(|(key, _)| key).into_iter().collect(),
+                None => keys,
+            };
             for key in &keys {
                 match fetch_whole(&bucket, key).await {
                     Err(fault) if fault.is_missing() => missing = fault,
@@ -289,8 +302,12 @@ impl ObjectStore {
     ) -> Result<(String, Metadata), TransferError> {
         let (bucket, keys) = (self.bucket.clone(), order(self.bucket.layout(), id, size));
         let path = self.bucket.path(&self.bucket.layout().object(id));
+        let at_path = (self.bucket.layout() == Layout::Path).then(|| id.clone());
         let stat = async move {
             let look = async {
+                if let Some(id) = &at_path {
+                    return paths::find(&bucket, id).await;
+                }
                 for key in keys {
                     if let Some(found) = bucket.stat(&key).await? {
                         return Ok(Some((key, found)));
@@ -316,9 +333,8 @@ impl ObjectStore {
         let (bucket, path) = (self.bucket.clone(), self.bucket.path(&key));
         let stat = self.bucket.engine().wait(async move { bucket.stat(&key).await });
         let found = stat.map_err(|fault| fault.into_error("look for", path))?;
-        match found {
-            // By its key it has one: where there is nothing, that was lost, to a copying tool perhaps, and is a damaged manifest.
-            Some(found) => Ok(Some(Source::Here(carried(&found).unwrap_or_default()))),
+        match found.as_ref().and_then(carried) {
+            Some(manifest) => Ok(Some(Source::Here(manifest))),
             None => self.fetch_manifest(id, &Unwatched),
         }
     }

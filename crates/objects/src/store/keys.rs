@@ -3,6 +3,8 @@
 //! - [`Layout::Uuid`]: `small/<id>` for an object that carries its manifest in its metadata: one request stores both. `objects/<id>` for others, and
 //!   `manifests/<id>` for their manifests and for records. All with the suffix of the object's encoding. So a listing finds what has a
 //!   manifest by the keys alone. S3 spreads keys by itself; no fan-out by directories is needed.
+//! - [`Layout::Path`]: the path of the file, see `paths`; everything else of ours below `.sifaka/`: `.sifaka/manifests/<id>`, and `.sifaka/objects/<id>` for
+//!   objects of files whose paths are no keys.
 //! - [`Layout::LemurS3`]: `o/<id>`, and nothing else.
 //! - [`Layout::LemurAz`]: the path of the file, which is its id, and nothing else.
 
@@ -16,6 +18,7 @@ impl Layout {
     pub(super) fn object(self, id: &ObjectId) -> String {
         let below = match self {
             Self::Uuid => "objects/",
+            Self::Path => ".sifaka/objects/",
             Self::LemurS3 => "o/",
             Self::LemurAz => "",
         };
@@ -29,7 +32,8 @@ impl Layout {
 
     /// Where a manifest lies. Layouts without manifests have nothing there.
     pub(super) fn manifest(self, id: &ObjectId) -> String {
-        format!("manifests/{id}")
+        let below = if self == Self::Path { ".sifaka/manifests/" } else { "manifests/" };
+        format!("{below}{id}")
     }
 
     /// Every key that there may be for an id.
@@ -42,6 +46,8 @@ impl Layout {
     pub(super) fn objects(self) -> &'static [&'static str] {
         match self {
             Self::Uuid => &["objects/", "small/"],
+            // And what is visible, which a listing of keys says nothing of.
+            Self::Path => &[".sifaka/objects/"],
             Self::LemurS3 => &["o/"],
             Self::LemurAz => &[""],
         }
@@ -51,6 +57,7 @@ impl Layout {
     pub(super) fn manifests(self) -> &'static [&'static str] {
         match self {
             Self::Uuid => &["manifests/", "small/"],
+            Self::Path => &[".sifaka/manifests/"],
             Self::LemurS3 | Self::LemurAz => &[],
         }
     }
@@ -60,13 +67,14 @@ impl Layout {
         match self {
             Self::Uuid => &["objects/", "manifests/"],
             Self::LemurS3 => &["o/"],
-            Self::LemurAz => &[""],
+            // By its key nobody can tell whose an upload is.
+            Self::LemurAz | Self::Path => &[""],
         }
     }
 
     /// Whether objects have manifests, and encodings.
     pub(super) fn has_manifests(self) -> bool {
-        self == Self::Uuid
+        matches!(self, Self::Uuid | Self::Path)
     }
 
     /// Whether small files share packs.

@@ -7,6 +7,7 @@ mod lemur_az;
 mod listing;
 mod memory;
 mod packs;
+mod paths;
 mod place;
 mod publish;
 pub(crate) mod remote;
@@ -92,8 +93,12 @@ impl ObjectStore {
         let bucket = self.bucket.clone();
         self.bucket.engine().spawn(async move {
             let layout = bucket.layout();
-            let keys: Vec<String> = ids.iter().flat_map(|id| layout.all(id)).collect();
-            let removed = bucket.in_time(bucket.remove(&keys), |late| late).await;
+            let removed = if layout == Layout::Path {
+                bucket.in_time(remove_visible(&bucket, &ids), |late| late).await
+            } else {
+                let keys: Vec<String> = ids.iter().flat_map(|id| layout.all(id)).collect();
+                bucket.in_time(bucket.remove(&keys), |late| late).await
+            };
             let path = ids.first().map_or_else(|| bucket.path(""), |id| bucket.path(&layout.object(id)));
             ending.tell(removed.map_err(|fault| fault.into_error("remove", path)));
         });
@@ -147,6 +152,34 @@ impl ObjectStore {
         }
     }
 
+    /// What lies at the paths of files: each key is asked for what it is.
+    fn list_visible(
+        &self,
+        visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
+    ) -> Result<ControlFlow<()>, TransferError> {
+        let failed = |fault: Fault| fault.of_bucket().into_error("list", self.bucket.path(""));
+        let mut listing = Listing::of(&self.bucket, "", None).map_err(failed)?;
+        loop {
+            let bucket = self.bucket.clone();
+            let batch = async move {
+                let batch = listing.next_batch(&bucket).await?;
+                let keys = batch.entries.iter().map(|entry| entry.path().to_owned()).collect();
+                let ids = paths::ids(&bucket, keys).await?;
+                Ok((listing, ids, batch.is_last))
+            };
+            let (next, ids, is_last) = self.bucket.engine().wait(batch).map_err(failed)?;
+            for id in ids {
+                if visit(id).is_break() {
+                    return Ok(ControlFlow::Break(()));
+                }
+            }
+            if is_last {
+                return Ok(ControlFlow::Continue(()));
+            }
+            listing = next;
+        }
+    }
+
     /// Takes removed members out of packs, where that frees half of a pack or more, and removes marks that nothing needs any more. Lists all packs. Calls
     /// `pause` with the bytes that were moved after each pack that was rewritten, for whoever wants to do it slowly. Several processes may do it at once.
     pub fn repack(&self, pause: &mut dyn FnMut(u64)) -> Result<Repacked, TransferError> {
@@ -165,6 +198,14 @@ fn head_of_member(manifest: &Manifest) -> Option<Head> {
     let seconds = u64::try_from(made.seconds).unwrap_or(0);
     let stored_ms = seconds.saturating_mul(1000).saturating_add(u64::from(made.nanos / 1_000_000));
     Some(Head { encoding: content.encoding, stored_bytes: content.stored_bytes, stored_ms })
+}
+
+async fn remove_visible(bucket: &Bucket, ids: &[ObjectId]) -> Result<(), Fault> {
+    for id in ids {
+        paths::remove(bucket, id).await?;
+    }
+    // Nothing was found to be removed: the answer may be the same when there is no such bucket.
+    bucket.is_there().await
 }
 
 async fn remove_ours(bucket: &Bucket, keys: Vec<String>) -> Result<(), Fault> {
@@ -214,7 +255,7 @@ impl Store for ObjectStore {
     fn identity(&self, id: &ObjectId, path: &[u8]) -> Identity {
         let id = id.to_string();
         let (uuid, url) = match self.bucket.layout() {
-            Layout::Uuid => (id, String::new()),
+            Layout::Uuid | Layout::Path => (id, String::new()),
             Layout::LemurS3 => (id.clone(), self.bucket.url(&format!("o/{id}"))),
             Layout::LemurAz => {
                 let path = String::from_utf8_lossy(path).into_owned();
@@ -324,6 +365,10 @@ impl Store for ObjectStore {
             return self.packs.remove(&member, done);
         }
         let layout = self.bucket.layout();
+        if layout == Layout::Path {
+            // What says no id of ours is never removed there.
+            return self.remove_all(self.named_by(id), done);
+        }
         let keys: Vec<String> = self.named_by(id).iter().flat_map(|id| layout.all(id)).collect();
         let (bucket, ending, path) = (self.bucket.clone(), Ending::new(done), self.bucket.path(&layout.object(id)));
         self.bucket.engine().spawn(async move {
@@ -366,8 +411,13 @@ impl Store for ObjectStore {
         let (bucket, layout) = (self.bucket.clone(), self.bucket.layout());
         let path = self.bucket.path(&layout.object(id));
         let keys: Vec<String> = layout.small(id).into_iter().chain([layout.object(id)]).collect();
+        let id = id.clone();
+        let encoding = layout.encoding(&id);
         let found = self.bucket.engine().wait(async move {
             let stat = async {
+                if layout == Layout::Path {
+                    return Ok(paths::find(&bucket, &id).await?.map(|(_, found)| found));
+                }
                 for key in &keys {
                     if let Some(found) = bucket.stat(key).await? {
                         return Ok(Some(found));
@@ -382,7 +432,6 @@ impl Store for ObjectStore {
             self.bucket.check()?;
             return Ok(None);
         };
-        let encoding = layout.encoding(id);
         let stored = found.last_modified().map(|time| time.into_inner().as_millisecond());
         // What does not say how old it is counts as new: it might be on its way.
         let stored_ms = stored.and_then(|ms| u64::try_from(ms).ok()).unwrap_or(u64::MAX);
@@ -392,6 +441,9 @@ impl Store for ObjectStore {
     fn list(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), TransferError> {
         if self.bucket.layout() == Layout::LemurAz {
             return Err(lemur_az::unlisted(&self.bucket));
+        }
+        if self.bucket.layout() == Layout::Path && self.list_visible(visit)?.is_break() {
+            return Ok(());
         }
         self.list_all(self.bucket.layout().objects(), visit)
     }

@@ -72,6 +72,11 @@ pub(super) fn is_ours(bucket: &Bucket, found: &Metadata) -> bool {
     !bucket.traits().metadata || found.user_metadata().is_some_and(|texts| texts.get(MARK).is_some())
 }
 
+/// Whether it was made by this very attempt.
+pub(super) fn is_of_attempt(found: &Metadata, mark: &str) -> bool {
+    found.user_metadata().and_then(|texts| texts.get(MARK)).is_some_and(|text| *text == *mark)
+}
+
 impl Place {
     pub(super) fn new(key: String) -> Self {
         let mark = Uuid::new_v4().to_string();
@@ -83,6 +88,20 @@ impl Place {
     pub(super) fn claim(&mut self, claim: Claim) {
         self.texts.insert(claim.text.to_owned(), claim.value.clone());
         self.claim = Some(claim);
+    }
+
+    /// One more text.
+    pub(super) fn say(&mut self, text: &str, value: String) {
+        self.texts.insert(text.to_owned(), value);
+    }
+
+    /// What is found somewhere, as it is, under another key.
+    pub(super) fn copy_of(found: &Metadata, key: String, claim: Claim) -> Self {
+        let known = found.user_metadata();
+        let texts: HashMap<String, String> =
+            known.into_iter().flatten().map(|(name, value)| (name.to_string(), value.to_string())).collect();
+        let mark = texts.get(MARK).cloned().unwrap_or_default();
+        Self { key, mark, texts, claim: Some(claim) }
     }
 
     /// As Lemur's mover for Azure describes what it stores, with times in UTC.

@@ -1,14 +1,16 @@
-//! What becomes visible in the bucket, and in which order: the object, then its manifest, and after both the acknowledgement.
+//! What becomes visible in the bucket, and in which order: the object, then its manifest, and after both the acknowledgement. Where an object is found by
+//! its manifest alone, that comes first.
 
+use super::paths::{self, Visible};
 use super::place::{self, Place, There};
 use super::stage::{StagedContent, StagedObject, Table};
 use super::sweep::abort_of;
 use super::upload::Cut;
-use crate::Bucket;
 use crate::fault::Fault;
+use crate::{Bucket, Layout};
 use bytes::Bytes;
 use model::ObjectId;
-use opendal::Buffer;
+use opendal::{Buffer, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use transfer::manifest::ReadAt as _;
@@ -60,24 +62,40 @@ pub(super) async fn unless<T>(
 
 /// Makes staged content an object. After an error nothing of it is left, unless it replaced something, or it took so long that it was given up.
 pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Result<Stored, TransferError> {
-    let StagedObject { id, copied, content, manifest, repeated } = staged;
-    let path = bucket.path(&bucket.layout().object(&id));
+    let StagedObject { id, copied, content, mut manifest, visible, repeated } = staged;
+    let layout = bucket.layout();
+    let path = bucket.path(&layout.object(&id));
     let failed = |fault: Fault| fault.of_bucket().into_error("store", path.clone());
     let (place, begun) = match &content {
         StagedContent::Whole(place, ..) => (place.clone(), SystemTime::now()),
         StagedContent::Parts(sent) => (sent.place.clone(), sent.begun),
     };
-    let (replaced, is_answered) = match content {
-        StagedContent::Whole(place, bytes, memory) => {
-            let put = place.put(bucket, bytes.into()).await;
-            drop(memory);
-            (put.map_err(failed)?, true)
+    let mut described = place.beside(layout.manifest(&id));
+    paths::describe(&mut described, visible.as_ref());
+    let before =
+        if repeated && layout == Layout::Path { paths::meant(bucket, &id).await.map_err(failed)? } else { None };
+    let is_first = visible.is_some();
+    if is_first && let Some(table) = manifest.take() {
+        put_manifest(bucket, &described, table).await?;
+    }
+    let (key, replaced, is_answered) = match put_content(bucket, content, visible.as_ref(), repeated).await {
+        Ok(put) => put,
+        Err(fault) => {
+            // It may be there all the same. With a manifest it is found by whoever looks for remains.
+            if is_first
+                && !repeated
+                && let Err(fault) = paths::remove(bucket, &id).await
+            {
+                let path = bucket.path(&described.key);
+                tracing::warn!(manifest = %path.display(), error = fault.why(), "cannot remove what an attempt left");
+            }
+            return Err(failed(fault));
         }
-        StagedContent::Parts(sent) => (repeated, sent.complete().await.map_err(failed)?),
     };
-    let mut own = vec![place.key.clone()];
-    if let Some(table) = manifest {
-        let described = place.beside(bucket.layout().manifest(&id));
+    let mut own = vec![key];
+    if is_first {
+        own.push(described.key.clone());
+    } else if let Some(table) = manifest {
         own.push(described.key.clone());
         if let Err(error) = put_manifest(bucket, &described, table).await {
             if !replaced {
@@ -87,12 +105,41 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
         }
     }
     if repeated || replaced {
-        remove_older_forms(bucket, &id, &own).await.map_err(failed)?;
+        remove_older_forms(bucket, &id, (&own, &described.mark), before).await.map_err(failed)?;
     }
     if (repeated || replaced) && is_answered {
         abort_older_uploads(bucket, &id, begun).await;
     }
     Ok(Stored { id, bytes: copied.bytes, digest: copied.digest })
+}
+
+/// Where it was put, whether it may have replaced something, and whether the service said that it is done.
+async fn put_content(
+    bucket: &Bucket,
+    content: StagedContent,
+    visible: Option<&Visible>,
+    repeated: bool,
+) -> Result<(String, bool, bool), Fault> {
+    let (mut place, bytes, _memory) = match content {
+        StagedContent::Whole(place, bytes, memory) => (place, bytes, memory),
+        StagedContent::Parts(sent) => {
+            let key = sent.place.key.clone();
+            return Ok((key, repeated, sent.complete().await?));
+        }
+    };
+    if let Some(visible) = visible {
+        // Looked at, whatever the service thinks of conditions.
+        paths::choose(bucket, &mut place, visible).await?;
+    }
+    let put = match (place.put(bucket, bytes.clone().into()).await, visible) {
+        (Err(fault), Some(visible)) if fault.told == ErrorKind::Conflict && place.key == visible.path => {
+            // Somebody else was faster.
+            place.key.clone_from(&visible.beside);
+            place.put(bucket, bytes.into()).await
+        }
+        (put, _) => put,
+    };
+    Ok((place.key.clone(), put?, true))
 }
 
 async fn put_manifest(bucket: &Arc<Bucket>, place: &Place, table: Table) -> Result<(), TransferError> {
@@ -157,13 +204,23 @@ async fn take_back(bucket: &Bucket, places: [&Place; 2]) {
 
 /// An earlier attempt of the same archive may have chosen another encoding, or had a manifest. What cannot be removed for now fails the attempt, and the next
 /// one does it. Where nothing may be removed at all, something may stay (`sifaka fsck` tells): an archive for which that is so is of use all the same.
-async fn remove_older_forms(bucket: &Bucket, id: &ObjectId, own: &[String]) -> Result<(), Fault> {
+async fn remove_older_forms(
+    bucket: &Bucket,
+    id: &ObjectId,
+    (own, mark): (&[String], &str),
+    before: Option<Visible>,
+) -> Result<(), Fault> {
     let layout = bucket.layout();
-    let all = layout.other_forms(id).chain([id.clone()]).flat_map(|id| layout.all(&id));
-    let old: Vec<String> = all.filter(|key| !own.contains(key)).collect();
-    let path = bucket.path(&bucket.layout().object(id));
-    match bucket.remove(&old).await {
+    let removed = if layout == Layout::Path {
+        paths::remove_older(bucket, id, (own, mark), before).await
+    } else {
+        let all = layout.other_forms(id).chain([id.clone()]).flat_map(|id| layout.all(&id));
+        let old: Vec<String> = all.filter(|key| !own.contains(key)).collect();
+        bucket.remove(&old).await
+    };
+    match removed {
         Err(fault) if fault.is_refused() => {
+            let path = bucket.path(&layout.object(id));
             tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove older forms of an object");
             Ok(())
         }

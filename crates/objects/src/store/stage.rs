@@ -3,6 +3,7 @@
 use super::ObjectStore;
 use super::lemur_az;
 use super::memory::{Memory, Taken};
+use super::paths::{self, Visible};
 use super::place::{Place, There};
 use super::sweep::Uploading;
 use super::upload::{Cut, Sent, Upload, Whole};
@@ -15,7 +16,7 @@ use std::sync::Arc;
 use transfer::copy::{Archived, Copied, WriteAt, archive_file};
 use transfer::forms::{not_reserved, with_encoding};
 use transfer::packing::{Packed, as_object};
-use transfer::{Encoding, Monitor, OpenFile, PutOptions, TransferError};
+use transfer::{DigestKind, Encoding, Monitor, OpenFile, PutOptions, TransferError};
 
 /// From this size on, a file's manifest (36 KiB to 45 KiB for each GiB) is collected on disk.
 const SPOOL_FROM_BYTES: u64 = 64 << 30;
@@ -39,6 +40,8 @@ pub(super) struct StagedObject {
     pub(super) copied: Copied,
     pub(super) content: StagedContent,
     pub(super) manifest: Option<Table>,
+    /// Where it is to lie, if that is the path of the file.
+    pub(super) visible: Option<Visible>,
     /// There may be other forms of it.
     pub(super) repeated: bool,
 }
@@ -112,6 +115,13 @@ impl ObjectStore {
         } else {
             place.describe(source)?;
         }
+        let mut visible = None;
+        if layout == Layout::Path {
+            paths::describe_object(&mut place, &id);
+            // What gets no manifest is found by its id alone.
+            let is_described = matches!(options.digest, Some(DigestKind::Blake3));
+            visible = origin.filter(|_| is_described).and_then(|origin| Visible::of(&self.bucket, origin.path, &id));
+        }
         let take = |object: &dyn WriteAt| {
             as_before()?;
             archive_file(&id, source, encoding, options, (object, table.as_write_at()), monitor)
@@ -120,6 +130,13 @@ impl ObjectStore {
         let (mut content, archived) = if size <= self.bucket.limits().part_bytes || !self.bucket.traits().parts {
             take_whole(&self.bucket, &self.memory, place, (size, most), take, monitor)?
         } else {
+            if let Some(visible) = visible.clone() {
+                let bucket = self.bucket.clone();
+                let path = bucket.path(&visible.path);
+                let chosen = async move { paths::choose(&bucket, &mut place, &visible).await.map(|()| place) };
+                let chosen = self.bucket.engine().wait_watched(chosen, monitor)?;
+                place = chosen.map_err(|fault| fault.into_error("store", path))?;
+            }
             let uploading = self.underway.begin(&place.key);
             take_parts(&self.bucket, &self.memory, (place, uploading), most, take, monitor)?
         };
@@ -132,7 +149,13 @@ impl ObjectStore {
             }
             _ => true,
         });
-        let object = StagedObject { id, copied: archived.copied, content, manifest, repeated: options.repeated };
+        if visible.is_some() && !archived.described {
+            let why =
+                "it is larger than what can be described, and without a description it is not found again".to_owned();
+            return Err(TransferError::Undescribed { path: source.path().to_owned(), why });
+        }
+        let (copied, repeated) = (archived.copied, options.repeated);
+        let object = StagedObject { id, copied, content, manifest, visible, repeated };
         Ok(Staged(StagedKind::Object(object)))
     }
 }
@@ -187,7 +210,7 @@ impl StagedObject {
             Some(Table::Memory(whole))
         };
         let content = StagedContent::Whole(place, content.into(), memory);
-        Ok(Self { id, copied: Copied { bytes, digest }, content, manifest, repeated })
+        Ok(Self { id, copied: Copied { bytes, digest }, content, manifest, visible: None, repeated })
     }
 }
 

@@ -147,6 +147,17 @@ pub(crate) fn hash(kind: DigestKind, content: &[u8]) -> Digest {
 /// One test for each thing that is promised.
 macro_rules! store_suite {
     ($bed:ty) => {
+        store_suite!($bed, without packs);
+        store_suite!(@ $bed, packs, [
+            small_files_that_come_together_share_packs_and_come_back,
+            what_is_expected_of_a_member_is_compared,
+            a_removed_member_is_gone_and_the_others_are_not,
+            a_pack_goes_with_its_last_member,
+            p7_what_earlier_attempts_left_in_packs_is_found,
+        ]);
+    };
+    // For a store that keeps each file by itself.
+    ($bed:ty, without packs) => {
         store_suite!(@ $bed, moves, [
             every_size_comes_back,
             holes_come_back,
@@ -174,13 +185,6 @@ macro_rules! store_suite {
             a_record_is_kept_listed_replaced_and_removed,
             an_object_s_manifest_says_what_it_is,
             what_is_not_there_is_missing,
-        ]);
-        store_suite!(@ $bed, packs, [
-            small_files_that_come_together_share_packs_and_come_back,
-            what_is_expected_of_a_member_is_compared,
-            a_removed_member_is_gone_and_the_others_are_not,
-            a_pack_goes_with_its_last_member,
-            p7_what_earlier_attempts_left_in_packs_is_found,
         ]);
     };
     (@ $bed:ty, $module:ident, [$($name:ident),* $(,)?]) => {

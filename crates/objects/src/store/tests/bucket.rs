@@ -6,7 +6,6 @@ use super::suite::{Bed as _, Calls as _, described, expected, id};
 use crate::store::place::Place;
 use crate::{Bucket, Encryption, ObjectStore, S3, S3Credentials, Secret, Service, Settings};
 use model::{Digest, ErrorKind};
-use opendal::options::WriteOptions;
 use std::fs;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, chown};
 use std::time::{Duration, UNIX_EPOCH};
@@ -292,29 +291,4 @@ fn a_service_that_is_not_there_is_a_temporary_error() {
     let error = store.head(&id("abcdef")).unwrap_err();
     assert_eq!((error.kind(), error.errno()), (ErrorKind::Temporary, 5), "{error}");
     assert!(error.to_string().contains("s3://archive/site/a prefix/objects/abcdef"), "{error}");
-}
-
-/// What is no base64, and what some tool has left out while it copied the rest.
-#[test]
-fn a_carried_manifest_that_is_damaged_or_lost_is_told_from_none() {
-    let bed = ServerBed::<Rgw>::new();
-    let stored = bed.put(&id("abcdef"), &bed.file("source", b"content"), described(Encoding::Raw)).unwrap();
-    assert!(bed.store.manifest(&stored.id).unwrap().is_some());
-    let texts = super::texts(&bed.store, &stored.id).unwrap();
-    for damaged in [Some("no base64!"), Some(""), None] {
-        let mut texts = texts.clone();
-        texts.remove("manifest");
-        texts.extend(damaged.map(|text| ("manifest".to_owned(), text.to_owned())));
-        let (bucket, key) = (bed.store.bucket().clone(), format!("small/{}", stored.id));
-        let options = WriteOptions { user_metadata: Some(texts), ..WriteOptions::default() };
-        let written = bed.store.bucket().engine().wait(async move {
-            bucket.request(|| bucket.operator().write_options(&key, "content", options.clone())).await
-        });
-        written.unwrap();
-        let error = bed.store.manifest(&stored.id).unwrap_err();
-        assert!(matches!(error, TransferError::NoManifest { .. } | TransferError::Damaged { .. }), "{error}");
-        // The content is proven by its hash all the same.
-        bed.store.verify(&stored.id, expected(&stored), &Unwatched).unwrap();
-    }
-    assert!(bed.store.manifest(&id("bcdefg")).unwrap().is_none());
 }

@@ -55,6 +55,7 @@ mod hostile;
 mod lemur;
 mod memory;
 mod packs;
+mod paths;
 mod requests;
 mod rgw;
 mod s3s;

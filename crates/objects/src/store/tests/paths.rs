@@ -1,0 +1,259 @@
+//! The layout "path" on Ceph's gateway: the suite, and what people see in the bucket.
+
+use super::rgw::{BUCKET, settings};
+use super::suite::{Bed, Calls as _, Half, described, expected, id};
+use super::{ServerBed, read_key};
+use crate::store::paths;
+use crate::{Layout, ObjectStore, Settings};
+use model::{Digest, ObjectId};
+use opendal::options::WriteOptions;
+use std::collections::{BTreeSet, HashMap};
+use std::ops::ControlFlow;
+use std::path::Path;
+use testkit::services::Rgw;
+use transfer::{Encoding, Expected, Origin, PutOptions, Store as _, Stored, TransferError, Unwatched};
+
+const PREFIX: &str = "site/a prefix/";
+
+struct PathBed(ServerBed<Rgw>);
+
+impl PathBed {
+    fn find(&self, id: &ObjectId) -> Option<(String, HashMap<String, String>)> {
+        let (bucket, id) = (self.0.store.bucket().clone(), id.clone());
+        let found = self.0.store.bucket().engine().wait(async move { paths::find(&bucket, &id).await }).unwrap();
+        found.map(|(key, found)| (key, texts(found.user_metadata())))
+    }
+
+    fn texts(&self, key: &str) -> HashMap<String, String> {
+        let (bucket, key) = (self.0.store.bucket().clone(), key.to_owned());
+        let found = self.0.store.bucket().engine().wait(async move { bucket.stat(&key).await }).unwrap();
+        texts(found.as_ref().and_then(opendal::Metadata::user_metadata))
+    }
+
+    /// What people see: no keys of ours.
+    fn visible(&self) -> Vec<String> {
+        let keys = self.0.server.keys(BUCKET).into_iter().map(|key| key.strip_prefix(PREFIX).unwrap().to_owned());
+        keys.filter(|key| !key.starts_with(".sifaka/")).collect()
+    }
+
+    fn put_at(&self, name: &str, path: &[u8], content: &[u8]) -> Result<Stored, TransferError> {
+        self.put(&id(name), &self.file("source", content), at(path))
+    }
+
+    fn holds_content(&self, stored: &Stored, content: &[u8]) {
+        let (_, found) = self.get_over(&stored.id, b"stale", expected(stored)).unwrap();
+        assert!(found == content, "{}", stored.id);
+    }
+}
+
+fn texts<'a, K: ToString + 'a, V: ToString + 'a>(
+    found: Option<impl IntoIterator<Item = (K, V)>>,
+) -> HashMap<String, String> {
+    found.into_iter().flatten().map(|(name, value)| (name.to_string(), value.to_string())).collect()
+}
+
+fn at(path: &[u8]) -> PutOptions<'_> {
+    PutOptions { origin: Some(Origin { path, fsid: [1; 8] }), ..described(Encoding::Raw) }
+}
+
+impl Bed for PathBed {
+    type Store = ObjectStore;
+
+    fn new() -> Self {
+        let server = Rgw::start();
+        server.create_bucket(BUCKET);
+        let settings = Settings { layout: Layout::Path, ..settings(server.endpoint()) };
+        Self(ServerBed::with(server, &settings))
+    }
+
+    fn store(&self) -> &ObjectStore {
+        &self.0.store
+    }
+
+    fn base(&self) -> &Path {
+        self.0.scratch.path()
+    }
+
+    fn names(&self) -> Vec<String> {
+        let uploads = self.0.server.uploads(BUCKET).into_iter().map(|key| format!("unfinished {key}"));
+        let below = |key: String| match key.strip_prefix(PREFIX).unwrap().strip_prefix(".sifaka/") {
+            Some(ours) => ours.to_owned(),
+            None => format!("objects/{}", self.texts(key.strip_prefix(PREFIX).unwrap())["id"]),
+        };
+        let mut names: Vec<String> = self.0.server.keys(BUCKET).into_iter().map(below).chain(uploads).collect();
+        names.sort();
+        names
+    }
+
+    fn read(&self, id: &ObjectId, half: Half) -> Vec<u8> {
+        match half {
+            Half::Object => read_key(self.store(), self.find(id).unwrap().0),
+            Half::Manifest => read_key(self.store(), format!(".sifaka/manifests/{id}")),
+        }
+    }
+
+    fn write(&self, id: &ObjectId, half: Half, bytes: &[u8]) {
+        let manifest = format!(".sifaka/manifests/{id}");
+        let (key, texts) = match half {
+            Half::Object => self.find(id).unwrap_or_else(|| (format!(".sifaka/objects/{id}"), HashMap::new())),
+            Half::Manifest => (manifest.clone(), self.texts(&manifest)),
+        };
+        let (bucket, content) = (self.0.store.bucket().clone(), bytes.to_vec());
+        let options = move || WriteOptions { user_metadata: Some(texts.clone()), ..WriteOptions::default() };
+        let written = self.0.store.bucket().engine().wait(async move {
+            bucket.request(|| bucket.operator().write_options(&key, content.clone(), options())).await
+        });
+        written.unwrap();
+    }
+}
+
+store_suite!(PathBed, without packs);
+
+#[test]
+fn objects_lie_where_their_files_lay() {
+    let bed = PathBed::new();
+    let odd = ["a", "home/some one/\u{fc}b+er&c=d?#%41~.txt", ".hidden/x", "home/some one"];
+    let large = vec![7; 20 << 20];
+    let mut stored = Vec::new();
+    for (n, path) in odd.into_iter().enumerate() {
+        let content = if n == 2 { large.as_slice() } else { path.as_bytes() };
+        stored.push((bed.put_at(&format!("0000{n}-id"), path.as_bytes(), content).unwrap(), content));
+    }
+    let mut expected: Vec<&str> = odd.to_vec();
+    expected.sort_unstable();
+    assert_eq!(bed.visible(), expected);
+    for (stored, content) in &stored {
+        bed.holds_content(stored, content);
+        let manifest = bed.store().manifest(&stored.id).unwrap().unwrap();
+        assert_eq!(Some(Digest::Blake3(manifest.content().unwrap().hash)), stored.digest);
+        bed.remove(&stored.id).unwrap();
+    }
+    bed.holds(Vec::new());
+}
+
+#[test]
+fn paths_that_are_no_keys_are_found_by_their_ids() {
+    let bed = PathBed::new();
+    let long = vec![b'x'; 1100];
+    let odd: [&[u8]; 8] =
+        [b"a\nb", b"\xff\xfe", b"dot.", b" blank", b"back\\slash", b".sifaka/objects/abcdef", b"", &long];
+    for path in odd {
+        let stored = bed.put_at("abcdef", path, b"content").unwrap();
+        assert_eq!(bed.visible(), [""; 0], "{path:?}");
+        bed.holds_content(&stored, b"content");
+        bed.holds(vec!["manifests/abcdef".to_owned(), "objects/abcdef".to_owned()]);
+        bed.remove(&stored.id).unwrap();
+        bed.holds(Vec::new());
+    }
+}
+
+/// Rewritten: the old version stays readable, and the new one gets the place when that goes.
+#[test]
+fn p1_a_path_is_taken_by_one_and_wanted_by_others() {
+    let bed = PathBed::new();
+    let [first, second, third] = [("aaaaa-1", "first"), ("aaaaa-2", "second"), ("aaaaa-3", "third")]
+        .map(|(name, content)| bed.put_at(name, b"dir/f", content.as_bytes()).unwrap());
+    assert_eq!(bed.visible(), ["dir/f", "dir/f~aaaaa-2", "dir/f~aaaaa-3"]);
+    let mut listed = BTreeSet::new();
+    let mut collect = |id| {
+        assert!(listed.insert(id), "once each");
+        ControlFlow::Continue(())
+    };
+    bed.store().list(&mut collect).unwrap();
+    assert_eq!(listed, BTreeSet::from([first.id.clone(), second.id.clone(), third.id.clone()]));
+    for (stored, content) in [(&first, "first"), (&second, "second"), (&third, "third")] {
+        bed.holds_content(stored, content.as_bytes());
+    }
+    bed.remove(&first.id).unwrap();
+    assert_eq!(bed.visible(), ["dir/f", "dir/f~aaaaa-2"], "the newest is at the path");
+    assert_eq!(read_key(bed.store(), "dir/f".to_owned()), b"third");
+    bed.holds_content(&second, b"second");
+    bed.holds_content(&third, b"third");
+    bed.remove(&second.id).unwrap();
+    assert_eq!(bed.visible(), ["dir/f"]);
+    bed.holds_content(&third, b"third");
+    bed.remove(&third.id).unwrap();
+    bed.holds(Vec::new());
+}
+
+#[test]
+fn p1_what_sifaka_did_not_make_is_left_alone() {
+    let bed = PathBed::new();
+    let theirs = format!("/{BUCKET}/site/a%20prefix/dir/f");
+    let is_theirs = || assert_eq!(bed.0.server.request("GET", &theirs, None, &[]).ok().text(), "theirs");
+    bed.0.server.request("PUT", &theirs, Some(b"theirs"), &[]).ok();
+    for content in [vec![1; 5000], vec![2; 20 << 20]] {
+        let stored = bed.put_at("abcdef", b"dir/f", &content).unwrap();
+        assert_eq!(bed.visible(), ["dir/f", "dir/f~abcdef"]);
+        bed.holds_content(&stored, &content);
+        bed.remove(&stored.id).unwrap();
+        is_theirs();
+    }
+    // Somebody writes over ours: it is theirs from then on, and ours is missing.
+    bed.0.server.request("DELETE", &theirs, None, &[]).ok();
+    let stored = bed.put_at("abcdef", b"dir/f", b"ours").unwrap();
+    bed.0.server.request("PUT", &theirs, Some(b"theirs"), &[]).ok();
+    let error = bed.get_over(&stored.id, b"", Expected::default()).unwrap_err();
+    assert!(matches!(error, TransferError::Missing { .. }), "{error}");
+    assert_eq!(bed.store().head(&stored.id).unwrap(), None);
+    let (tell, told) = std::sync::mpsc::channel();
+    bed.store().remove_attempt(&stored.id, Box::new(move |result| tell.send(result).unwrap()));
+    told.recv().unwrap().unwrap();
+    is_theirs();
+    assert_eq!(bed.visible(), ["dir/f"]);
+}
+
+/// A renamed file's attempt is repeated: what the first attempt left at the old path goes.
+#[test]
+fn p7_a_repeated_attempt_leaves_nothing_at_the_path_that_the_file_had_before() {
+    let bed = PathBed::new();
+    bed.put_at("abcdef", b"before", b"content").unwrap();
+    let again = PutOptions { repeated: true, ..at(b"after") };
+    let stored = bed.put(&id("abcdef"), &bed.file("source", b"content"), again).unwrap();
+    assert_eq!(bed.visible(), ["after"]);
+    let same = bed.put(&id("abcdef"), &bed.file("source", b"other"), again).unwrap();
+    assert_eq!(bed.visible(), ["after"]);
+    bed.holds_content(&same, b"other");
+    let zstd = PutOptions { repeated: true, ..PutOptions { origin: again.origin, ..described(Encoding::Zstd) } };
+    let packed = bed.put(&stored.id, &bed.file("source", b"content"), zstd).unwrap();
+    assert_eq!(packed.id.as_str(), "abcdef.zst");
+    bed.holds(vec!["manifests/abcdef.zst".to_owned(), "objects/abcdef.zst".to_owned()]);
+}
+
+/// Each step of a removal may be the last one of a process; the next one goes on from there.
+#[test]
+fn p1_a_removal_that_is_broken_off_anywhere_is_finished_by_the_next_one() {
+    let bed = PathBed::new();
+    let delete =
+        |key: &str| drop(bed.0.server.request("DELETE", &format!("/{BUCKET}/site/a%20prefix/{key}"), None, &[]).ok());
+    // Only the object went.
+    let first = bed.put_at("aaaaa-1", b"f", b"first").unwrap();
+    let second = bed.put_at("aaaaa-2", b"f", b"second").unwrap();
+    delete("f");
+    bed.holds_content(&second, b"second");
+    bed.remove(&first.id).unwrap();
+    assert_eq!(bed.visible(), ["f"]);
+    bed.holds_content(&second, b"second");
+    // The copy at the path was made, and what lay beside it is still there.
+    let third = bed.put_at("aaaaa-3", b"f", b"third").unwrap();
+    delete("f");
+    bed.write(&third.id, Half::Object, b"third");
+    let (key, texts) = bed.find(&third.id).unwrap();
+    assert_eq!(key, "f~aaaaa-3");
+    let (bucket, mark) = (bed.store().bucket().clone(), texts);
+    let put = move || WriteOptions { user_metadata: Some(mark.clone()), ..WriteOptions::default() };
+    let copied = async move { bucket.request(|| bucket.operator().write_options("f", "third", put())).await };
+    bed.store().bucket().engine().wait(copied).unwrap();
+    assert_eq!(bed.visible(), ["f", "f~aaaaa-3"]);
+    bed.holds_content(&third, b"third");
+    bed.store().verify(&third.id, expected(&third), &Unwatched).unwrap();
+    bed.remove(&third.id).unwrap();
+    assert_eq!(bed.visible(), [""; 0]);
+    // A manifest of which nothing was stored any more.
+    bed.put_at("aaaaa-4", b"g", b"fourth").unwrap();
+    delete("g");
+    assert_eq!(bed.store().attempts(&id("aaaaa-4"), 1).unwrap(), [id("aaaaa-4")]);
+    bed.remove(&id("aaaaa-4")).unwrap();
+    bed.remove(&second.id).unwrap();
+    bed.holds(Vec::new());
+}
