@@ -33,7 +33,12 @@ pub(super) fn instead_of<S: Store + 'static>(store: Arc<S>, earlier: Vec<ObjectI
             // An object of its own has replaced, in any encoding, one that was there; and it goes by the same id.
             let is_packed = |id: &ObjectId| MemberId::parse(id).is_some();
             let old = earlier.into_iter().filter(|id| *id != stored.id && (is_packed(id) || is_packed(&stored.id)));
-            remove_all(store, S::remove, old.collect(), Box::new(move |removed| done(removed.map(|()| stored))));
+            remove_all(
+                store,
+                S::remove_attempt,
+                old.collect(),
+                Box::new(move |removed| done(removed.map(|()| stored))),
+            );
         }
     })
 }

@@ -239,7 +239,7 @@ impl Store for ObjectStore {
         let (bucket, ending) = (self.bucket.clone(), Ending::new(done));
         let staged = match staged.0 {
             StagedKind::Member(packed, place, memory, repeated) => {
-                return self.packs.add(Arrival { packed, place, memory, repeated, ending });
+                return self.packs.add(Arrival { packed, place, memory, repeated, given_up, ending });
             }
             StagedKind::Object(object) => object,
         };

@@ -77,6 +77,8 @@ pub(super) struct Content {
     pub(super) size: u64,
     tag: Option<String>,
     pub(super) index: Index,
+    /// Why the index may lack members: it is made of what was found.
+    pub(super) incomplete: Option<String>,
     generation: u64,
     lookups: AtomicU64,
 }
@@ -89,7 +91,8 @@ impl Opened {
     /// To be called when a mark is there. Says whether none of the members is left.
     pub(super) fn remove(&self, name: MemberName) -> bool {
         let mut removed = self.removed.lock();
-        removed.insert(name) && is_dead(&self.content.index, &removed)
+        removed.insert(name);
+        is_dead(&self.content.index, &removed)
     }
 }
 
@@ -122,9 +125,9 @@ impl Cache {
         let content = match same {
             Some(content) => content,
             None => {
-                let index = index(bucket, pack, size).await?;
+                let (index, incomplete) = index(bucket, pack, size).await?;
                 let generation = self.generations.fetch_add(1, Ordering::Relaxed);
-                Arc::new(Content { pack, size, tag, index, generation, lookups: AtomicU64::new(0) })
+                Arc::new(Content { pack, size, tag, index, incomplete, generation, lookups: AtomicU64::new(0) })
             }
         };
         let opened = Opened { content, removed: known, looked };
@@ -196,14 +199,29 @@ pub(super) async fn removed(bucket: &Bucket, pack: PackId) -> Result<HashSet<Mem
     }
 }
 
-/// The index of a pack of this size. Of one whose index is damaged, one made of the members that are found by reading it through.
-pub(super) async fn index(bucket: &Bucket, pack: PackId, size: u64) -> Result<Index, PackFault> {
+/// The index of a pack of this size. Of one whose index is damaged, one made of the members that are found by reading it through, and why it may
+/// not have all.
+pub(super) async fn index(bucket: &Bucket, pack: PackId, size: u64) -> Result<(Index, Option<String>), PackFault> {
     match index_as_written(bucket, pack, size).await {
-        Err(PackFault::Damaged(_)) => {
+        Err(PackFault::Damaged(why)) => {
             let all = whole(bucket, pack, size).await?;
-            Ok(PackReader::new(all.as_ref(), size, pack).index_or_salvage()?)
+            Ok((PackReader::new(all.as_ref(), size, pack).index_or_salvage()?, Some(why)))
         }
-        index => index,
+        index => Ok((index?, None)),
+    }
+}
+
+/// The index of a pack that had this size when it was listed, where that was said: somebody may have written it anew since. `None` when it is
+/// gone.
+pub(super) async fn current_index(bucket: &Bucket, pack: PackId, listed: u64) -> Result<Option<Index>, PackFault> {
+    match index_as_written(bucket, pack, listed).await {
+        Err(PackFault::Damaged(_)) => {}
+        Err(PackFault::Service(fault)) if fault.is_missing() => {}
+        index => return index.map(Some),
+    }
+    match bucket.stat(&keys::pack(pack)).await? {
+        Some(found) => Ok(Some(index(bucket, pack, found.content_length()).await?.0)),
+        None => Ok(None),
     }
 }
 
@@ -219,7 +237,7 @@ pub(super) async fn whole(bucket: &Bucket, pack: PackId, size: u64) -> Result<By
     if size > MAX_PACK_BYTES {
         return Err(PackFault::Damaged(format!("it has {size} bytes, and no pack has so many")));
     }
-    let mut all = BytesMut::new();
+    let mut all = BytesMut::with_capacity(usize::try_from(size).unwrap_or(0));
     while (all.len() as u64) < size {
         let at = all.len() as u64;
         let piece = fetch(bucket, pack, at..size.min(at + 8 * BLOCK_BYTES)).await?;
@@ -235,16 +253,16 @@ async fn fetch(bucket: &Bucket, pack: PackId, range: Range<u64>) -> Result<Bytes
     }
     let key = keys::pack(pack);
     let options = || ReadOptions { range: range.clone().into(), ..ReadOptions::default() };
-    let fetched = match bucket.request(|| bucket.operator().read_options(&key, options())).await {
-        Err(fault) if fault.may_be_past_the_end() => {
-            return Err(PackFault::Damaged("the pack is cut short".to_owned()));
-        }
-        fetched => fetched?.to_bytes(),
-    };
-    if fetched.len() as u64 == range.end - range.start {
-        Ok(fetched)
-    } else {
-        Err(PackFault::Damaged("the pack is cut short".to_owned()))
+    let cut_short = || PackFault::Damaged("the pack is cut short".to_owned());
+    match bucket.request(|| bucket.operator().read_options(&key, options())).await {
+        Ok(fetched) if fetched.len() as u64 == range.end - range.start => Ok(fetched.to_bytes()),
+        Ok(_) => Err(cut_short()),
+        // Services have many words for it.
+        Err(fault) if fault.may_be_past_the_end() => match bucket.stat(&key).await? {
+            Some(found) if found.content_length() < range.end => Err(cut_short()),
+            _ => Err(fault.into()),
+        },
+        Err(fault) => Err(fault.into()),
     }
 }
 

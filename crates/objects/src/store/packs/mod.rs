@@ -23,11 +23,12 @@ use crate::Bucket;
 use crate::fault::Fault;
 use crate::store::place::Place;
 use crate::store::publish::Ending;
-use cache::{Cache, Found, Opened};
+use cache::{Cache, Found};
 use fault::PackFault;
 use known::Known;
 use model::ObjectId;
 use opendal::Buffer;
+use repack::Settled;
 use sealer::Sealer;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -46,13 +47,14 @@ pub(super) struct Packs {
     cache: Arc<Cache>,
     known: Arc<Known>,
     sealer: Arc<Sealer>,
+    settled: Settled,
 }
 
 impl Packs {
     pub(super) fn new(bucket: &Arc<Bucket>) -> Self {
         let known = Arc::new(Known::default());
         let sealer = Arc::new(Sealer::new(known.clone()));
-        Self { bucket: bucket.clone(), cache: Arc::default(), known, sealer }
+        Self { bucket: bucket.clone(), cache: Arc::default(), known, sealer, settled: Settled::default() }
     }
 
     /// Puts a file into the pack that is next.
@@ -118,19 +120,26 @@ impl Packs {
 
 /// Again from the beginning when something is not where it was: somebody has written the pack anew.
 async fn find(bucket: &Arc<Bucket>, cache: &Cache, member: MemberId) -> Result<Option<Found>, PackFault> {
-    let mut is_second = false;
-    loop {
-        let Some(opened) = cache.open(bucket, member.pack).await? else { return Ok(None) };
-        let entry = opened.content.index.find(member.name).filter(|entry| !opened.is_removed(entry.name));
-        let Some(entry) = entry else { return Ok(None) };
-        match cache.read(bucket, &opened.content, entry).await {
-            Ok(found) if found.is_whole || is_second => return Ok(Some(found)),
-            Err(error) if is_second => return Err(error),
-            Err(PackFault::Service(fault)) if !fault.is_missing() => return Err(fault.into()),
-            Ok(_) | Err(_) => {
-                cache.forget(member.pack);
-                is_second = true;
-            }
+    match find_once(bucket, cache, member).await {
+        Ok(Some(found)) if !found.is_whole => {}
+        Err(PackFault::Service(fault)) if !fault.is_missing() => return Err(fault.into()),
+        Err(_) => {}
+        Ok(found) => return Ok(found),
+    }
+    cache.forget(member.pack);
+    find_once(bucket, cache, member).await
+}
+
+async fn find_once(bucket: &Arc<Bucket>, cache: &Cache, member: MemberId) -> Result<Option<Found>, PackFault> {
+    let Some(opened) = cache.open(bucket, member.pack).await? else { return Ok(None) };
+    if opened.is_removed(member.name) {
+        return Ok(None);
+    }
+    match (opened.content.index.find(member.name), &opened.content.incomplete) {
+        (Some(entry), _) => cache.read(bucket, &opened.content, entry).await.map(Some),
+        (None, None) => Ok(None),
+        (None, Some(why)) => {
+            Err(PackFault::Damaged(format!("{why}, and member {} is not found without it", member.name)))
         }
     }
 }
@@ -139,14 +148,16 @@ async fn remove(bucket: &Arc<Bucket>, cache: &Cache, member: MemberId) -> Result
     let opened = match cache.open(bucket, member.pack).await {
         Ok(Some(opened)) => Some(opened),
         Ok(None) => return Ok(()),
-        // One that cannot be read well enough to tell may have it.
+        // One that cannot be read well enough to tell may have it; or it is too cold to be read.
         Err(PackFault::Damaged(_)) => None,
+        Err(PackFault::Service(fault)) if fault.told == opendal::ErrorKind::PermissionDenied => None,
         Err(error) => return Err(error),
     };
-    if let Some(Opened { content, .. }) = &opened
-        && (content.index.find(member.name).is_none() || opened.as_ref().is_some_and(|it| it.is_removed(member.name)))
-    {
-        return Ok(());
+    if let Some(opened) = &opened {
+        let is_none = opened.content.index.find(member.name).is_none() && opened.content.incomplete.is_none();
+        if is_none || opened.is_removed(member.name) {
+            return Ok(());
+        }
     }
     let mark = Place::new(keys::mark(&member));
     mark.put_over(bucket, Buffer::new()).await.map_err(Fault::of_bucket)?;

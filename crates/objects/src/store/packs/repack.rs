@@ -12,9 +12,10 @@ use crate::fault::Fault;
 use crate::store::place::Place;
 use bytes::Bytes;
 use opendal::Buffer;
-use std::collections::HashSet;
+use parking_lot::Mutex;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 use transfer::TransferError;
 use transfer::pack::{Entry, Index, MemberId, MemberName, PackId, PackReader, PackWriter};
 
@@ -40,11 +41,35 @@ pub struct Repacked {
     pub failed: u64,
 }
 
+/// Packs that were looked into and need nothing, as long as nobody removes more of their members: so they are not asked for again and again.
+#[derive(Default)]
+pub(super) struct Settled(Mutex<HashMap<PackId, (Option<SystemTime>, usize)>>);
+
+impl Settled {
+    /// Some 50 bytes each. Beyond that it begins anew.
+    const MAX: usize = 1 << 16;
+
+    fn is(&self, seen: &Seen) -> bool {
+        // Marks without a pack go by their age.
+        seen.size.is_some() && self.0.lock().get(&seen.pack) == Some(&(seen.stored, seen.marks.len()))
+    }
+
+    fn note(&self, (pack, stored, marks): (PackId, Option<SystemTime>, usize)) {
+        let mut settled = self.0.lock();
+        if settled.len() >= Self::MAX {
+            settled.clear();
+        }
+        settled.insert(pack, (stored, marks));
+    }
+}
+
 /// What became of one pack.
 #[derive(Default)]
 struct Done {
     moved: u64,
     what: Repacked,
+    /// Nothing will have to be done as long as no other member is removed.
+    is_settled: bool,
 }
 
 impl Packs {
@@ -66,21 +91,28 @@ impl Packs {
             let (rest, seen) = self.bucket.engine().wait(next).map_err(failed)?;
             let Some(seen) = seen else { return Ok(all) };
             survey = rest;
-            for seen in seen.into_iter().filter(|seen| !seen.marks.is_empty()) {
+            for seen in seen.into_iter().filter(|seen| !seen.marks.is_empty() && !self.settled.is(seen)) {
                 let pack = seen.pack;
+                let as_seen = (pack, seen.stored, seen.marks.len());
                 let (bucket, cache) = (self.bucket.clone(), self.cache.clone());
                 let done = self.bucket.engine().wait(async move { repack_one(&bucket, &cache, seen, grace).await });
                 match done {
-                    Ok(Done { moved, what }) => {
+                    Ok(Done { moved, what, is_settled }) => {
                         all.rewritten += what.rewritten;
                         all.removed += what.removed;
                         all.freed_bytes += what.freed_bytes;
                         all.marks += what.marks;
+                        if is_settled {
+                            self.settled.note(as_seen);
+                        }
                         if moved > 0 {
                             pause(moved);
                         }
                     }
                     Err(error) => {
+                        if matches!(error, PackFault::Damaged(_)) {
+                            self.settled.note(as_seen);
+                        }
                         let error = error.into_error("rewrite", self.bucket.path(&keys::pack(pack)));
                         tracing::warn!(%error, "a pack with removed members cannot be rewritten; it stays as it is");
                         all.failed += 1;
@@ -93,13 +125,17 @@ impl Packs {
 
 async fn repack_one(bucket: &Arc<Bucket>, cache: &Cache, seen: Seen, grace: Duration) -> Result<Done, PackFault> {
     let mut done = Done::default();
-    let size = if seen.size.is_some() { size_of(bucket, &seen).await? } else { 0 };
-    if size == 0 {
-        // Not there, or not any more.
-        done.what.marks = remove_marks(bucket, &seen, &Index::default(), grace).await?;
-        return Ok(done);
-    }
-    let begun = Instant::now();
+    let size = match seen.size {
+        Some(_) => size_of(bucket, &seen).await?,
+        None => {
+            // Not every service lists in the order of keys.
+            if bucket.stat(&keys::pack(seen.pack)).await?.is_none() {
+                done.what.marks = remove_marks(bucket, &seen, &Index::default(), grace).await?;
+            }
+            return Ok(done);
+        }
+    };
+    let begun = SystemTime::now();
     let index = cache::index_as_written(bucket, seen.pack, size).await?;
     // Not only those that were listed with it.
     let dead = removed(bucket, seen.pack).await?;
@@ -117,6 +153,7 @@ async fn repack_one(bucket: &Arc<Bucket>, cache: &Cache, seen: Seen, grace: Dura
         remove_dead(bucket, cache, seen.pack).await?;
     } else {
         done.what.marks = remove_marks(bucket, &seen, &index, grace).await?;
+        done.is_settled = seen.marks.keys().all(|name| index.find(*name).is_some());
     }
     Ok(done)
 }
@@ -141,7 +178,7 @@ async fn without(
     (pack, size): (PackId, u64),
     index: &Index,
     dead: &HashSet<MemberName>,
-    begun: Instant,
+    begun: SystemTime,
 ) -> Result<u64, PackFault> {
     let old = cache::whole(bucket, pack, size).await?;
     let mut live: Vec<Entry> = index.entries().iter().filter(|entry| !dead.contains(&entry.name)).copied().collect();
@@ -151,7 +188,9 @@ async fn without(
     // It takes the place of the only copy. If that is gone meanwhile, all its members are removed.
     let key = keys::pack(pack);
     let is_there = bucket.stat(&key).await?.is_some_and(|found| found.content_length() == size);
-    if !is_there || begun.elapsed() > LATE {
+    // By a clock that goes on while the machine sleeps.
+    let is_late = begun.elapsed().is_ok_and(|passed| passed > LATE);
+    if !is_there || is_late {
         return Ok(0);
     }
     let bytes = written.len() as u64;

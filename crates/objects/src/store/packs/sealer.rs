@@ -10,7 +10,7 @@ use crate::Bucket;
 use crate::fault::Fault;
 use crate::store::memory::Taken;
 use crate::store::place::Place;
-use crate::store::publish::{Ending, publish};
+use crate::store::publish::{Ending, publish, unless};
 use crate::store::stage::StagedObject;
 use bytes::Bytes;
 use model::Digest;
@@ -21,7 +21,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 use transfer::pack::{MemberId, MemberName, PackBuilder, PackError, PackId};
 use transfer::packing::Packed;
-use transfer::{Stored, TransferError};
+use transfer::{GivenUp, Stored, TransferError};
 
 /// Packs that are on their way at the same time.
 const MAX_UNDER_WAY: usize = 4;
@@ -33,6 +33,8 @@ pub(in crate::store) struct Arrival {
     pub(in crate::store) place: Place,
     pub(in crate::store) memory: Taken,
     pub(in crate::store) repeated: bool,
+    /// Whether it is not wanted any more. Asked as long as it is alone: a pack holds others too.
+    pub(in crate::store) given_up: GivenUp,
     pub(in crate::store) ending: Ending<Stored>,
 }
 
@@ -102,10 +104,12 @@ impl Sealer {
             Err(error) => return fail_all(bucket, Some(id), waiting, &Fault::strange(error.to_string())),
         };
         // Before it is there: who looks for what an attempt left must not overlook it.
-        self.known.enter(id, waiting.iter().map(|waiter| waiter.name));
+        self.known.sending(id, waiting.iter().map(|waiter| waiter.name).collect());
         let place = Place::new(keys::pack(id));
         let put = place.put(bucket, Buffer::from(content));
-        match bucket.in_time(put, |late| late).await {
+        let stored = bucket.in_time(put, |late| late).await;
+        self.known.sent(id);
+        match stored {
             Ok(_) => waiting.into_iter().for_each(|waiter| waiter.stored(id)),
             Err(fault) => fail_all(bucket, Some(id), waiting, &fault.of_bucket()),
         }
@@ -209,12 +213,11 @@ fn fail_all(bucket: &Bucket, pack: Option<PackId>, waiting: Vec<Waiter>, fault: 
 
 /// As an object of its own.
 async fn store_alone(bucket: &Arc<Bucket>, arrival: Arrival) {
-    let Arrival { packed, place, memory, repeated, ending } = arrival;
+    let Arrival { packed, place, memory, repeated, given_up, ending } = arrival;
     let path = place.key.clone();
     let late = |fault: Fault| fault.into_error("store", bucket.path(&path));
-    let published = match StagedObject::of_member(bucket, packed, (place, memory), repeated) {
-        Ok(object) => bucket.in_time(publish(bucket, object), late).await,
+    ending.tell(match StagedObject::of_member(bucket, packed, (place, memory), repeated) {
+        Ok(object) => unless(given_up, bucket.in_time(publish(bucket, object), late)).await,
         Err(error) => Err(error),
-    };
-    ending.tell(published);
+    });
 }

@@ -8,7 +8,7 @@ use crate::Bucket;
 use crate::fault::Fault;
 use crate::store::listing::Listing;
 use futures_util::StreamExt as _;
-use model::ObjectId;
+use model::{ErrorKind, ObjectId};
 use opendal::raw::oio::Entry;
 use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
@@ -16,10 +16,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 use transfer::TransferError;
-use transfer::pack::{Index, MemberId, MemberName, PackId, PackReader};
+use transfer::pack::{MemberId, MemberName, PackId, PackReader};
 
-/// Packs that are looked into at the same time.
+/// Packs whose indexes are read at the same time.
 const READERS: usize = 16;
+/// Packs that are read whole at the same time.
+const WHOLE_READERS: usize = 2;
 
 /// A pack as it was listed.
 pub(super) struct Seen {
@@ -87,19 +89,19 @@ impl Packs {
         visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
     ) -> Result<ControlFlow<()>, TransferError> {
         let mut unreadable = None;
-        let flow = self.each(live, &mut |pack, members| {
+        let flow = self.each(live, READERS, &mut |pack, members| {
             let members = match members {
                 Ok(members) => members,
                 Err(error) => {
                     let error = error.into_error("read", self.bucket.path(&keys::pack(pack)));
-                    unreadable.get_or_insert(error);
+                    keep(&mut unreadable, error);
                     return Ok(ControlFlow::Continue(()));
                 }
             };
             if let Some(why) = members.incomplete {
                 let path = self.bucket.path(&keys::pack(pack));
                 // What was found without the index may not be all.
-                unreadable.get_or_insert(TransferError::Damaged { path, why });
+                keep(&mut unreadable, TransferError::Damaged { path, why });
             }
             for name in members.names {
                 if visit(MemberId { pack, name }.object_id()?).is_break() {
@@ -116,22 +118,24 @@ impl Packs {
 
     /// Reads every pack through and tells what is damaged, with the pack's path: its members, or what holds them together.
     pub(in crate::store) fn check(&self, told: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError> {
-        let checked = self.each(check, &mut |pack, damaged| {
+        let mut unreadable = None;
+        let checked = self.each(check, WHOLE_READERS, &mut |pack, damaged| {
             let path = self.bucket.path(&keys::pack(pack));
             match damaged {
                 Ok(damaged) => damaged.into_iter().for_each(|why| told(path.clone(), why)),
                 Err(PackFault::Damaged(why)) => told(path, why),
-                Err(PackFault::Service(fault)) => return Err(fault.into_error("read", path)),
+                Err(PackFault::Service(fault)) => keep(&mut unreadable, fault.into_error("read", path)),
             }
             Ok(ControlFlow::Continue(()))
         });
-        checked.map(drop)
+        checked.and(unreadable.map_or(Ok(()), Err))
     }
 
     /// Does something with each pack, several at a time, and tells what came of it in the order of their ids.
     fn each<T: Send + 'static, F: Future<Output = Result<T, PackFault>> + Send + 'static>(
         &self,
         work: fn(Arc<Bucket>, Seen) -> F,
+        readers: usize,
         told: &mut dyn FnMut(PackId, Result<T, PackFault>) -> Result<ControlFlow<()>, TransferError>,
     ) -> Result<ControlFlow<()>, TransferError> {
         let failed = |fault: Fault| fault.of_bucket().into_error("list", self.bucket.path(keys::PACKS));
@@ -145,7 +149,7 @@ impl Packs {
                     let (bucket, pack) = (bucket.clone(), seen.pack);
                     async move { (pack, work(bucket, seen).await) }
                 });
-                let done: Vec<_> = futures_util::stream::iter(works).buffered(READERS).collect().await;
+                let done: Vec<_> = futures_util::stream::iter(works).buffered(readers).collect().await;
                 Ok((survey, Some(done)))
             };
             let (next, done) = self.bucket.engine().wait(batch).map_err(failed)?;
@@ -162,6 +166,7 @@ impl Packs {
 }
 
 /// What is alive in a pack.
+#[derive(Default)]
 struct Live {
     names: Vec<MemberName>,
     /// Why there may be more of them.
@@ -169,7 +174,15 @@ struct Live {
 }
 
 async fn live(bucket: Arc<Bucket>, seen: Seen) -> Result<Live, PackFault> {
-    let (index, incomplete) = read_index(&bucket, &seen).await?;
+    let index = match cache::index_as_written(&bucket, seen.pack, size_of(&bucket, &seen).await?).await {
+        // It may have been written anew since it was listed.
+        Err(PackFault::Damaged(_)) => {
+            let Some(found) = bucket.stat(&keys::pack(seen.pack)).await? else { return Ok(Live::default()) };
+            cache::index(&bucket, seen.pack, found.content_length()).await
+        }
+        index => index.map(|index| (index, None)),
+    };
+    let (index, incomplete) = index?;
     // If all of it is dead, somebody is about to remove it.
     let dead: HashSet<MemberName> = seen.marks.keys().copied().collect();
     if is_dead(&index, &dead) {
@@ -177,15 +190,6 @@ async fn live(bucket: Arc<Bucket>, seen: Seen) -> Result<Live, PackFault> {
     }
     let alive = index.entries().iter().map(|entry| entry.name).filter(|name| !dead.contains(name));
     Ok(Live { names: alive.collect(), incomplete })
-}
-
-/// The index, and why it may not be all, if it had to be made from what was found.
-async fn read_index(bucket: &Bucket, seen: &Seen) -> Result<(Index, Option<String>), PackFault> {
-    let size = size_of(bucket, seen).await?;
-    match cache::index_as_written(bucket, seen.pack, size).await {
-        Err(PackFault::Damaged(why)) => Ok((cache::index(bucket, seen.pack, size).await?, Some(why))),
-        index => Ok((index?, None)),
-    }
 }
 
 /// Not every service says it where it lists.
@@ -197,22 +201,53 @@ pub(super) async fn size_of(bucket: &Bucket, seen: &Seen) -> Result<u64, Fault> 
 }
 
 async fn check(bucket: Arc<Bucket>, seen: Seen) -> Result<Vec<String>, PackFault> {
-    let size = size_of(&bucket, &seen).await?;
-    let bytes = cache::whole(&bucket, seen.pack, size).await?;
-    let pack = seen.pack;
+    let Seen { pack, marks, .. } = seen;
+    let removed: HashSet<MemberName> = marks.into_keys().collect();
+    let mut found = bucket.stat(&keys::pack(pack)).await?;
+    loop {
+        let Some(before) = found else { return Ok(Vec::new()) };
+        let damaged = check_as_it_is(&bucket, pack, before.content_length(), &removed).await;
+        if damaged.as_ref().is_ok_and(Vec::is_empty) {
+            return damaged;
+        }
+        // What was read may be half of one pack and half of another that somebody wrote anew meanwhile.
+        found = bucket.stat(&keys::pack(pack)).await?;
+        let is_same =
+            |now: &opendal::Metadata| (now.content_length(), now.etag()) == (before.content_length(), before.etag());
+        if found.as_ref().is_some_and(is_same) {
+            return damaged;
+        }
+    }
+}
+
+async fn check_as_it_is(
+    bucket: &Bucket,
+    pack: PackId,
+    size: u64,
+    removed: &HashSet<MemberName>,
+) -> Result<Vec<String>, PackFault> {
+    let bytes = cache::whole(bucket, pack, size).await?;
+    let removed = removed.clone();
     let checked = tokio::task::spawn_blocking(move || {
         let mut damaged = Vec::new();
         let mut member = |name, why| {
             // Nobody needs it any more.
-            if !seen.marks.contains_key(&name) {
+            if !removed.contains(&name) {
                 damaged.push(format!("member {name}: {why}"));
             }
         };
-        let read = PackReader::new(bytes.as_ref(), size, pack).check(&mut member);
-        if let Err(error) = read {
+        if let Err(error) = PackReader::new(bytes.as_ref(), size, pack).check(&mut member) {
             damaged.push(error.to_string());
         }
         damaged
     });
     checked.await.map_err(|_| Fault::strange("the check ended without a result").into())
+}
+
+/// The first error; one for now before any other, since with that something may be told wrongly.
+fn keep(kept: &mut Option<TransferError>, error: TransferError) {
+    let is_for_now = |error: &TransferError| error.kind() == ErrorKind::Temporary;
+    if kept.as_ref().is_none_or(|kept| !is_for_now(kept) && is_for_now(&error)) {
+        *kept = Some(error);
+    }
 }

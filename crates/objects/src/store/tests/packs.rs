@@ -118,10 +118,64 @@ fn a_pack_that_is_cut_short_or_none_is_told_and_holds_up_nothing() {
         assert!(other.iter().all(|(id, _)| found.contains(id)));
         store.check_packs(&mut |_, _| told += 1).unwrap();
         assert!(told > 0);
-        // It may hold what was removed, so a removal is noted, and nothing is rewritten.
-        store.remove(&members[0].0, Box::new(|result| result.unwrap()));
-        assert_eq!(repack(&store).rewritten, 0);
+        // Nobody may take them for gone, in whose place they would be looked for.
+        for (id, content) in &members {
+            match restored(&bed, &store, id, content) {
+                Ok(()) | Err(TransferError::Damaged { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+            assert!(!matches!(store.head(id), Ok(None)), "{id}");
+        }
     }
+}
+
+#[test]
+fn what_is_removed_from_a_damaged_pack_is_noted_and_the_pack_is_never_rewritten() {
+    let bed = Memory::new();
+    let (key, members) = largest(&packed(&bed, 0..12));
+    let mut spoiled = read_key(bed.store(), &key);
+    let end = spoiled.len();
+    spoiled[end - 100..].fill(0);
+    // Of the first member too: it is not found without the index.
+    spoiled[48..60].fill(0);
+    write_key(bed.store(), &key, spoiled.clone());
+    let store = another(bed.store());
+    let dead = &members[..members.len() * 2 / 3];
+    for (id, _) in dead {
+        let (tell, told) = std::sync::mpsc::channel();
+        store.remove(id, Box::new(move |result| tell.send(result).unwrap()));
+        told.recv().unwrap().unwrap();
+        let mark = format!("{key}.d/{}", MemberId::parse(id).unwrap().name);
+        assert!(names(&store).contains(&mark), "{mark}");
+    }
+    let done = repack(&store);
+    assert_eq!((done.rewritten, done.removed, done.failed), (0, 0, 1));
+    assert!(read_key(&store, &key) == spoiled);
+    for (id, content) in &members[dead.len()..] {
+        restored(&bed, &store, id, content).unwrap();
+    }
+}
+
+/// Between a reader's look at the pack and its first byte.
+#[test]
+fn a_pack_that_is_written_anew_while_it_is_looked_at_is_not_damaged() {
+    let (bed, proxy) = behind_proxy(Limits::default());
+    let (key, members) = largest(&packed(&bed, 0..40));
+    let (dead, live) = members.split_at(members.len() / 2 + 1);
+    let before = read_key(&bed.store, &key);
+    for (id, _) in dead {
+        bed.remove(id).unwrap();
+    }
+    assert_eq!(repack(&bed.store).rewritten, 1);
+    // It is said to be as long as it was.
+    let length = before.len().to_string();
+    let old = Reply::status(200).header("content-length", &length).header("etag", "\"old\"");
+    let rule = proxy.add(When::method("HEAD").path(&key).times(1), Fault::Answer(old));
+    let store = another(&bed.store);
+    for (id, content) in live {
+        restored(&bed, &store, id, content).unwrap();
+    }
+    assert_eq!(proxy.hits(rule), 1);
 }
 
 #[test]
