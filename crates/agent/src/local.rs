@@ -13,7 +13,7 @@ use crate::admin::api::{
 use crate::admin::control::{Control, ControlError, ErrorCode, Reply};
 use crate::admin::objects::{CloneRequest, Made, RetiredPage, RetiredRequest, UndeleteRequest};
 use crate::source::{ActionSource, SourceError, Work};
-use coordinator::{Engine, Entry, FileState, FlagChange, Refusal, Request, Running, Selection, Target};
+use coordinator::{Engine, Entry, FileState, FlagChange, Refusal, Request, Running, Selection, Target, Thawing};
 use futures_util::future::BoxFuture;
 use model::{ActionId, Extent, Failure, FileHandle, HsmFlags, Outcome};
 use queue::{Finished, ListFilter, QueueError, QueuedAction, RequestId};
@@ -181,8 +181,10 @@ fn control_error(failure: Failure) -> ControlError {
 }
 
 fn view(entry: QueuedAction, running: Option<&Running>) -> ActionView {
+    let thaw = entry.last_failure.as_ref().and_then(|failure| failure.thaw);
     let state = match (running, entry.attempts) {
         (Some(_), _) => ActionState::Running,
+        (None, _) if thaw.is_some() => ActionState::Thawing,
         (None, 0) => ActionState::Queued,
         (None, _) => ActionState::Retrying,
     };
@@ -200,6 +202,7 @@ fn view(entry: QueuedAction, running: Option<&Running>) -> ActionView {
         size: running.map(|r| r.size),
         created_ms: entry.action.created_ms,
         not_before_ms: entry.action.not_before_ms,
+        thawing_since_ms: thaw.map(|thaw| thaw.since_ms),
         last_error: entry.last_failure,
     }
 }
@@ -220,7 +223,29 @@ fn ephemeral_view(running: &Running) -> ActionView {
         size: Some(running.size),
         created_ms: 0,
         not_before_ms: 0,
+        thawing_since_ms: None,
         last_error: None,
+    }
+}
+
+/// A restore that blocked readers wait for, and that waits for a thaw.
+fn thawing_view(thawing: Thawing) -> ActionView {
+    ActionView {
+        id: thawing.id,
+        request: 0,
+        command: model::Command::Restore,
+        class: model::Class::Reader,
+        archive_id: thawing.archive_id,
+        path: thawing.path,
+        state: ActionState::Thawing,
+        mover: None,
+        attempts: 0,
+        bytes_done: 0,
+        size: None,
+        created_ms: thawing.since_ms,
+        not_before_ms: thawing.again_ms,
+        thawing_since_ms: Some(thawing.since_ms),
+        last_error: Some(thawing.said),
     }
 }
 
@@ -394,14 +419,15 @@ impl Control for LocalControl {
                 ListFilter { command: query.command, archive_id: query.archive, request: query.request.map(RequestId) };
             let (after, limit) = (ActionId(query.after.unwrap_or(0)), query.limit.unwrap_or(DEFAULT_LIMIT));
             let running = self.running();
-            let wanted = |r: &&Running| {
-                r.id.0 >= 1 << 63
-                    && r.id > after
+            let wanted = |view: &ActionView| {
+                view.id.0 >= 1 << 63
+                    && view.id > after
                     && query.request.is_none()
-                    && query.command.is_none_or(|c| c == r.command)
-                    && query.archive.is_none_or(|a| a == r.archive_id)
+                    && query.command.is_none_or(|c| c == view.command)
+                    && query.archive.is_none_or(|a| a == view.archive_id)
             };
-            let ephemeral: Vec<_> = running.values().filter(wanted).map(ephemeral_view).collect();
+            let thawing = self.engine.thawing().into_iter().map(thawing_view);
+            let ephemeral: Vec<_> = running.values().map(ephemeral_view).chain(thawing).filter(wanted).collect();
             let entries = self.with_queue(move |q| q.list(&filter, after, limit)).await?;
             let mut views: Vec<_> = entries
                 .into_iter()

@@ -142,6 +142,11 @@ impl Counts {
     }
 
     fn complete(&mut self, finished: &Finished, now: Instant) {
+        if matches!(&finished.outcome, Outcome::Failed(failure) if failure.thaw.is_some()) {
+            // As if it had not begun: nothing went wrong, and it comes again.
+            self.started = self.started.saturating_sub(1);
+            return;
+        }
         match &finished.outcome {
             Outcome::Failed(failure) if failure.is_cancelled() => self.cancelled += 1,
             Outcome::Failed(_) => self.failed += 1,

@@ -27,7 +27,7 @@ mod state;
 pub use copies::known as further_copies;
 pub use engine::{
     Dispatch, Engine, EngineConfig, EngineError, FlagChange, RangeConfig, Refusal, ReleaseReport, Running, Selection,
-    Target,
+    Target, Thawing,
 };
 pub use filesystem::{Filesystem, handle_of, stamp_of};
 pub use named::{Make, NewName, Source};

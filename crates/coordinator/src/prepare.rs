@@ -93,7 +93,9 @@ fn describe(failure: Failure, action: &NewAction) -> Failure {
 pub(crate) fn system(what: &str, error: &io::Error) -> Failure {
     match error.raw_os_error() {
         Some(ESTALE | ENOENT) => Failure::permanent(ENOENT, "the file does not exist any more"),
-        Some(errno) => Failure { kind: model::errno_kind(errno), errno, message: format!("{what} failed: {error}") },
+        Some(errno) => {
+            Failure { kind: model::errno_kind(errno), ..Failure::temporary(errno, format!("{what} failed: {error}")) }
+        }
         None => Failure::temporary(EIO, format!("{what} failed: {error}")),
     }
 }
@@ -104,7 +106,7 @@ pub(crate) fn attribute(error: &StateError) -> Failure {
         StateError::Io { .. } => model::errno_kind(errno),
         StateError::Damaged { .. } => model::ErrorKind::Permanent,
     };
-    Failure { kind, errno, message: error.to_string() }
+    Failure { kind, ..Failure::temporary(errno, error.to_string()) }
 }
 
 /// Opens the file and reads its state; content that a mapping still holds dirty is written out first, so that a change

@@ -133,7 +133,9 @@ fn check_chunks<O: ReadAt, M: ReadAt>(
 
 /// Whether an error is of the whole archive: asks for something else of it.
 fn explained<S: Whole>(store: &S, error: TransferError) -> MaintenanceError {
-    let passes = |error: &TransferError| error.kind() == ErrorKind::Temporary;
+    // Who says that an object is cold has answered.
+    let passes =
+        |error: &TransferError| error.kind() == ErrorKind::Temporary && !matches!(error, TransferError::Cold { .. });
     if passes(&error) && store.list(&mut |_| ControlFlow::Break(())).is_err_and(|error| passes(&error)) {
         return MaintenanceError::Unreachable(error);
     }

@@ -26,7 +26,7 @@ pub use file::{Fid, FidError, FileHandle, FileHandleError, Stamp, Timestamp};
 pub use hsm::{HsmFlags, HsmState, HsmStateError};
 pub use identity::{Identity, ObjectId, ObjectIdError};
 pub use object_url::{ObjectUrl, ObjectUrlError, Scheme};
-pub use outcome::{Failure, Outcome};
+pub use outcome::{Failure, Outcome, Thaw};
 pub use record::{ArchiveRecord, RecordError};
 pub use scheduler::{Backoff, ClassTurns, FairQueue};
 

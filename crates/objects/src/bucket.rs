@@ -7,8 +7,10 @@ use crate::settings::{
     Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Layout, Limits, S3, S3Credentials, Service, Settings,
     SettingsError, check_endpoint, check_secrecy,
 };
+use crate::signed::{Signed, encoded};
+use crate::thaw::Thaws;
 use crate::transport::{Progress, Transport};
-use crate::uploads::{Uploads, encoded};
+use crate::uploads::Uploads;
 use futures_util::StreamExt as _;
 use model::Scheme;
 use opendal::{HttpTransporter, Metadata, Operator, options, services};
@@ -33,6 +35,8 @@ const MAX_GCS_OBJECT_BYTES: u64 = 5 << 40;
 /// A bucket, or a prefix in one. Everything that goes over the wire goes through here.
 pub struct Bucket {
     operator: Operator,
+    /// For what is put into the service's usual storage class, whatever the content's is.
+    usual: Operator,
     engine: Arc<Engine>,
     limits: Limits,
     layout: Layout,
@@ -43,6 +47,7 @@ pub struct Bucket {
     whole: Option<Arc<Bucket>>,
     traits: Traits,
     uploads: Option<Arc<Uploads>>,
+    thaws: Option<Arc<Thaws>>,
     /// When it was there last.
     seen: Mutex<Option<Instant>>,
     /// When it last did what it was asked for.
@@ -66,6 +71,8 @@ pub(crate) struct Traits {
     pub(crate) replaces_versions: bool,
     /// Objects carry texts of ours.
     pub(crate) metadata: bool,
+    /// New objects go where nobody can read them before they are thawed.
+    pub(crate) is_cold: bool,
 }
 
 impl std::fmt::Debug for Bucket {
@@ -78,20 +85,21 @@ impl Bucket {
     /// Opens a bucket. Asks the service nothing: see [`Bucket::check`].
     pub fn open(settings: &Settings) -> Result<Arc<Self>, SettingsError> {
         settings.check()?;
-        let (mut uploads, served) = (None, Progress::start());
+        let (mut requests, served) = (None, Progress::start());
         let transport = if settings.service == Service::Memory {
             None
         } else {
             let transport = Transport::new(&settings.limits, settings.ca_file.as_deref(), served.clone())?;
             let transport = HttpTransporter::new(transport);
-            if let Service::S3(s3) = &settings.service {
-                uploads = s3_uploads(settings, s3, transport.clone()).map(Arc::new);
-            }
+            requests = signed(settings, transport.clone()).map(Arc::new);
             Some(transport)
         };
+        let uploads = requests.as_ref().filter(|requests| !requests.is_azure());
+        let uploads = uploads.map(|requests| Arc::new(Uploads::new(requests.clone(), &settings.prefix)));
+        let thaws = requests.map(|requests| Arc::new(Thaws::new(requests, settings.thaw)));
         let engine = Arc::new(Engine::start().map_err(|e| SettingsError::Threads(e.to_string()))?);
         let open = |settings: &Settings, uploads, whole| {
-            Self::assemble(settings, transport.as_ref(), (&engine, &served), uploads, whole)
+            Self::assemble(settings, transport.as_ref(), (&engine, &served), (uploads, thaws.clone()), whole)
         };
         let outer = settings.for_others();
         let whole = if outer == *settings { None } else { Some(open(&outer, None, None)?) };
@@ -102,15 +110,19 @@ impl Bucket {
         settings: &Settings,
         transport: Option<&HttpTransporter>,
         (engine, served): (&Arc<Engine>, &Progress),
-        uploads: Option<Arc<Uploads>>,
+        (uploads, thaws): (Option<Arc<Uploads>>, Option<Arc<Thaws>>),
         whole: Option<Arc<Self>>,
     ) -> Result<Arc<Self>, SettingsError> {
         let operator = operator(settings)?;
-        let operator = match transport {
-            None => operator,
+        let (operator, usual) = match transport {
+            None => (operator.clone(), operator),
             Some(transport) => {
-                let context = operator.context().with_http_transport(transport.clone());
-                operator.with_context(context)
+                let over = |operator: Operator| {
+                    let context = operator.context().with_http_transport(transport.clone());
+                    operator.with_context(context)
+                };
+                let usual = self::operator(&Settings { storage_class: None, ..settings.clone() })?;
+                (over(operator), over(usual))
             }
         };
         let can = operator.info().capability();
@@ -127,9 +139,11 @@ impl Bucket {
                 && !matches!(settings.service, Service::Gcs(_)),
             replaces_versions: can.write_with_if_version_match,
             metadata: can.write_with_user_metadata,
+            is_cold: settings.has_cold_class(),
         };
         Ok(Arc::new(Self {
             operator,
+            usual,
             engine: engine.clone(),
             limits: settings.limits,
             layout: settings.layout,
@@ -138,6 +152,7 @@ impl Bucket {
             whole,
             traits,
             uploads,
+            thaws,
             seen: Mutex::new(None),
             served: served.clone(),
         }))
@@ -213,8 +228,24 @@ impl Bucket {
         self.uploads.clone()
     }
 
+    pub(crate) fn thaws(&self) -> Option<Arc<Thaws>> {
+        self.thaws.clone()
+    }
+
     pub(crate) fn operator(&self) -> &Operator {
         &self.operator
+    }
+
+    /// What writes into the service's usual storage class: what is to be read without a thaw, whatever the content's class is.
+    pub(crate) fn usual(&self) -> &Operator {
+        &self.usual
+    }
+
+    /// The key behind a name that people read, with the prefix of everything; `None` for what is in no bucket of this name.
+    pub(crate) fn whole_key<'p>(&self, path: &'p str) -> Option<&'p str> {
+        let name_end = self.name.find("://")? + 3;
+        let bucket_end = self.name.get(name_end..)?.find('/').map_or(self.name.len(), |at| name_end + at);
+        path.strip_prefix(self.name.get(..bucket_end)?)?.strip_prefix('/')
     }
 
     /// What a key is called where people read it.
@@ -342,19 +373,30 @@ fn s3_virtual_host(settings: &Settings, s3: &S3) -> bool {
     s3.virtual_host_style.unwrap_or_else(|| s3_given_endpoint(settings).is_none())
 }
 
-/// Not for directory buckets, which are signed for otherwise.
-fn s3_uploads(settings: &Settings, s3: &S3, transport: HttpTransporter) -> Option<Uploads> {
-    let place = (s3_endpoint(settings, s3), &settings.bucket, &settings.prefix);
-    let known = !settings.bucket.ends_with("--x-s3");
-    let attempts = settings.limits.attempts;
-    known.then(|| {
-        Uploads::new(
-            (s3, &s3_region(s3), s3_virtual_host(settings, s3)),
-            (&place.0, place.1, place.2),
-            transport,
-            attempts,
-        )
-    })
+/// What asks for what OpenDAL cannot. Not for S3's directory buckets, which are signed for otherwise.
+fn signed(settings: &Settings, transport: HttpTransporter) -> Option<Signed> {
+    let (bucket, attempts) = (settings.bucket.as_str(), settings.limits.attempts);
+    match &settings.service {
+        Service::S3(_) if bucket.ends_with("--x-s3") => None,
+        Service::S3(s3) => {
+            let endpoint = s3_endpoint(settings, s3);
+            Some(Signed::s3(
+                (s3, &s3_region(s3), s3_virtual_host(settings, s3)),
+                (&endpoint, bucket),
+                transport,
+                attempts,
+            ))
+        }
+        Service::Azure(azure) => {
+            Some(Signed::azure(azure, (&azure_endpoint(settings, azure), bucket), transport, attempts))
+        }
+        Service::Gcs(_) | Service::Memory => None,
+    }
+}
+
+fn azure_endpoint(settings: &Settings, azure: &Azure) -> String {
+    let default = || format!("https://{}.blob.core.windows.net", azure.account);
+    settings.endpoint.clone().unwrap_or_else(default)
 }
 
 fn s3_service(settings: &Settings, s3: &S3, root: &str) -> services::S3 {
@@ -387,9 +429,8 @@ fn s3_service(settings: &Settings, s3: &S3, root: &str) -> services::S3 {
 }
 
 fn azure_service(settings: &Settings, azure: &Azure, root: &str) -> services::Azblob {
-    let default = format!("https://{}.blob.core.windows.net", azure.account);
-    let endpoint = settings.endpoint.as_deref().unwrap_or(&default);
-    let service = services::Azblob::default().root(root).container(&settings.bucket).endpoint(endpoint);
+    let endpoint = azure_endpoint(settings, azure);
+    let service = services::Azblob::default().root(root).container(&settings.bucket).endpoint(&endpoint);
     let service = service.account_name(&azure.account);
     match &azure.credentials {
         AzureCredentials::Chain => service,

@@ -19,42 +19,56 @@ const EINVAL: i32 = 22;
 const ESTALE: i32 = 116;
 const EAGAIN: i32 = 11;
 
+/// S3's and Azure's codes for content that cannot be read before it is thawed.
+pub(crate) const CODES_OF_COLD: [&str; 3] = ["InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"];
+
 /// Why a request did not end well; can be told to several who wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {
     pub(crate) told: Told,
     temporary: bool,
     why: String,
+    /// The service's code for it, where it was looked for; or empty.
+    code: String,
+}
+
+/// The source of an error of OpenDAL's that is ours: the service's code.
+#[derive(Debug, thiserror::Error)]
+#[error("{code}")]
+pub(crate) struct Said {
+    pub(crate) code: String,
 }
 
 impl Fault {
     pub(crate) fn new(error: &opendal::Error) -> Self {
-        Self { told: error.kind(), temporary: error.is_temporary(), why: shown(error.message()) }
+        let said = std::error::Error::source(error).and_then(|source| source.downcast_ref::<Said>());
+        let code = said.map(|said| said.code.clone()).unwrap_or_default();
+        Self { told: error.kind(), temporary: error.is_temporary(), why: shown(error.message()), code }
     }
 
     /// The service did something that no service does.
     pub(crate) fn strange(why: impl Into<String>) -> Self {
-        Self { told: Told::Unexpected, temporary: true, why: why.into() }
+        Self { told: Told::Unexpected, temporary: true, why: why.into(), code: String::new() }
     }
 
     /// There is no such object.
     pub(crate) fn missing() -> Self {
-        Self { told: Told::NotFound, temporary: false, why: "there is no such object".to_owned() }
+        Self { told: Told::NotFound, temporary: false, why: "there is no such object".to_owned(), code: String::new() }
     }
 
     /// That is not done here.
     pub(crate) fn unsupported(why: &str) -> Self {
-        Self { told: Told::Unsupported, temporary: false, why: why.to_owned() }
+        Self { told: Told::Unsupported, temporary: false, why: why.to_owned(), code: String::new() }
     }
 
     /// The place is taken.
     pub(crate) fn occupied(why: &str) -> Self {
-        Self { told: Told::AlreadyExists, temporary: false, why: why.to_owned() }
+        Self { told: Told::AlreadyExists, temporary: false, why: why.to_owned(), code: String::new() }
     }
 
     /// Two wanted the same place.
     pub(crate) fn contended(why: &str) -> Self {
-        Self { told: Told::Conflict, temporary: true, why: why.to_owned() }
+        Self { told: Told::Conflict, temporary: true, why: why.to_owned(), code: String::new() }
     }
 
     /// Of a request that names no object: what is missing is the bucket.
@@ -90,9 +104,26 @@ impl Fault {
         self.told == Told::NotFound
     }
 
+    pub(crate) fn code(&self) -> &str {
+        &self.code
+    }
+
+    /// Credentials do not go so far.
+    pub(crate) fn is_forbidden(&self) -> bool {
+        self.told == Told::PermissionDenied
+    }
+
+    /// The object is there, and its content has to be thawed first.
+    pub(crate) fn is_cold(&self) -> bool {
+        CODES_OF_COLD.contains(&self.code.as_str())
+    }
+
     /// `doing` is read after "cannot", and `path` names the object.
     pub(crate) fn into_error(self, doing: &'static str, path: PathBuf) -> TransferError {
-        let Self { told, temporary, why } = self;
+        if self.is_cold() {
+            return TransferError::Cold { path, ask_again: None };
+        }
+        let Self { told, temporary, why, .. } = self;
         let (kind, errno) = match told {
             Told::NotFound => return TransferError::Missing { path },
             // No such bucket: like a filesystem that is not mounted, it may come back.

@@ -18,7 +18,9 @@ pub mod foreign;
 mod retry;
 mod secret;
 mod settings;
+mod signed;
 mod store;
+mod thaw;
 mod transport;
 mod uploads;
 
@@ -29,3 +31,4 @@ pub use settings::{
     SettingsError, SseKey,
 };
 pub use store::{ObjectStore, Repacked, Staged, SweptUploads};
+pub use thaw::{AzureTier, Thaw, ThawTier};

@@ -1,13 +1,13 @@
 //! Where a bucket is, how to get in, and what may be used up on the way: values, checked before anything is opened.
 
-use crate::Secret;
+use crate::{Secret, Thaw};
 use model::Scheme;
 use reqwest::Url;
 use std::path::PathBuf;
 use std::time::Duration;
 
-/// Storage classes of S3 whose objects are not to be had when they are asked for.
-const ASLEEP: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
+/// Storage classes of S3 whose objects have to be thawed.
+const COLD_CLASSES: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
 /// The longest prefix. S3's keys have at most 1024 bytes, and ids take some.
 const MAX_PREFIX_BYTES: usize = 512;
 
@@ -24,10 +24,12 @@ pub struct Settings {
     pub endpoint: Option<String>,
     /// A file of PEM certificates that are trusted besides those of the system.
     pub ca_file: Option<PathBuf>,
-    /// The storage class of new objects, by the service's name for it.
+    /// The storage class of new objects, by the service's name for it. Their manifests, and what else is small and of ours, get the service's usual one.
     pub storage_class: Option<String>,
     /// Which object has which key.
     pub layout: Layout,
+    /// How objects of cold classes are thawed.
+    pub thaw: Thaw,
     /// Limits.
     pub limits: Limits,
 }
@@ -252,6 +254,7 @@ impl Settings {
             ca_file: None,
             storage_class: None,
             layout: Layout::Uuid,
+            thaw: Thaw::default(),
             limits: Limits::default(),
         }
     }
@@ -273,12 +276,6 @@ impl Settings {
         if self.storage_class.is_some() && matches!(self.service, Service::Azure(_)) {
             return Err(SettingsError::Unknown { service: "Azure Blob", what: "storage class of single objects here" });
         }
-        if let (Service::S3(_), Some(class)) = (&self.service, &self.storage_class)
-            && ASLEEP.iter().any(|asleep| class.eq_ignore_ascii_case(asleep))
-        {
-            let why = "objects of it cannot be read before somebody has them thawed; GLACIER_IR can";
-            return Err(SettingsError::Refused(format!("storage class {class}: {why}")));
-        }
         if self.layout == Layout::Path && self.service == Service::Memory {
             return Err(SettingsError::Refused("layout path: objects in memory cannot say whose they are".to_owned()));
         }
@@ -299,6 +296,12 @@ impl Settings {
             return Err(SettingsError::Limit("a timeout of 0 is none"));
         }
         Ok(())
+    }
+
+    /// Whether new objects cannot be read before they are thawed.
+    pub(crate) fn has_cold_class(&self) -> bool {
+        let is_cold = |class: &String| COLD_CLASSES.iter().any(|cold| class.eq_ignore_ascii_case(cold));
+        matches!(self.service, Service::S3(_)) && self.storage_class.as_ref().is_some_and(is_cold)
     }
 
     /// What the bucket is called where people read it.
@@ -391,13 +394,6 @@ mod tests {
         assert!(Settings { layout: Layout::Path, ..Settings::memory() }.check().is_err());
         assert!(Settings { layout: Layout::LemurAz, ..s3("b", "") }.check().is_err());
         assert!(Settings { layout: Layout::Path, ..s3("b", "") }.check().is_ok());
-    }
-
-    #[test]
-    fn a_class_that_cannot_be_read_at_once_is_refused() {
-        let of = |class: &str| Settings { storage_class: Some(class.to_owned()), ..s3("b", "") };
-        assert!(of("GLACIER").check().is_err() && of("deep_archive").check().is_err());
-        assert!(of("GLACIER_IR").check().is_ok() && of("STANDARD_IA").check().is_ok());
     }
 
     #[test]

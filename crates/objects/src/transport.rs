@@ -12,7 +12,9 @@
 //!
 //! TLS is rustls with ring; the system's certificates, and those of a file. Proxies are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`).
 
+use crate::fault::{CODES_OF_COLD, Said};
 use crate::settings::{Limits, SettingsError};
+use crate::signed::Refusal;
 use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -21,7 +23,6 @@ use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, Result};
 use parking_lot::Mutex;
-use serde::Deserialize;
 use std::convert::Infallible;
 use std::path::Path;
 use std::pin::Pin;
@@ -178,7 +179,7 @@ impl HttpTransport for Transport {
         }
         if status.is_client_error() && !is_head && length.is_none_or(|length| length <= MAX_ERROR_BYTES) {
             let text = body.to_buffer().await?;
-            if let Some(error) = passing(status, response.headers(), &text.to_bytes()) {
+            if let Some(error) = known(status, response.headers(), &text.to_bytes()) {
                 return Err(error);
             }
             body = HttpBody::new(stream::iter([Ok(text)]), length);
@@ -257,17 +258,13 @@ fn is_completion(request: &http::request::Parts) -> bool {
     }
 }
 
-/// The error for a refusal that may be none the next time, when this is one.
-fn passing(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Error> {
-    #[derive(Default, Deserialize)]
-    #[serde(default, rename_all = "PascalCase")]
-    struct Said {
-        code: String,
+/// The error for a refusal that may be none the next time, when this is one; or that of an object in a cold storage class. OpenDAL tells neither.
+fn known(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Option<Error> {
+    let Refusal { code, .. } = Refusal::of(headers, body);
+    if CODES_OF_COLD.contains(&code.as_str()) {
+        let error = Error::new(ErrorKind::PermissionDenied, "the object has to be thawed first");
+        return Some(error.set_source(Said { code }));
     }
-    let code = match headers.get("x-ms-error-code").and_then(|code| code.to_str().ok()) {
-        Some(code) => code.to_owned(),
-        None => quick_xml::de::from_reader::<_, Said>(body).unwrap_or_default().code,
-    };
     // Credentials are read again for each request: the next one may have newer ones. What took too long may be faster.
     let by_status = matches!(status, StatusCode::UNAUTHORIZED | StatusCode::REQUEST_TIMEOUT);
     let is_passing = by_status || PASSING.contains(&code.as_str());
@@ -388,16 +385,18 @@ mod tests {
     fn what_may_be_otherwise_next_time_is_known_by_its_code() {
         let said = |status: u16, code: &str| {
             let body = format!("<Error><Code>{code}</Code><Message>words</Message></Error>");
-            passing(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes())
+            known(StatusCode::from_u16(status).unwrap(), &HeaderMap::new(), body.as_bytes())
         };
         for code in PASSING {
             assert!(said(400, code).is_some_and(|error| error.is_temporary()), "{code}");
         }
         assert!(said(401, "").is_some() && said(408, "x").is_some());
         assert!(said(403, "AccessDenied").is_none() && said(404, "NoSuchKey").is_none());
-        assert!(passing(StatusCode::BAD_REQUEST, &HeaderMap::new(), b"ExpiredToken").is_none());
+        assert!(known(StatusCode::BAD_REQUEST, &HeaderMap::new(), b"ExpiredToken").is_none());
+        let cold = said(403, "InvalidObjectState").map(|error| crate::fault::Fault::new(&error));
+        assert!(cold.is_some_and(|fault| fault.is_cold() && !fault.is_missing()));
         let azure = HeaderMap::from_iter([("x-ms-error-code".parse().unwrap(), "Md5Mismatch".parse().unwrap())]);
-        assert!(passing(StatusCode::BAD_REQUEST, &azure, b"").is_some());
+        assert!(known(StatusCode::BAD_REQUEST, &azure, b"").is_some());
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::pdm;
 use model::{
-    ActionId, Class, Command, Digest, DigestError, ErrorKind, Extent, Failure, Identity, Outcome, errno_kind,
+    ActionId, Class, Command, Digest, DigestError, ErrorKind, Extent, Failure, Identity, Outcome, Thaw, errno_kind,
     limits::{MAX_ACTION_DATA_BYTES, MAX_WIRE_TEXT_BYTES},
 };
 
@@ -273,6 +273,7 @@ impl From<Report> for pdm::ActionStatus {
                     ErrorKind::Permanent => pdm::ErrorKind::Permanent.into(),
                 },
                 error_text: failure.message,
+                thaw_again_s: failure.thaw.map_or(0, |thaw| thaw.again_s),
                 ..base
             },
             ReportBody::Credits(credits) => Self { credits, ..base },
@@ -297,7 +298,9 @@ impl TryFrom<pdm::ActionStatus> for Report {
                 message = format!("the mover reported error {}", status.error);
             }
             cut(&mut message, MAX_WIRE_TEXT_BYTES);
-            ReportBody::Failed(Failure { kind, errno, message })
+            let is_thaw = kind == ErrorKind::Temporary && status.thaw_again_s > 0;
+            let thaw = is_thaw.then_some(Thaw { since_ms: 0, again_s: status.thaw_again_s });
+            ReportBody::Failed(Failure { kind, errno, message, thaw })
         } else if status.completed {
             ReportBody::Done { identity: identity(status.uuid, &status.hash, status.url)? }
         } else if status.id == 0 && status.credits > 0 {

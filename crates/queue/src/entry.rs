@@ -80,6 +80,15 @@ pub enum Change {
         /// Why.
         failure: Failure,
     },
+    /// The action is to be begun again later, through no fault of its own: counts no attempt.
+    PutBack {
+        /// Which.
+        id: ActionId,
+        /// Earliest next start.
+        not_before_ms: u64,
+        /// Why. Of [`model::Thaw`], only since when is kept.
+        failure: Failure,
+    },
     /// The action is more urgent than it was (a reader came).
     Promote {
         /// Which.

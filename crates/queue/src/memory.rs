@@ -124,6 +124,10 @@ impl State {
                 entry.action.not_before_ms = clamp(*not_before_ms);
                 entry.last_failure = Some(failure.clone());
             }),
+            Change::PutBack { id, not_before_ms, failure } => self.alter(*id, |entry| {
+                entry.action.not_before_ms = clamp(*not_before_ms);
+                entry.last_failure = Some(failure.clone());
+            }),
             Change::Promote { id, class, not_before_ms } => self.alter(*id, |entry| {
                 tally.moved(entry.action.class, *class, entry.action.command, entry.action.archive_id);
                 entry.action.class = *class;

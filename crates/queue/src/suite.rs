@@ -29,7 +29,7 @@ pub use files::{
 };
 pub use order::{
     a_retry_waits_and_counts, owners_are_those_with_ready_entries, promotion_moves_an_entry,
-    ready_entries_come_in_order, the_next_start_is_known,
+    ready_entries_come_in_order, the_next_start_is_known, what_is_put_back_counts_no_attempt,
 };
 pub use results::{
     an_action_ends_once, finished_actions_are_listed_newest_first, old_results_are_forgotten_in_the_order_of_finishing,
@@ -44,7 +44,7 @@ use model::{ActionId, Class, Command, Digest, Failure, FileHandle, Identity};
 
 /// Every check, each on a queue of its own with [`Retention::DEFAULT`].
 pub fn run(make: impl Fn() -> Box<dyn Queue>) {
-    let checks: [fn(&dyn Queue); 25] = [
+    let checks: [fn(&dyn Queue); 26] = [
         accepted_actions_come_back_whole,
         ids_rise_in_the_order_of_the_entries,
         empty_calls_do_nothing,
@@ -55,6 +55,7 @@ pub fn run(make: impl Fn() -> Box<dyn Queue>) {
         owners_are_those_with_ready_entries,
         the_next_start_is_known,
         a_retry_waits_and_counts,
+        what_is_put_back_counts_no_attempt,
         promotion_moves_an_entry,
         an_action_ends_once,
         finished_actions_are_listed_newest_first,

@@ -7,7 +7,7 @@
     reason = "a failed unwrap in a test is a failed test"
 )]
 
-use model::{ActionId, Class, Command, Failure, FileHandle, Identity, Stamp};
+use model::{ActionId, Class, Command, Failure, FileHandle, Identity, Stamp, Thaw};
 use proptest::prelude::*;
 use sifaka_queue::{
     About, Change, Cursor, ListFilter, MemoryQueue, NewAction, ObjectRef, OrphanCheck, Queue, Removal, RequestId,
@@ -39,6 +39,9 @@ fn id() -> impl Strategy<Value = ActionId> {
 fn failure() -> impl Strategy<Value = Failure> {
     prop_oneof![
         Just(Failure::cancelled()),
+        (2..=i64::MAX.unsigned_abs(), any::<String>()).prop_map(|(since_ms, message)| {
+            Failure { thaw: Some(Thaw { since_ms, again_s: 0 }), ..Failure::thawing(message, 0) }
+        }),
         any::<(bool, i32, String)>().prop_map(|(temporary, errno, message)| {
             if temporary { Failure::temporary(errno, message) } else { Failure::permanent(errno, message) }
         })
@@ -67,6 +70,7 @@ fn change() -> impl Strategy<Value = Change> {
             Change::Finish { id, result: failure.map_or(Ok(()), Err), bytes, finished_ms }
         }),
         2 => (id(), 0..50u64, failure()).prop_map(|(id, not_before_ms, failure)| Change::Retry { id, not_before_ms, failure }),
+        1 => (id(), 0..50u64, failure()).prop_map(|(id, not_before_ms, failure)| Change::PutBack { id, not_before_ms, failure }),
         2 => (id(), class(), 0..50u64).prop_map(|(id, class, not_before_ms)| Change::Promote { id, class, not_before_ms }),
         1 => (0..4u8, any::<u64>()).prop_map(move |(n, size)| Change::SetStamp { file: handle(n), stamp: stamp(size) }),
         1 => (0..4u8).prop_map(|n| Change::ForgetStamp { file: handle(n) }),

@@ -10,6 +10,7 @@
 //! Not for: answers with a `Location` of the server's own (Google's resumable uploads), which lead past the proxy.
 
 mod fault;
+mod freezer;
 mod rule;
 
 use std::convert::Infallible;
@@ -32,6 +33,7 @@ use tokio::runtime::Runtime;
 use tokio_stream::wrappers::ReceiverStream;
 
 pub use fault::{Fault, Reply};
+pub use freezer::Freezer;
 pub use rule::{Request, When};
 
 /// How long what was said is given to leave before the connection is closed.

@@ -3,6 +3,7 @@
 use model::{Digest, ErrorKind, Failure, ObjectId, ObjectIdError, errno_kind};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 const EIO: i32 = 5;
 const ENOENT: i32 = 2;
@@ -37,6 +38,17 @@ pub enum TransferError {
         kind: ErrorKind,
         /// What a blocked reader is told.
         errno: i32,
+    },
+    /// The object lies in a cold storage class, and cannot be read before it is thawed.
+    #[error(
+        "{path} lies in a cold storage class: {}", if ask_again.is_some() { "it is being thawed" } else { "it cannot be read before it is thawed" },
+        path = path.display()
+    )]
+    Cold {
+        /// The object.
+        path: PathBuf,
+        /// It is being thawed, and after this time it is worth to ask again. `None`: nobody was asked to thaw it.
+        ask_again: Option<Duration>,
     },
     /// Somebody asked to stop.
     #[error("cancelled")]
@@ -182,7 +194,7 @@ impl TransferError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { source, .. } => errno_kind(source.raw_os_error().unwrap_or(EIO)),
-            Self::Changed { .. } | Self::Unavailable { .. } => ErrorKind::Temporary,
+            Self::Changed { .. } | Self::Unavailable { .. } | Self::Cold { .. } => ErrorKind::Temporary,
             Self::NotDurable { errno, .. } => errno_kind(*errno),
             Self::Service { kind, .. } => *kind,
             Self::Cancelled
@@ -206,7 +218,7 @@ impl TransferError {
         match self {
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(EIO),
             Self::Cancelled => 125,
-            Self::Changed { .. } => EAGAIN,
+            Self::Changed { .. } | Self::Cold { .. } => EAGAIN,
             Self::Damaged { .. } | Self::DamagedChunk { .. } | Self::Mismatch { .. } | Self::Replaced { .. } => EIO,
             Self::NoManifest { .. } => EOPNOTSUPP,
             Self::Missing { .. } => ENOENT,
@@ -230,8 +242,17 @@ impl TransferError {
                     28 | 122 => "; free space on that filesystem or raise the quota",
                     _ => "",
                 };
-                Failure { kind: error.kind(), errno: error.errno(), message: format!("{context}: {error}{advice}") }
+                let message = format!("{context}: {error}{advice}");
+                match error {
+                    Self::Cold { ask_again: Some(pause), .. } => Failure::thawing(message, whole_seconds(pause)),
+                    _ => Failure { kind: error.kind(), ..Failure::temporary(error.errno(), message) },
+                }
             }
         }
     }
+}
+
+/// Not 0, which would say that nothing is known.
+fn whole_seconds(pause: Duration) -> u32 {
+    u32::try_from(pause.as_millis().div_ceil(1000)).unwrap_or(u32::MAX).max(1)
 }

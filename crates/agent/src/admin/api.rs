@@ -324,6 +324,8 @@ pub enum ActionState {
     Running,
     /// Failed at least once, and waits to be tried again.
     Retrying,
+    /// Waits until its object is thawed out of a cold storage class.
+    Thawing,
 }
 
 /// An action that has no result yet.
@@ -355,7 +357,10 @@ pub struct ActionView {
     pub created_ms: u64,
     /// Earliest (next) start.
     pub not_before_ms: u64,
-    /// Why it failed last.
+    /// Since when its object is being thawed, when that is what it waits for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub thawing_since_ms: Option<u64>,
+    /// Why it failed last, or what it waits for.
     pub last_error: Option<Failure>,
 }
 

@@ -13,12 +13,13 @@ async fn every_end_is_counted_once_under_its_archive() {
     let stats = ActionStats::default();
     let start = Instant::now();
     stats.start_actions(1, 3);
-    stats.start_actions(2, 2);
+    stats.start_actions(2, 3);
     let batch = vec![
         finished(1, Outcome::Archived(Identity::default()), start).await,
         finished(1, Outcome::Failed(Failure::temporary(5, "x")), start).await,
         finished(2, Outcome::Failed(Failure::cancelled()), start).await,
         finished(1, Outcome::Removed, start).await,
+        finished(2, Outcome::Failed(Failure::thawing("x", 300)), start).await,
     ];
     stats.complete_actions(&batch, start + Duration::from_millis(10));
     assert_eq!(stats.archives(), [1, 2]);

@@ -17,6 +17,9 @@ fn live_row(action: &ActionView, now_ms: u64) -> [String; 8] {
         ActionState::Retrying => {
             format!("retry {} in {}", action.attempts, span(action.not_before_ms.saturating_sub(now_ms)))
         }
+        ActionState::Thawing => {
+            format!("thawing for {}", span(now_ms.saturating_sub(action.thawing_since_ms.unwrap_or(now_ms))))
+        }
     };
     let done = match (action.state, action.size) {
         (ActionState::Running, Some(size)) => format!("{}/{}", bytes(action.bytes_done), bytes(size)),
@@ -83,8 +86,23 @@ mod tests {
             size: Some(10 << 20),
             created_ms: 1_000,
             not_before_ms: 1_000,
+            thawing_since_ms: None,
             last_error: None,
         }
+    }
+
+    #[test]
+    fn what_waits_for_a_thaw_says_since_when() {
+        let thawing = ActionView {
+            command: Command::Restore,
+            thawing_since_ms: Some(1_000),
+            last_error: Some(Failure::thawing("the object is being thawed", 300)),
+            ..action(12, ActionState::Thawing)
+        };
+        insta::assert_snapshot!(live(&[thawing], 7_321_000), @r"
+        ID  COMMAND  ARCHIVE  STATE              MOVER  DONE  AGE    PATH
+        12  restore  1        thawing for 2h02m  -      -     2h02m  /fs/file 12\u{1b}[31m (the object is being thawed)
+        ");
     }
 
     #[test]

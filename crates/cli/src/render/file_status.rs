@@ -62,6 +62,7 @@ fn short(status: &FileStatus) -> String {
 fn doing(action: &ActionView, size: u64, progress: bool) -> String {
     let state = match action.state {
         ActionState::Queued | ActionState::Retrying => "waiting",
+        ActionState::Thawing => "thawing",
         ActionState::Running => "running",
     };
     let text = format!("[{}:{state}]", action.command);
@@ -146,6 +147,7 @@ mod tests {
             size: None,
             created_ms: 0,
             not_before_ms: 0,
+            thawing_since_ms: None,
             last_error: None,
         };
         let status = FileStatus { action: Some(running), ..status(&flags) };

@@ -15,6 +15,7 @@ pub(crate) fn human(counts: &Counts) -> String {
         (counts.lost, "manifests have lost their object"),
         (counts.failed, "could not be read"),
         (counts.unverified, "objects have no manifest to compare them with"),
+        (counts.cold, "objects lie in a cold storage class and were passed over"),
     ];
     for (count, what) in told.into_iter().filter(|(count, _)| *count > 0) {
         let _ = writeln!(out, "{count} {what}");

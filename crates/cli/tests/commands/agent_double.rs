@@ -168,6 +168,7 @@ fn queued(id: u64) -> ActionView {
         size: None,
         created_ms: 0,
         not_before_ms: 0,
+        thawing_since_ms: None,
         last_error: None,
     }
 }

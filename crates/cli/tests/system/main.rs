@@ -26,4 +26,5 @@ mod rebuild;
 mod release;
 mod scrub;
 mod support;
+mod thaw;
 mod versions;

@@ -146,7 +146,17 @@ fn bucket(
     part_mib: u64,
 ) -> Bucket {
     let limits = Limits { part_bytes: Some(part_mib.min(MAX_PART_MIB) * MIB), ..Limits::default() };
-    Bucket { service, bucket, prefix, endpoint, ca_file: None, storage_class: None, layout, limits }
+    Bucket {
+        service,
+        bucket,
+        prefix,
+        endpoint,
+        ca_file: None,
+        storage_class: None,
+        layout,
+        thaw: crate::object::Thaw::default(),
+        limits,
+    }
 }
 
 /// The bucket, or container, and the prefix. Lemur joins prefixes as paths are joined, so slashes that say nothing are left out.

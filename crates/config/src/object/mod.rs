@@ -3,6 +3,10 @@
 //!
 //! Whether a bucket is there and lets us in is not looked at here, and files that are named are not read.
 
+mod thaw;
+
+pub use thaw::{AzureTier, Thaw, ThawTier};
+
 use crate::archive::{Archive, Format, MoverConfig, Place, Taken};
 use crate::reader::{At, Section};
 use crate::secret::Secret;
@@ -16,8 +20,6 @@ pub type ObjectArchive = Archive<Bucket>;
 
 const EXAMPLE: &str = "write archive \"name\" { id = 1, url = \"s3://bucket/prefix\" }";
 const MIB: u64 = 1 << 20;
-/// Classes of S3 whose objects cannot be read as they are.
-const COLD: [&str; 2] = ["GLACIER", "DEEP_ARCHIVE"];
 
 /// Where an archive is, and how to get in.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +38,8 @@ pub struct Bucket {
     pub storage_class: Option<String>,
     /// `layout` (`"uuid"`): which object has which key. What an archive was begun with, it has to be read with.
     pub layout: Layout,
+    /// `thaw { … }`: of objects in cold classes.
+    pub thaw: Thaw,
     /// `limits { … }`.
     pub limits: Limits,
 }
@@ -199,13 +203,6 @@ impl Place for Bucket {
                 "`storage_class` is not for az:// archives: Azure has access tiers, which are set for the account";
             section.reader().problem(*pos, what, None);
         }
-        if let Some(At { pos, value }) = &storage_class
-            && scheme != Some(Scheme::Gcs)
-            && COLD.contains(&value.as_str())
-        {
-            let what = format!("`storage_class` \"{value}\" cannot be read without a thaw, which is not built in yet");
-            section.reader().problem(*pos, what, Some("\"GLACIER_IR\" can be read at once"));
-        }
         let layout = section.optional_choice("layout", &[("uuid", Layout::Uuid), ("path", Layout::Path)]);
         let mut keys = Keys { section, scheme };
         let region = keys.of(Scheme::S3, "region", words);
@@ -215,6 +212,7 @@ impl Place for Bucket {
         let account = keys.of(Scheme::Azure, "account", words);
         let encryption = encryption(section, scheme);
         let credentials = Credentials::read(section.section("credentials"), scheme);
+        let thaw = thaw::read(section.section("thaw"), scheme);
         let limits = limits(section.section("limits"));
 
         let (scheme, bucket, prefix) = parsed?;
@@ -238,7 +236,7 @@ impl Place for Bucket {
         };
         let storage_class = storage_class.map(|at| at.value);
         let (endpoint, layout) = (endpoint.map(|at| at.value), layout.map_or(Layout::Uuid, |at| at.value));
-        Some(Self { service, bucket, prefix, endpoint, ca_file, storage_class, layout, limits })
+        Some(Self { service, bucket, prefix, endpoint, ca_file, storage_class, layout, thaw, limits })
     }
 }
 

@@ -38,6 +38,7 @@ fn everything_said() {
         r#"url = "s3://b" endpoint = "https://h:1" ca_file = "/ca" storage_class = "GLACIER_IR" region = "r"
            addressing = "virtual-host" upload_checksums = false encryption { type = "kms" key_id = "k" }
            credentials { access_key_id = "i" secret_access_key = "s" session_token = "t" }
+           thaw { days = 9 tier = "expedited" check_interval_s = 7 }
            limits { connect_timeout_s = 1 idle_timeout_s = 2 attempts = 3 requests = 4 upload_memory = "64MiB" part_size = "16MiB" }"#,
     );
     let keys = S3Credentials::Keys { id: "i".into(), secret: Secret::new("s"), token: Some(Secret::new("t")) };
@@ -62,6 +63,8 @@ fn everything_said() {
         part_bytes: Some(16 << 20),
     };
     assert_eq!(bucket.limits, limits);
+    let thaw = Thaw { days: Some(9), tier: ThawTier::Expedited, check_interval_s: Some(7), azure_tier: AzureTier::Hot };
+    assert_eq!(bucket.thaw, thaw);
     for (keys, credentials) in [
         ("account_key = \"k\"", AzureCredentials::Key(Secret::new("k"))),
         ("sas_token = \"sv=1&sig=2\"", AzureCredentials::Sas(Secret::new("sv=1&sig=2"))),
@@ -143,8 +146,19 @@ fn refusals() {
         ),
         ("url = \"s3://b\" limits { part_size = 1 }", "`part_size` must be between 5MiB and 1GiB bytes, found 1"),
         (
-            "url = \"s3://b\" storage_class = \"DEEP_ARCHIVE\"",
-            "`storage_class` \"DEEP_ARCHIVE\" cannot be read without a thaw, which is not built in yet (\"GLACIER_IR\" can be read at once)",
+            "url = \"s3://b\" thaw { tier = \"slow\" }",
+            "`tier` must be \"standard\", \"bulk\" or \"expedited\", found \"slow\"",
+        ),
+        ("url = \"s3://b\" thaw { days = 0 }", "`days` must be between 1 and 365, found 0"),
+        ("url = \"s3://b\" thaw { azure_tier = \"hot\" }", "`azure_tier` is for az:// archives, and this one is s3://"),
+        (
+            "url = \"az://c\" account = \"a\" thaw { tier = \"bulk\" }",
+            "`tier = \"bulk\"` is for s3:// archives, and this one is az://",
+        ),
+        ("url = \"az://c\" account = \"a\" thaw { days = 3 }", "`days` is for s3:// archives, and this one is az://"),
+        (
+            "url = \"gs://b\" thaw { days = 3 }",
+            "`thaw` is not for gs:// archives: Google reads objects of every class at once",
         ),
         ("url = \"s3://b\" format = \"lemur\"", "`format` must be \"sifaka\", found \"lemur\""),
         ("url = \"s3://b\" regoin = \"r\"", "unknown key `regoin` in `archive \"a\"` (did you mean `region`?)"),

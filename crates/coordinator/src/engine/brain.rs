@@ -240,6 +240,7 @@ impl Brain {
         }
         if self.inodes.get(file).is_some_and(Inode::is_idle) {
             self.inodes.remove(file);
+            self.thaw_is_over(file);
         }
     }
 

@@ -1,7 +1,7 @@
 //! Actions on their way from the queue to a mover: taken, prepared, handed out.
 
 use super::brain::Brain;
-use super::job::{Holder, Job, Parked, Purpose};
+use super::job::{Holder, Job, Parked};
 use super::objects::is_held;
 use super::outbox::Dispatch;
 use super::sources::{Sources, unserved};
@@ -69,10 +69,11 @@ impl Brain {
         let may_go_elsewhere = entry.action.command == Command::Restore && entry.action.file.is_some();
         if !self.served.contains(&entry.action.archive_id) && !may_go_elsewhere {
             let archive_id = entry.action.archive_id;
-            let mut job = Job::new(Purpose::Queued, entry.action, entry.attempts);
+            let id = entry.id;
+            let mut job = Job::queued(entry);
             job.maybe_begun |= job.action.created_ms < self.started_ms;
-            self.jobs.insert(entry.id.0, job);
-            self.failed(entry.id.0, unserved(archive_id));
+            self.jobs.insert(id.0, job);
+            self.failed(id.0, unserved(archive_id));
             return;
         }
         if let Some(file) = entry.action.file.clone() {
@@ -87,9 +88,10 @@ impl Brain {
             }
             inode.holder = Some(Holder::Job(entry.id.0));
         }
-        let mut job = Job::new(Purpose::Queued, entry.action, entry.attempts);
+        let id = entry.id;
+        let mut job = Job::queued(entry);
         job.maybe_begun |= job.action.created_ms < self.started_ms;
-        self.run_job(entry.id.0, job);
+        self.run_job(id.0, job);
     }
 
     /// Prepares a job whose inode is locked for it, if it has one.

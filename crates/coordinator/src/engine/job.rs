@@ -6,7 +6,7 @@ use super::truncations::Truncation;
 use crate::copies;
 use crate::guard::PendingEvent;
 use crate::prepare::{Opened, is_archived_as_it_is};
-use model::{Class, Extent, FileHandle, Identity, Stamp};
+use model::{Class, Extent, Failure, FileHandle, Identity, Stamp};
 use queue::{NewAction, QueuedAction};
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -37,6 +37,8 @@ pub(crate) struct Job {
     /// What else the content can be restored from.
     pub(crate) sources: Sources,
     pub(crate) attempts: u32,
+    /// Why an earlier attempt failed, where the queue knows of one.
+    pub(crate) last_failure: Option<Failure>,
     /// The file, once it was opened.
     pub(crate) file: Option<Opened>,
     /// The object the mover works on.
@@ -66,6 +68,7 @@ impl Job {
             sources: Sources::default(),
             action,
             attempts,
+            last_failure: None,
             file: None,
             record: None,
             maybe_begun: attempts > 0,
@@ -78,6 +81,12 @@ impl Job {
 }
 
 impl Job {
+    /// Of an entry of the queue.
+    pub(crate) fn queued(entry: QueuedAction) -> Self {
+        let QueuedAction { action, attempts, last_failure, .. } = entry;
+        Self { last_failure, ..Self::new(Purpose::Queued, action, attempts) }
+    }
+
     /// How urgent it is now, and for whom.
     pub(crate) fn turn(&self) -> (Class, u32) {
         self.reader.map_or((self.action.class, self.action.owner), |reader| (Class::Reader, reader))

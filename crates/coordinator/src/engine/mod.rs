@@ -22,12 +22,14 @@ mod releases;
 mod removals;
 mod results;
 mod sources;
+mod thaws;
 mod truncations;
 mod turns;
 
 pub use config::{EngineConfig, RangeConfig};
 pub use outbox::Dispatch;
 pub(crate) use removals::{may_be_left_since_ms, removal, removal_action, removal_of_attempts};
+pub use thaws::Thawing;
 
 use crate::changes;
 use crate::commit::{Done, Item, Policy};
@@ -178,6 +180,8 @@ pub(crate) struct Shared {
     pub(crate) outbox: Outbox,
     /// Actions that movers have, by key.
     pub(crate) running: Mutex<HashMap<u64, Running>>,
+    /// Files whose readers wait for a thaw.
+    pub(crate) thawing: Mutex<HashMap<FileHandle, Thawing>>,
     /// Readers that are blocked on a restore.
     pub(crate) blocked_readers: AtomicU64,
     /// What commits do besides; a batch goes by one.
@@ -268,6 +272,7 @@ impl Engine {
             group,
             outbox: Outbox::default(),
             running: Mutex::new(HashMap::new()),
+            thawing: Mutex::new(HashMap::new()),
             blocked_readers: AtomicU64::new(0),
             policy: Mutex::new(Policy { keep_versions: config.keep_versions, snapshots: config.snapshots }),
             doubted,
@@ -457,6 +462,12 @@ impl Engine {
     #[must_use]
     pub fn running_action(&self, id: ActionId) -> Option<Running> {
         self.shared.running.lock().get(&id.0).cloned()
+    }
+
+    /// Restores that blocked readers wait for, and that wait for a thaw.
+    #[must_use]
+    pub fn thawing(&self) -> Vec<Thawing> {
+        self.shared.thawing.lock().values().cloned().collect()
     }
 
     /// Accepts actions; durable when it returns.

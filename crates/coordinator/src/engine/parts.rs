@@ -135,6 +135,8 @@ pub(crate) struct Fetch {
     pub(crate) demanded: bool,
     /// Which of the file's copies.
     pub(crate) from: usize,
+    /// Another copy is being thawed: what its mover said.
+    pub(crate) thaw: Option<Failure>,
     /// A sync failed meanwhile: what it has written may be lost.
     pub(crate) doubted: bool,
 }

@@ -328,12 +328,12 @@ impl Brain {
         };
         let whole_readers = self.parts(file).is_some_and(|parts| !parts.whole.is_empty());
         for (demanded, run) in fetches {
-            self.start_fetch(file, run, demanded || whole_readers, from);
+            self.start_fetch(file, run, demanded || whole_readers, from, None);
         }
     }
 
     /// Fetches chunks from one of the file's copies.
-    fn start_fetch(&mut self, file: &FileHandle, run: Run, demanded: bool, from: usize) {
+    fn start_fetch(&mut self, file: &FileHandle, run: Run, demanded: bool, from: usize, thaw: Option<Failure>) {
         let key = self.ephemeral_key();
         let now_ms = self.shared.now_ms();
         let Some(parts) = self.parts(file) else { return };
@@ -345,7 +345,7 @@ impl Brain {
         let offset = run.start * CHUNK;
         let end = run.end.saturating_mul(CHUNK).min(f.size);
         parts.in_flight.insert(run.clone());
-        parts.fetches.push(Fetch { key, run, demanded, from, doubted: false });
+        parts.fetches.push(Fetch { key, run, demanded, from, thaw, doubted: false });
         let mut job = Job::new(Purpose::Part, action, 0);
         job.file = Some(opened);
         job.identity = identity;
@@ -386,18 +386,32 @@ impl Brain {
             Ok(()) if parts.phase == Phase::Broken => {}
             Ok(()) if fetch.doubted => parts.ahead.push(run),
             Ok(()) => self.part_came(&file, run),
-            Err(failure) if self.fetches_from_next(&file, fetch, &failure) => {}
-            Err(failure) if failure.kind == ErrorKind::Temporary => self.part_waits(&file, &failure),
-            Err(failure) => self.part_failed(&file, run, &failure),
+            Err(failure) => self.part_did_not_come(&file, fetch, &failure),
         }
         self.pump(&file);
+    }
+
+    fn part_did_not_come(&mut self, file: &FileHandle, mut fetch: Fetch, failure: &Failure) {
+        if failure.thaw.is_some() {
+            fetch.thaw.get_or_insert_with(|| failure.clone());
+        }
+        let (run, thaw) = (fetch.run.clone(), fetch.thaw.clone());
+        if self.fetches_from_next(file, fetch, failure) {
+            return;
+        }
+        match thaw {
+            // It ends well, whatever became of the other copies.
+            Some(thaw) => self.part_waits(file, &thaw),
+            None if failure.kind == ErrorKind::Temporary => self.part_waits(file, failure),
+            None => self.part_failed(file, run, failure),
+        }
     }
 
     /// Whether chunks that one copy does not give are fetched from another.
     fn fetches_from_next(&mut self, file: &FileHandle, fetch: Fetch, failure: &Failure) -> bool {
         let served = self.served.clone();
         let Some(parts) = self.parts(file) else { return false };
-        let hopeless = failure.kind == ErrorKind::Permanent || failure.errno == ENOTCONN;
+        let hopeless = failure.kind == ErrorKind::Permanent || failure.errno == ENOTCONN || failure.thaw.is_some();
         let unfit = failure.errno == EOPNOTSUPP && parts.is_untouched();
         if !hopeless || unfit || parts.phase != Phase::Ready {
             return false;
@@ -407,11 +421,12 @@ impl Brain {
         let Some((next, copy)) = others.find(|(_, copy)| served.contains(&copy.archive_id)) else { return false };
         let bad = f.copies.get(fetch.from).map_or(0, |copy| copy.archive_id);
         tracing::warn!(path = parts.path, archive_id = bad, offset = fetch.run.start * CHUNK, %failure, next = copy.archive_id, "a part of a file cannot be restored from one archive; the copy in another is tried");
-        self.start_fetch(file, fetch.run, fetch.demanded, next);
+        self.start_fetch(file, fetch.run, fetch.demanded, next, fetch.thaw);
         true
     }
 
     fn part_came(&mut self, file: &FileHandle, run: Run) {
+        self.thaw_is_over(file);
         let Some(parts) = self.parts(file) else { return };
         // So ranges can be had after all; and what was handed out must not be written over.
         let was_unfit = parts.phase == Phase::Unfit;
@@ -443,6 +458,9 @@ impl Brain {
 
     /// It may work later.
     fn part_waits(&mut self, file: &FileHandle, failure: &Failure) {
+        if let Some(thaw) = failure.thaw {
+            return self.parts_wait_for_thaw(file, failure, thaw);
+        }
         let backoff = model::Backoff { max_attempts: 0, ..self.config.backoff };
         let Some(parts) = self.parts(file) else { return };
         if parts.retry_at.is_none() {
@@ -527,8 +545,12 @@ impl Brain {
         let Some(file) = job.action.file.clone() else { return };
         self.begin_parts(&file, job.action.path.clone(), job.action.owner);
         if job.purpose == Purpose::Queued {
-            let entry =
-                QueuedAction { id: ActionId(key), action: job.action, attempts: job.attempts, last_failure: None };
+            let entry = QueuedAction {
+                id: ActionId(key),
+                action: job.action,
+                attempts: job.attempts,
+                last_failure: job.last_failure,
+            };
             self.entry_needs_all(entry, &file);
         }
     }
@@ -605,13 +627,13 @@ impl Brain {
         }
     }
 
-    fn end_entries(&mut self, entries: Vec<QueuedAction>, result: &Result<(), Failure>) {
+    pub(super) fn end_entries(&mut self, entries: Vec<QueuedAction>, result: &Result<(), Failure>) {
         for entry in entries {
             if self.cancelled.remove(&entry.id) {
                 continue;
             }
             let (key, bytes) = (entry.id.0, 0);
-            self.jobs.insert(key, Job::new(Purpose::Queued, entry.action, entry.attempts));
+            self.jobs.insert(key, Job::queued(entry));
             match result {
                 Ok(()) => self.succeeded(key, bytes, Vec::new()),
                 Err(failure) => self.failed(key, failure.clone()),

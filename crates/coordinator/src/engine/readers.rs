@@ -192,6 +192,14 @@ impl Brain {
         match result {
             Ok(()) => self.answer_all(file, None),
             Err(failure) => {
+                if let Some(thaw) = failure.thaw {
+                    let about = (job.action.archive_id, job.action.path.as_str());
+                    let at = self.readers_wait_for_thaw(file, about, &failure, thaw);
+                    if let Some(inode) = self.inodes.get_mut(file) {
+                        inode.retry = Some((at, job.attempts));
+                    }
+                    return;
+                }
                 tracing::warn!(path = job.action.path, %failure, "a restore for blocked readers failed");
                 self.reader_failed(file, job.attempts, &failure);
             }
@@ -219,7 +227,15 @@ impl Brain {
         }
     }
 
+    /// All of the file is there: nothing that its readers wait for needs another try.
+    pub(super) fn forget_retry(&mut self, file: Option<&FileHandle>) {
+        if let Some(inode) = file.and_then(|file| self.inodes.get_mut(file)) {
+            inode.retry = None;
+        }
+    }
+
     fn answer_all(&mut self, file: &FileHandle, errno: Option<i32>) {
+        self.thaw_is_over(file);
         let blocked = self.inodes.get_mut(file).map(|inode| std::mem::take(&mut inode.blocked)).unwrap_or_default();
         self.count_blocked(-i64::try_from(blocked.len()).unwrap_or(0));
         for waiting in blocked {
@@ -304,6 +320,7 @@ impl Brain {
     pub(super) fn forget_idle(&mut self, file: &FileHandle) {
         if self.inodes.get(file).is_some_and(Inode::is_idle) {
             self.inodes.remove(file);
+            self.thaw_is_over(file);
         }
     }
 }

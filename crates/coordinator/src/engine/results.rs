@@ -99,6 +99,9 @@ impl Brain {
                     let snapshot = Snapshot { file: file.handle, tree_path: file.tree_path };
                     self.record_then(Vec::new(), Msg::Snapshot(snapshot));
                 }
+                if job.action.command == Command::Restore {
+                    self.forget_retry(job.action.file.as_ref());
+                }
                 self.free(job.action.file.as_ref(), key);
             }
             Purpose::Reader => {
@@ -150,6 +153,10 @@ impl Brain {
         let id = ActionId(key);
         let now = self.shared.now_ms();
         let failure = if job.cancelled { Failure::cancelled() } else { failure };
+        let may_wait = job.action.command == Command::Restore;
+        if let Some(thaw) = failure.thaw.filter(|_| may_wait) {
+            return self.entry_waits_for_thaw(id, job, failure, thaw);
+        }
         let delay = self.config.backoff.delay_ms(job.attempts.saturating_add(1));
         if job.detached && (failure.kind == ErrorKind::Temporary || failure.is_cancelled()) {
             // The next attempt would find a file without an object.

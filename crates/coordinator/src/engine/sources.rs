@@ -46,7 +46,10 @@ impl Sources {
     /// What became of the whole. It may work later when any copy may.
     pub(super) fn verdict(self) -> Failure {
         let mut failed = self.failed;
-        let at = failed.iter().position(|(_, failure)| failure.kind == ErrorKind::Temporary).unwrap_or(0);
+        // A thaw that is on its way ends well, and has its own time.
+        let thaws = failed.iter().position(|(_, failure)| failure.thaw.is_some());
+        let temporary = || failed.iter().position(|(_, failure)| failure.kind == ErrorKind::Temporary);
+        let at = thaws.or_else(temporary).unwrap_or(0);
         if failed.is_empty() {
             return Failure::permanent(crate::prepare::EIO, "it names no copy");
         }
@@ -79,14 +82,15 @@ impl Brain {
         }
     }
 
-    /// Whether a restore that failed goes on with another copy. A failure that is only for now is that copy's: it is tried again later.
+    /// Whether a restore that failed goes on with another copy. A failure that is only for now, and no thaw, is that copy's: it is tried again later.
     pub(super) fn tries_another_copy(&mut self, key: u64, failure: &Failure) -> bool {
         let Some(job) = self.jobs.get_mut(&key) else { return false };
         let wanted = job.action.command == Command::Restore
             && matches!(job.purpose, Purpose::Queued | Purpose::Reader)
             && !job.cancelled
             && !failure.is_cancelled();
-        let hopeless = failure.kind == ErrorKind::Permanent || failure.errno == ENOTCONN;
+        // Another copy may be there at once, when this one takes hours.
+        let hopeless = failure.kind == ErrorKind::Permanent || failure.errno == ENOTCONN || failure.thaw.is_some();
         let begun = job.file.is_some() && (!job.sources.rest.is_empty() || job.sources.went_on());
         if !(wanted && hopeless && begun) {
             return false;
@@ -137,6 +141,10 @@ mod tests {
         let verdict = sources.verdict();
         assert_eq!((verdict.kind, verdict.errno), (ErrorKind::Temporary, ENOTCONN));
         assert!(verdict.message.contains("object 1 is damaged"), "{}", verdict.message);
+
+        let thawing = (2, Failure::thawing("it is being thawed", 9));
+        let verdict = Sources { rest: VecDeque::new(), failed: vec![(1, unserved(1)), thawing] }.verdict();
+        assert_eq!(verdict.thaw.map(|thaw| thaw.again_s), Some(9), "{verdict}");
 
         let both = Sources { rest: VecDeque::new(), failed: vec![damaged(1), damaged(2)] }.verdict();
         assert_eq!((both.kind, both.errno), (ErrorKind::Permanent, 5));

@@ -121,7 +121,7 @@ fn read_manifests(holdings: &dyn Holdings, ids: &Mutex<Receiver<Vec<ObjectId>>>,
 /// What could not be read now is no damage.
 pub(super) fn problem_of(error: &MaintenanceError) -> Problem {
     match error {
-        MaintenanceError::Archive(TransferError::Service { .. }) => Problem::Failed,
+        MaintenanceError::Archive(TransferError::Service { .. } | TransferError::Cold { .. }) => Problem::Failed,
         _ => Problem::DamagedManifest,
     }
 }

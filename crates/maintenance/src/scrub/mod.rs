@@ -56,6 +56,9 @@ pub struct Counts {
     pub bad_manifests: u64,
     /// Manifests of files whose object is gone.
     pub lost: u64,
+    /// Objects in a cold storage class: nothing of their content was read, since nobody wants all of them thawed for it.
+    #[serde(default)]
+    pub cold: u64,
     /// What could not be read for other reasons.
     pub failed: u64,
 }
@@ -76,6 +79,7 @@ impl Counts {
         self.damaged_packs += other.damaged_packs;
         self.bad_manifests += other.bad_manifests;
         self.lost += other.lost;
+        self.cold += other.cold;
         self.failed += other.failed;
     }
 }
@@ -279,8 +283,9 @@ impl Check<'_> {
             // An object of petabytes may have a million bad chunks.
             if damages.len() < MAX_TOLD { damages.push(damage) } else { more += 1 }
         });
-        self.counts.objects += 1;
-        self.counts.bytes += content.size;
+        let is_read = !checked.as_ref().is_err_and(is_cold);
+        self.counts.objects += u64::from(is_read);
+        self.counts.bytes += if is_read { content.size } else { 0 };
         self.counts.damaged += u64::from(!damages.is_empty());
         for Damage { offset, length, why } in damages {
             let what = match length {
@@ -329,9 +334,17 @@ impl Check<'_> {
         if matches!(error, MaintenanceError::Archive(TransferError::Missing { .. })) {
             return;
         }
+        if is_cold(&error) {
+            self.counts.cold += 1;
+            return;
+        }
         self.counts.failed += 1;
         self.found(Problem::Failed, id.as_str(), manifest, error.to_string());
     }
+}
+
+fn is_cold(error: &MaintenanceError) -> bool {
+    matches!(error, MaintenanceError::Archive(TransferError::Cold { .. }))
 }
 
 /// Chunks of one object that are told one by one.

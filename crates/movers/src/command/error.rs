@@ -146,6 +146,6 @@ impl CommandError {
         if self.is_cancelled() {
             return Failure::cancelled();
         }
-        Failure { kind: self.kind(), errno: self.errno(), message: format!("{context}: {self}") }
+        Failure { kind: self.kind(), ..Failure::temporary(self.errno(), format!("{context}: {self}")) }
     }
 }

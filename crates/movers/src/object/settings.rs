@@ -1,6 +1,9 @@
 //! From the configuration's words to those of `objects`.
 
-use config::object::{AzureCredentials, Bucket, Encryption, GcsCredentials, Layout, Limits, S3Credentials, Service};
+use config::object::{
+    AzureCredentials, AzureTier, Bucket, Encryption, GcsCredentials, Layout, Limits, S3Credentials, Service, Thaw,
+    ThawTier,
+};
 use objects::{Secret, Settings, SseKey};
 use std::fs::File;
 use std::io::{self, Read};
@@ -21,7 +24,7 @@ pub(crate) enum KeyError {
 
 /// Everything that is to be known of a bucket. Reads the key's file, if one is named.
 pub(super) fn of(place: &Bucket) -> Result<Settings, KeyError> {
-    let Bucket { service, bucket, prefix, endpoint, ca_file, storage_class, layout, limits } = place.clone();
+    let Bucket { service, bucket, prefix, endpoint, ca_file, storage_class, layout, thaw, limits } = place.clone();
     let service = match service {
         Service::S3 { region, virtual_host_style, upload_checksums, credentials, encryption } => {
             objects::Service::S3(objects::S3 {
@@ -55,7 +58,29 @@ pub(super) fn of(place: &Bucket) -> Result<Settings, KeyError> {
         Layout::LemurS3 => objects::Layout::LemurS3,
         Layout::LemurAz => objects::Layout::LemurAz,
     };
-    Ok(Settings { service, bucket, prefix, endpoint, ca_file, storage_class, layout, limits: limited(limits) })
+    let (thaw, limits) = (thawed(thaw), limited(limits));
+    Ok(Settings { service, bucket, prefix, endpoint, ca_file, storage_class, layout, thaw, limits })
+}
+
+fn thawed(thaw: Thaw) -> objects::Thaw {
+    let usual = objects::Thaw::default();
+    let (tier, interval) = match thaw.tier {
+        ThawTier::Standard => (objects::ThawTier::Standard, usual.check_interval),
+        ThawTier::Bulk => (objects::ThawTier::Bulk, usual.check_interval),
+        // It takes minutes, and is paid for.
+        ThawTier::Expedited => (objects::ThawTier::Expedited, Duration::from_secs(60)),
+    };
+    let azure_tier = match thaw.azure_tier {
+        AzureTier::Hot => objects::AzureTier::Hot,
+        AzureTier::Cool => objects::AzureTier::Cool,
+        AzureTier::Cold => objects::AzureTier::Cold,
+    };
+    objects::Thaw {
+        days: thaw.days.and_then(|days| u32::try_from(days).ok()).unwrap_or(usual.days),
+        tier,
+        check_interval: thaw.check_interval_s.map_or(interval, Duration::from_secs),
+        azure_tier,
+    }
 }
 
 fn secret(secret: &config::Secret) -> Secret {

@@ -269,28 +269,32 @@ impl ObjectStore {
     /// An object of one chunk.
     fn fetch_object(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<Source<'static>, TransferError> {
         let (bucket, keys) = (self.bucket.clone(), order(self.bucket.layout(), id, None));
-        let path = self.bucket.path(&self.bucket.layout().object(id));
+        let object = self.bucket.layout().object(id);
         let at_path = (self.bucket.layout() == Layout::Path).then(|| id.clone());
         let fetch = async move {
-            let mut missing = Fault::missing();
             let keys = match &at_path {
-                Some(id) => paths::find(&bucket, id).await?.map(|(key, _)| key).into_iter().collect(),
+                Some(id) => match paths::find(&bucket, id).await {
+                    Ok(found) => found.map(|(key, _)| key).into_iter().collect(),
+                    Err(fault) => return Err((fault, object)),
+                },
                 None => keys,
             };
-            for key in &keys {
-                match fetch_whole(&bucket, key).await {
-                    Err(fault) if fault.is_missing() => missing = fault,
-                    fetched => return fetched,
+            for key in keys {
+                match fetch_whole(&bucket, &key).await {
+                    Err(fault) if fault.is_missing() => {}
+                    // Which of them it is matters when it has to be thawed.
+                    fetched => return fetched.map_err(|fault| (fault, key)),
                 }
             }
-            Err(missing)
+            Err((Fault::missing(), object))
         };
-        let fetched = self.bucket.engine().wait_watched(fetch, monitor)?;
-        if fetched.as_ref().is_err_and(Fault::is_missing) {
+        let fetched = self.bucket.engine().wait_watched(async move { Ok(fetch.await) }, monitor)?;
+        let fetched = fetched.unwrap_or_else(|fault| Err((fault, String::new())));
+        if fetched.as_ref().is_err_and(|(fault, _)| fault.is_missing()) {
             // The answer may be the same when there is no such bucket.
             self.bucket.check()?;
         }
-        fetched.map(Source::Here).map_err(|fault| fault.into_error("read", path))
+        fetched.map(Source::Here).map_err(|(fault, key)| fault.into_error("read", self.bucket.path(&key)))
     }
 
     /// Where the object is, and what is known of it.

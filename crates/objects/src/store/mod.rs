@@ -285,7 +285,7 @@ impl Store for ObjectStore {
         expected: Expected,
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
-        self.restore(id, target, expected, monitor)
+        self.bucket.thawed(self.restore(id, target, expected, monitor))
     }
 
     fn get_range(
@@ -296,7 +296,7 @@ impl Store for ObjectStore {
         expected: Expected,
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
-        self.restore_part(id, target, extent, expected, monitor)
+        self.bucket.thawed(self.restore_part(id, target, extent, expected, monitor))
     }
 
     fn verify(&self, id: &ObjectId, expected: Expected, monitor: &dyn Monitor) -> Result<Restored, TransferError> {
@@ -318,7 +318,7 @@ impl Store for ObjectStore {
         };
         let (bucket, ending) = (self.bucket.clone(), Ending::new(done));
         self.bucket.engine().spawn(async move {
-            let place = Place::new(bucket.layout().manifest(&id));
+            let place = Place::ours(bucket.layout().manifest(&id));
             let put = put_bytes(&bucket, &place, bytes.into()).await;
             ending.tell(put.map(|()| Stored { id, bytes: 0, digest: None }));
         });
@@ -341,7 +341,9 @@ impl Store for ObjectStore {
         expected: Expected,
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
-        let restored = Foreign::of(&self.bucket).read(object, target, expected, monitor)?;
+        let read = Foreign::of(&self.bucket).read(object, target, expected, monitor);
+        // Who only compares has nothing thawed.
+        let restored = if target.is_some() { self.bucket.thawed(read)? } else { read? };
         if let Some(target) = target.filter(|_| restored.bytes >= SYNC_ALONE_FROM_BYTES) {
             target.file().sync_data().map_err(TransferError::io("sync", target.path()))?;
         }

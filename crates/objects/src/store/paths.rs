@@ -196,7 +196,11 @@ async fn bring(bucket: &Bucket, path: &str, gone: &ObjectId) -> Result<(), Fault
     let _turn = MOVES.acquire().await;
     let beside = format!("{path}~{id}");
     // Read and put: not every service looks at conditions when it copies.
-    let content = bucket.request(|| bucket.operator().read(&beside)).await?;
+    let content = match bucket.request(|| bucket.operator().read(&beside)).await {
+        // It stays where it is: a better place is not worth a thaw, and the removal that made room is done.
+        Err(fault) if fault.is_cold() => return Ok(()),
+        read => read?,
+    };
     let place = Place::copy_of(&found, path.to_owned(), claim(&id));
     match place.put(bucket, content).await {
         Ok(_) => {}

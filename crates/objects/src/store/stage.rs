@@ -90,6 +90,8 @@ impl ObjectStore {
         let (layout, origin) = (self.bucket.layout(), options.origin);
         if layout.has_packs()
             && options.pack_up_to_bytes > 0
+            // To thaw a file would be to thaw all that came with it, and nobody could take removed ones out.
+            && !self.bucket.traits().is_cold
             && let Some(staged) = self.stage_member(id, source, options, monitor)?
         {
             return Ok(staged);

@@ -38,7 +38,7 @@ proptest! {
             0 => ReportBody::Progress(extent),
             1 => ReportBody::Done { identity },
             2 => ReportBody::Credits(credits),
-            _ => ReportBody::Failed(Failure { kind, errno, message: "why".into() }),
+            _ => ReportBody::Failed(Failure { kind, ..Failure::temporary(errno, "why") }),
         };
         let id = ActionId(if which == 2 { 0 } else { id });
         let report = Report { id, handle, body };

@@ -109,6 +109,10 @@ pub struct ActionStatus {
     /// With id 0 and the registration's handle, about no action: how many actions the mover wants to hold at once from now on.
     #[prost(uint32, tag = "18")]
     pub credits: u32,
+    /// With a temporary error: nothing is wrong, the object is being thawed out of a cold storage class. Ask again after so many seconds, and count no
+    /// attempt. An agent that does not know this field has a temporary error.
+    #[prost(uint32, tag = "19")]
+    pub thaw_again_s: u32,
 }
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, ::prost::Enumeration)]
 #[repr(i32)]

@@ -113,7 +113,8 @@ impl<'c> Batch<'c> {
     pub(super) fn apply(&mut self, change: &Change) -> Result<(), Fault> {
         match change {
             Change::Finish { id, result, bytes, finished_ms } => self.finish(*id, result, *bytes, *finished_ms),
-            Change::Retry { id, not_before_ms, failure } => self.retry(*id, *not_before_ms, failure),
+            Change::Retry { id, not_before_ms, failure } => self.retry(*id, 1, *not_before_ms, failure),
+            Change::PutBack { id, not_before_ms, failure } => self.retry(*id, 0, *not_before_ms, failure),
             Change::Promote { id, class, not_before_ms } => self.promote(*id, *class, *not_before_ms),
             Change::SetStamp { file, stamp } => self.set_stamp(file, stamp),
             Change::SetCopies { file, copies } => self.set_copies(file, copies),
@@ -182,12 +183,12 @@ impl<'c> Batch<'c> {
         if key.2 == Command::Remove { self.run("DELETE FROM retired WHERE id = ?1", [row]) } else { Ok(()) }
     }
 
-    fn retry(&mut self, id: ActionId, not_before_ms: u64, failure: &Failure) -> Result<(), Fault> {
+    fn retry(&mut self, id: ActionId, attempts: u32, not_before_ms: u64, failure: &Failure) -> Result<(), Fault> {
         let (temporary, errno, message) = failure_columns(failure);
         self.run(
-            "UPDATE live SET attempts = min(attempts + 1, 4294967295), not_before_ms = ?2, failure_temporary = ?3, \
+            "UPDATE live SET attempts = min(attempts + ?6, 4294967295), not_before_ms = ?2, failure_temporary = ?3, \
              failure_errno = ?4, failure_message = ?5 WHERE id = ?1",
-            params![clamp(id.0).cast_signed(), clamp(not_before_ms).cast_signed(), temporary, errno, message],
+            params![clamp(id.0).cast_signed(), clamp(not_before_ms).cast_signed(), temporary, errno, message, attempts],
         )
     }
 

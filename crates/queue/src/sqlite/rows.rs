@@ -1,9 +1,9 @@
 //! Rows to values. What does not decode is damage, and is named by its table and key.
 
 use super::fault::Fault;
-use crate::tally::RequestCounts;
+use crate::tally::{RequestCounts, clamp};
 use crate::{Finished, NewAction, ObjectRef, OrphanCheck, QueuedAction, RequestId, RequestStatus, SyncedStamp};
-use model::{ActionId, Class, Command, Digest, ErrorKind, Failure, FileHandle, Identity, Stamp, Timestamp};
+use model::{ActionId, Class, Command, Digest, ErrorKind, Failure, FileHandle, Identity, Stamp, Thaw, Timestamp};
 use rusqlite::Row;
 use std::fmt::Display;
 
@@ -18,6 +18,10 @@ pub(super) const FINISHED: &str = "id, request, command, archive_id, path, bytes
 /// The row that [`request`] reads.
 pub(super) const SELECT_REQUEST: &str =
     "SELECT total, succeeded, failed, cancelled, bytes, last_ms FROM request WHERE id = ?1";
+
+/// What stands in `failure_temporary`. What is larger says that an object is being thawed, since that time in milliseconds: temporary, too.
+const PERMANENT: u64 = 0;
+const TEMPORARY: u64 = 1;
 
 /// The number under which a command is stored.
 pub(super) fn command_number(command: Command) -> i64 {
@@ -106,15 +110,21 @@ impl<'r, 'n> Decoder<'r, 'n> {
 
     /// Three columns: kind, errno, message; all NULL when there is none.
     fn failure(&self, first: usize) -> Result<Option<Failure>, Fault> {
-        let Some(temporary) = self.get::<Option<bool>>(first)? else { return Ok(None) };
-        let kind = if temporary { ErrorKind::Temporary } else { ErrorKind::Permanent };
-        Ok(Some(Failure { kind, errno: self.get(first + 1)?, message: self.get(first + 2)? }))
+        let Some(temporary) = self.optional_number::<u64>(first)? else { return Ok(None) };
+        let kind = if temporary == PERMANENT { ErrorKind::Permanent } else { ErrorKind::Temporary };
+        let thaw = (temporary > TEMPORARY).then_some(Thaw { since_ms: temporary, again_s: 0 });
+        Ok(Some(Failure { kind, errno: self.get(first + 1)?, message: self.get(first + 2)?, thaw }))
     }
 }
 
 /// What is bound for the three columns of a failure.
-pub(super) fn failure_columns(failure: &Failure) -> (bool, i32, &str) {
-    (failure.kind == ErrorKind::Temporary, failure.errno, &failure.message)
+pub(super) fn failure_columns(failure: &Failure) -> (i64, i32, &str) {
+    let kind = match (failure.kind, failure.thaw) {
+        (ErrorKind::Permanent, _) => PERMANENT,
+        (ErrorKind::Temporary, None) => TEMPORARY,
+        (ErrorKind::Temporary, Some(thaw)) => clamp(thaw.since_ms).max(TEMPORARY + 1),
+    };
+    (kind.cast_signed(), failure.errno, &failure.message)
 }
 
 pub(super) fn live(row: &Row<'_>) -> Result<QueuedAction, Fault> {

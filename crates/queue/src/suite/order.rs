@@ -65,6 +65,21 @@ pub fn a_retry_waits_and_counts(queue: &dyn Queue) {
     assert_eq!(queue.next_ready_ms(0).unwrap(), Some(900));
 }
 
+/// No attempt is counted, and since when something is being thawed is remembered until it fails otherwise.
+pub fn what_is_put_back_counts_no_attempt(queue: &dyn Queue) {
+    let id = queue.submit(&[at(Class::Restore, 1, 0)]).unwrap()[0];
+    let thaw = Some(model::Thaw { since_ms: 1_700_000_000_000, again_s: 0 });
+    let failure = Failure { thaw, ..Failure::thawing("it is being thawed", 0) };
+    queue.apply(&[Change::PutBack { id, not_before_ms: 500, failure: failure.clone() }]).unwrap();
+    assert!(queue.ready(Class::Restore, 1, Cursor::default(), 499, 9).unwrap().is_empty());
+    let entry = queue.ready(Class::Restore, 1, Cursor::default(), 500, 9).unwrap().remove(0);
+    assert_eq!((entry.attempts, entry.last_failure), (0, Some(failure)));
+    let other = Failure::temporary(110, "no answer");
+    queue.apply(&[Change::Retry { id, not_before_ms: 600, failure: other.clone() }]).unwrap();
+    let entry = queue.get(id).unwrap().unwrap();
+    assert_eq!((entry.attempts, entry.last_failure), (1, Some(other)));
+}
+
 /// To another class and start, everything else as it was.
 pub fn promotion_moves_an_entry(queue: &dyn Queue) {
     let id = queue.submit(&[at(Class::Restore, 1, 100)]).unwrap()[0];

@@ -8,7 +8,7 @@ use crate::engine::Msg;
 use crate::prepare::EIO;
 use crate::ranges::{Runs, residency};
 use crate::state::FileState;
-use model::FileHandle;
+use model::{Failure, FileHandle, Thaw};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -121,6 +121,22 @@ impl Brain {
                 self.free_parts(&file);
             }
         }
+    }
+
+    /// Readers of parts that are being thawed wait; actions go back to the queue, which has room for any number of them.
+    pub(in crate::engine) fn parts_wait_for_thaw(&mut self, file: &FileHandle, failure: &Failure, thaw: Thaw) {
+        let Some(parts) = self.parts(file) else { return };
+        parts.ahead.clear();
+        let entries = std::mem::take(&mut parts.entries);
+        let archive_id = parts.file.as_ref().map_or(0, |f| f.archive_id);
+        let path = (!parts.is_unwanted()).then(|| parts.path.clone());
+        if let Some(path) = path {
+            let at = self.readers_wait_for_thaw(file, (archive_id, &path), failure, thaw);
+            if let Some(parts) = self.parts(file) {
+                parts.retry_at = Some(at);
+            }
+        }
+        self.end_entries(entries, &Err(failure.clone()));
     }
 
     pub(in crate::engine) fn record_part(&mut self, file: &FileHandle) {

@@ -15,6 +15,10 @@ pub(in crate::store) enum PackFault {
 }
 
 impl PackFault {
+    pub(in crate::store) fn is_cold(&self) -> bool {
+        matches!(self, Self::Service(fault) if fault.is_cold())
+    }
+
     /// `doing` is read after "cannot".
     pub(in crate::store) fn into_error(self, doing: &'static str, path: PathBuf) -> TransferError {
         match self {

@@ -69,7 +69,11 @@ impl Packs {
             async move { bucket.in_time(find(&bucket, &cache, member), PackFault::from).await },
             monitor,
         )?;
-        found.map_err(|fault| fault.into_error("read", self.path(id)))
+        found.map_err(|fault| {
+            // It is the pack that would have to be thawed.
+            let path = if fault.is_cold() { self.bucket.path(&keys::pack(id.pack)) } else { self.path(id) };
+            fault.into_error("read", path)
+        })
     }
 
     /// For messages.
@@ -159,7 +163,7 @@ async fn remove(bucket: &Arc<Bucket>, cache: &Cache, member: MemberId) -> Result
             return Ok(());
         }
     }
-    let mark = Place::new(keys::mark(&member));
+    let mark = Place::ours(keys::mark(&member));
     mark.put_over(bucket, Buffer::new()).await.map_err(Fault::of_bucket)?;
     if opened.is_some_and(|opened| opened.remove(member.name))
         && let Err(error) = repack::remove_dead(bucket, cache, member.pack).await

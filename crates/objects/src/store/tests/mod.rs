@@ -49,6 +49,7 @@ macro_rules! server_bed {
 
 mod azurite;
 mod bucket;
+mod cold;
 mod foreign;
 mod gcs;
 mod hostile;
