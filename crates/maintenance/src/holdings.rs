@@ -1,7 +1,7 @@
 //! What has to be known of an archive to look at it as a whole.
 
 use crate::MaintenanceError;
-use model::{Digest, ErrorKind, ObjectId};
+use model::{Digest, ErrorKind, ObjectId, ObjectUrl};
 use objects::ObjectStore;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -23,6 +23,10 @@ pub trait Holdings: Sync {
     fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, MaintenanceError>;
     /// What is known of an object without reading it; `None` when there is none.
     fn head(&self, id: &ObjectId) -> Result<Option<Head>, MaintenanceError>;
+    /// Whether an object without a manifest is the archive's all the same: in a bucket others may have objects of such names.
+    fn is_ours(&self, id: &ObjectId) -> Result<bool, MaintenanceError>;
+    /// The id that what is at this URL has in this archive, if it is in it.
+    fn id_of(&self, url: &ObjectUrl) -> Option<ObjectId>;
     /// Removes an object and its manifest, durably; nothing that has the same id in another encoding.
     fn remove(&self, id: &ObjectId) -> Result<(), MaintenanceError>;
     /// Reads an object through and tells each part that is not what its manifest says.
@@ -55,6 +59,16 @@ pub struct Damage {
 
 /// A store, and what archives as a whole need of it besides.
 trait Whole: Store {
+    /// As [`Holdings::is_ours`]. In a directory everything is.
+    fn is_ours(&self, _id: &ObjectId) -> Result<bool, TransferError> {
+        Ok(true)
+    }
+
+    /// As [`Holdings::id_of`]. What is in a directory has no URL.
+    fn id_of(&self, _url: &ObjectUrl) -> Option<ObjectId> {
+        None
+    }
+
     /// As [`Holdings::remove`]; `done` as for [`Store::remove`].
     fn remove_exactly(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>);
 
@@ -92,6 +106,14 @@ impl Whole for PosixStore {
 }
 
 impl Whole for ObjectStore {
+    fn is_ours(&self, id: &ObjectId) -> Result<bool, TransferError> {
+        Self::is_ours(self, id)
+    }
+
+    fn id_of(&self, url: &ObjectUrl) -> Option<ObjectId> {
+        Self::id_of(self, url)
+    }
+
     fn remove_exactly(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
         Self::remove_exactly(self, id, done);
     }
@@ -157,6 +179,14 @@ impl<S: Whole> Holdings for S {
 
     fn head(&self, id: &ObjectId) -> Result<Option<Head>, MaintenanceError> {
         Store::head(self, id).map_err(|error| explained(self, error))
+    }
+
+    fn is_ours(&self, id: &ObjectId) -> Result<bool, MaintenanceError> {
+        Whole::is_ours(self, id).map_err(|error| explained(self, error))
+    }
+
+    fn id_of(&self, url: &ObjectUrl) -> Option<ObjectId> {
+        Whole::id_of(self, url)
     }
 
     fn remove(&self, id: &ObjectId) -> Result<(), MaintenanceError> {

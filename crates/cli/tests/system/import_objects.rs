@@ -423,3 +423,21 @@ fn p7_imported_files_are_cloned_copied_and_brought_back() {
         assert!(server.get(key) == content, "{key}");
     }
 }
+
+#[test]
+fn p1_fsck_removes_nothing_of_others_from_the_archive_s_own_directories() {
+    let server = Server::s3();
+    let hsm = server.hsm();
+    let own = hsm.file("own", b"archived by us");
+    hsm.ok(&["archive", "--wait"], &[&own]);
+    let others = ["hsm/objects/somebodys-data", "hsm/small/other.zst", "hsm/objects/x.gz"];
+    others.iter().for_each(|key| server.put(key, b"content", &[]));
+    let config = hsm.site.agent_config();
+    let repair = ["--config", config.to_str().unwrap(), "fsck", "--repair", "--force", "--min-age", "0"];
+    let out = hsm.run(&repair, &[]);
+    let told = String::from_utf8_lossy(&out.stderr).into_owned();
+    for key in others {
+        assert!(server.get(key) == b"content", "{key}: {told}");
+    }
+    assert!(told.contains("somebodys-data") && told.contains("neither Sifaka's mark nor a manifest"), "{told}");
+}

@@ -1,6 +1,7 @@
 //! Files: what they name, and whether what they say of themselves can be.
 
 use super::comparison::{Comparison, NamedBy};
+use crate::Holdings;
 use crate::walk::{Seen, Visitor, is_gone};
 use coordinator::{FileState, Filesystem, handle_of};
 use model::{Copies, FileHandle, HsmFlags, ObjectUrl, xattr};
@@ -61,8 +62,8 @@ pub(super) fn look(fd: impl AsFd) -> io::Result<Look> {
 }
 
 /// Every object that a file names by any attribute, whatever archive it says: what somebody names is not removed. Of further
-/// copies those in this archive.
-pub(super) fn named_by(fd: impl AsFd, archive_id: u32) -> io::Result<Vec<String>> {
+/// copies those in this archive; of what is named by its URL, as imported files do, what is where objects of this archive are.
+pub(super) fn named_by(fd: impl AsFd, archive_id: u32, holdings: &dyn Holdings) -> io::Result<Vec<String>> {
     let fd = fd.as_fd();
     let mut names = Vec::new();
     for attribute in [xattr::UUID, xattr::SHARED] {
@@ -71,9 +72,12 @@ pub(super) fn named_by(fd: impl AsFd, archive_id: u32) -> io::Result<Vec<String>
     let copies = sys::xattr::get(fd, xattr::COPIES)?.and_then(|bytes| Copies::decode(&bytes).ok()).unwrap_or_default();
     let here = copies.list.into_iter().filter(|copy| copy.archive_id == archive_id);
     names.extend(here.map(|copy| copy.identity.uuid));
-    // What was imported is not the archive's: nothing of that is listed, judged or removed.
-    names.retain(|name| !name.is_empty() && !ObjectUrl::is_meant(name));
-    Ok(names)
+    names.retain(|name| !name.is_empty());
+    let by_id = |name: String| {
+        let Ok(url) = ObjectUrl::parse(&name) else { return (!ObjectUrl::is_meant(&name)).then_some(name) };
+        holdings.id_of(&url).map(|id| id.to_string())
+    };
+    Ok(names.into_iter().filter_map(by_id).collect())
 }
 
 /// The file's further copy in this archive.
@@ -95,6 +99,7 @@ pub(super) fn open(fs: &Filesystem, file: &FileHandle) -> io::Result<Option<Owne
 /// Collects what a walk finds.
 pub(super) struct Collector<'a> {
     pub(super) archive_id: u32,
+    pub(super) holdings: &'a dyn Holdings,
     pub(super) comparison: Mutex<Comparison>,
     pub(super) names: Option<Names>,
     pub(super) managed: AtomicU64,
@@ -134,7 +139,7 @@ impl Collector<'_> {
     fn note(&self, seen: &Seen) -> io::Result<()> {
         let own = handle_of(&seen.fd)?;
         let Look { state, wrong } = look(&seen.fd)?;
-        let names = named_by(&seen.fd, self.archive_id)?;
+        let names = named_by(&seen.fd, self.archive_id, self.holdings)?;
         let uuid = state.as_ref().map(|state| state.identity.uuid.clone()).unwrap_or_default();
         let file = NamedBy { handle: own, path: seen.path.clone(), uuid };
         // The file's own object, and not one that its attributes were copied with. Released, it is believed: see `judge`.

@@ -119,7 +119,8 @@ impl<'a> Judge<'a> {
         };
         let verdict = match manifest {
             Ok(Some(manifest)) => self.described(text, &manifest)?,
-            Ok(None) => Verdict::Orphan,
+            Ok(None) if self.holdings.is_ours(&id)? => Verdict::Orphan,
+            Ok(None) => Verdict::NotOurs,
             // What cannot be read may be anybody's.
             Err(_) => Verdict::Unreadable,
         };
@@ -156,7 +157,7 @@ impl<'a> Judge<'a> {
             other => other.map_err(failed)?,
         };
         let Some(fd) = fd else { return Ok(false) };
-        let named = named_by(&fd, self.options.archive_id);
+        let named = named_by(&fd, self.options.archive_id, self.holdings);
         // In doubt it does.
         Ok(named.map_or(true, |named| named.iter().any(|name| name == id || forms(id).any(|form| *name == form))))
     }

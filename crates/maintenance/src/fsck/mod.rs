@@ -75,6 +75,8 @@ pub struct Report {
     pub foreign: u64,
     /// Not named by a file that was found, and not to be judged since its manifest cannot be read.
     pub unreadable: u64,
+    /// Not named by a file, and nothing says that Sifaka put it there: somebody else's, perhaps, and left alone.
+    pub strange: u64,
     /// Files whose object is gone.
     pub missing: u64,
     /// Files marked lost although their object is there.
@@ -113,6 +115,8 @@ enum Verdict {
     Young,
     Foreign,
     Unreadable,
+    /// It lies where the archive's objects lie, and nothing says that Sifaka put it there.
+    NotOurs,
     /// Removed meanwhile.
     Gone,
 }
@@ -139,7 +143,7 @@ pub fn fsck(
     watcher.phase("listing the archive", None);
     list(holdings, &comparison, watcher, &mut report)?;
     watcher.phase("walking the filesystem", None);
-    let (comparison, wrong) = walk(fs, comparison, options, watcher, &mut report)?;
+    let (comparison, wrong) = walk((fs, holdings), comparison, options, watcher, &mut report)?;
     watcher.phase("reading the queue again", None);
     read_claims(&comparison, options)?;
     (report.objects, report.manifests_alone) = comparison.amounts()?;
@@ -218,7 +222,7 @@ fn list(
 type WrongFiles = Vec<(NamedBy, Vec<Wrong>)>;
 
 fn walk(
-    fs: &Filesystem,
+    (fs, holdings): (&Filesystem, &dyn Holdings),
     comparison: Comparison,
     options: &Options,
     watcher: &dyn Watcher,
@@ -226,6 +230,7 @@ fn walk(
 ) -> Result<(Comparison, WrongFiles), MaintenanceError> {
     let mut collector = Collector {
         archive_id: options.archive_id,
+        holdings,
         comparison: Mutex::new(comparison),
         names: None,
         managed: AtomicU64::new(0),
@@ -346,6 +351,11 @@ impl Run<'_> {
             Verdict::Claimed => report.claimed += 1,
             Verdict::Young => report.young += 1,
             Verdict::Foreign => report.foreign += 1,
+            Verdict::NotOurs => {
+                report.strange += 1;
+                let what = "it lies among the archive's objects, with neither Sifaka's mark nor a manifest, and no file names it: it is left alone";
+                self.watcher.found(Finding::new(Problem::UnknownManifest, what).of(id));
+            }
             Verdict::Unreadable => {
                 report.unreadable += 1;
                 let what = "no file names it, and its manifest cannot be read: it is left alone";

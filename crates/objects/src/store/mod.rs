@@ -9,6 +9,7 @@ mod memory;
 mod packs;
 mod paths;
 mod place;
+mod proven;
 mod publish;
 pub(crate) mod remote;
 mod stage;
@@ -77,9 +78,14 @@ impl ObjectStore {
         &self.bucket
     }
 
-    /// Removes what lies under exactly this id, and its manifest: see [`transfer::PosixStore::remove_exactly`].
+    /// Removes what lies under exactly this id, and its manifest: see [`transfer::PosixStore::remove_exactly`]. What nothing proves to be Sifaka's stays, and
+    /// is an error: see [`ObjectStore::is_ours`].
     pub fn remove_exactly(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
-        self.remove_all(vec![id.clone()], done);
+        match self.is_ours(id) {
+            Ok(true) => self.remove_all(vec![id.clone()], done),
+            Ok(false) => done(Err(self.not_ours(id))),
+            Err(error) => done(Err(error)),
+        }
     }
 
     fn remove_all(&self, ids: Vec<ObjectId>, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
