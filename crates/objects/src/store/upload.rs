@@ -28,6 +28,8 @@ const BESIDES: u64 = 4;
 /// With fewer parts in memory, one that cannot be read would keep all others from their ends: two that are being filled, and the one that the
 /// writer holds back.
 const FEWEST: u64 = 3;
+/// What one object may take where the memory there is does not hold so few of its parts: 5 TiB go in parts of 525 MiB. It is the only one then.
+const MOST_FOR_ONE: u64 = 2 << 30;
 /// So many large objects share the memory there is.
 const SHARES: u64 = 3;
 const EFBIG: i32 = 27;
@@ -62,8 +64,8 @@ impl Cut {
             return Err(format!("{bytes} bytes are more than an object of this service may have"));
         }
         let memory = limits.upload_memory_bytes;
-        let in_memory = (memory / SHARES / part_bytes).max((memory / part_bytes).min(FEWEST));
-        if in_memory < FEWEST {
+        let in_memory = (memory / SHARES / part_bytes).max(FEWEST);
+        if in_memory * part_bytes > memory.max(MOST_FOR_ONE) {
             return Err(format!(
                 "{bytes} bytes go in parts of {} MiB, and there is no memory for {FEWEST} of them: it takes limits {{ upload_memory = \"{}MiB\" }}",
                 part_bytes >> 20,
@@ -472,16 +474,18 @@ mod tests {
         };
         let limits = Limits::default();
         let within = |bytes: u64, limits: &Limits| Cut::within(bytes, traits, limits);
-        for gib in [0, 1, 70, 80, 200, 500, 1000, 1249] {
+        for gib in [0, 1, 70, 80, 200, 500, 1000, 1249, 1251, 5 << 10] {
             let cut = within(gib << 30, &limits).unwrap();
-            assert!(cut.memory() <= limits.upload_memory_bytes, "{gib} GiB: {cut:?}");
+            // Beyond what three parts of fit it is the only one, and takes no more than this.
+            let most = if gib > 1250 { MOST_FOR_ONE } else { limits.upload_memory_bytes };
+            assert!(cut.memory() <= most, "{gib} GiB: {cut:?}");
             assert!(cut.part_bytes * traits.max_parts >= gib << 30 && cut.in_memory >= FEWEST, "{gib} GiB: {cut:?}");
         }
         assert_eq!(within(1 << 30, &limits).unwrap(), Cut { part_bytes: 8 << 20, concurrent: 8, in_memory: 12 });
-        let refused = within(5000 << 30, &limits).unwrap_err();
+        let refused = within(8000 << 30, &limits).unwrap_err();
         let wanted = refused.split('"').nth(1).unwrap().trim_end_matches("MiB").parse::<u64>().unwrap();
-        assert!(within(5000 << 30, &Limits { upload_memory_bytes: wanted << 20, ..limits }).is_ok(), "{refused}");
-        assert!(within(5000 << 30, &Limits { upload_memory_bytes: (wanted << 20) - 1, ..limits }).is_err());
+        assert!(within(8000 << 30, &Limits { upload_memory_bytes: wanted << 20, ..limits }).is_ok(), "{refused}");
+        assert!(within(8000 << 30, &Limits { upload_memory_bytes: (wanted << 20) - 1, ..limits }).is_err());
         let refused = within((50_000 << 30) + 1, &Limits { upload_memory_bytes: 1 << 40, ..limits }).unwrap_err();
         assert!(refused.contains("more than an object"), "{refused}");
     }
