@@ -21,9 +21,13 @@ use queue::{Queue, SyncedStamp};
 use std::collections::HashSet;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::time::Duration;
 use sys::OFlags;
 use sys::lease::WriteLease;
 
+/// A mover had the file open a moment ago, and the guard its events' descriptors, which they close right after they have answered.
+const LOOKS_AFTER_PROOF: u32 = 5;
+const BETWEEN_LOOKS: Duration = Duration::from_millis(4);
 const EBUSY: i32 = 16;
 /// Files released under one sync.
 pub(crate) const BATCH: usize = 256;
@@ -159,11 +163,15 @@ fn flag(queue: &dyn Queue, candidate: &Candidate, handle: Option<&FileHandle>) -
         (Ok(own), Some(asked)) if own == *asked => own,
         _ => return Err(Failure::permanent(116, "the file does not exist any more")),
     };
-    let lease = WriteLease::take(fd.as_fd()).map_err(|e| system("taking a lease", &e))?;
-    if lease.is_none() {
-        return Err(Failure::temporary(EBUSY, "somebody has it open"));
+    let is_free = || WriteLease::take(fd.as_fd()).map(|lease| lease.is_some());
+    let mut looks_left = if candidate.proven { LOOKS_AFTER_PROOF } else { 1 };
+    while !is_free().map_err(|e| system("taking a lease", &e))? {
+        looks_left -= 1;
+        if looks_left == 0 {
+            return Err(Failure::temporary(EBUSY, "somebody has it open"));
+        }
+        std::thread::sleep(BETWEEN_LOOKS);
     }
-    drop(lease);
     residency::forget(fd).map_err(|e| attribute(&e))?;
     if candidate.in_parts {
         return Ok(None);
