@@ -10,7 +10,7 @@
 use crate::MaintenanceError;
 use std::fs::{self, File};
 use std::io::{self, BufRead, BufReader, ErrorKind};
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 use sys::fanotify::{PRE_ACCESS, PreContentGroup};
 use sys::mounts::FsInfo;
@@ -33,6 +33,28 @@ pub(crate) fn unmark<F: AsFd>(files: &[F]) -> Result<(), MaintenanceError> {
         }
     }
     Ok(())
+}
+
+/// All such groups, for opening files that nobody is to restore because of that.
+pub(crate) struct Guards(pub(crate) Vec<PreContentGroup>);
+
+impl Guards {
+    pub(crate) fn find() -> Result<Self, MaintenanceError> {
+        let mut found = Vec::new();
+        for (pid, number) in groups()? {
+            found.extend(duplicate(pid, number).map_err(|source| MaintenanceError::Guard { pid, source })?);
+        }
+        Ok(Self(found))
+    }
+
+    /// Opens what `file` is of once more, without a guard's being asked. Its content cannot be used unasked, by whoever opens it at the same time either.
+    pub(crate) fn open_unasked(&self, file: impl AsFd, flags: sys::OFlags) -> io::Result<OwnedFd> {
+        let file = file.as_fd();
+        let ignored: io::Result<()> = self.0.iter().try_for_each(|group| group.ignore_opens(file));
+        let opened = ignored.and_then(|()| sys::file::reopen(file, flags));
+        let heard: io::Result<()> = self.0.iter().try_for_each(|group| group.unignore_opens(file));
+        heard.and(opened)
+    }
 }
 
 /// Whether anybody is asked before content on this filesystem is used. In doubt (another's processes cannot be looked at), no.

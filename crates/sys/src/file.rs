@@ -2,7 +2,7 @@
 
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use rustix::fs::{
@@ -187,11 +187,31 @@ pub fn advise_dontneed(fd: impl AsFd, offset: u64, length: u64) -> io::Result<()
 /// Opens `path` below `dir` and nowhere else: `..` past `dir` and absolute paths give `EXDEV`, any symbolic link on the way `ELOOP`.
 /// `mode` counts only with `O_CREAT`. The descriptor is always close-on-exec.
 pub fn open_beneath(dir: impl AsFd, path: impl AsRef<Path>, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
-    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-    let path = path.as_ref();
+    open_resolving(dir.as_fd(), path.as_ref(), flags, mode, ResolveFlags::empty())
+}
+
+/// As [`open_beneath`], and on the mount of `dir` only: `EXDEV` also where something is mounted on the way or at its end.
+pub fn open_within(dir: impl AsFd, path: impl AsRef<Path>, flags: OFlags, mode: Mode) -> io::Result<OwnedFd> {
+    open_resolving(dir.as_fd(), path.as_ref(), flags, mode, ResolveFlags::NO_XDEV)
+}
+
+/// Opens once more what `fd`, which may be an `O_PATH` descriptor, is of: the same inode, whatever it is called by now.
+pub fn reopen(fd: impl AsFd, flags: OFlags) -> io::Result<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
+    Ok(rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+fn open_resolving(
+    dir: BorrowedFd<'_>,
+    path: &Path,
+    flags: OFlags,
+    mode: Mode,
+    besides: ResolveFlags,
+) -> io::Result<OwnedFd> {
+    let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS | besides;
     // EAGAIN: a rename somewhere made the kernel unsure about a "..", and it asks to be asked again.
     for _ in 0..16 {
-        match rustix::fs::openat2(dir.as_fd(), path, flags | OFlags::CLOEXEC, mode, resolve) {
+        match rustix::fs::openat2(dir, path, flags | OFlags::CLOEXEC, mode, resolve) {
             Err(Errno::AGAIN | Errno::INTR) => {}
             other => return Ok(other?),
         }

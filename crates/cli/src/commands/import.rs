@@ -120,11 +120,19 @@ pub(crate) fn run(config_file: &Path, args: &ImportArgs) -> Outcome {
             rebuild::tree(config_file, &args.archive, &args.options, &wanted)
         }
         (None, Some(uuid)) if ObjectUrl::is_meant(uuid) => usage(format!(
-            "{uuid}: objects that are named by URLs are imported with `sifaka import {uuid} DIR`, all below a prefix at a time"
+            "{uuid}: objects that are named by URLs are imported with `sifaka import {} DIR`: everything below that",
+            parent(uuid)
         )),
         (None, Some(uuid)) => object(config_file, args, path, uuid),
         (None, None) => usage("give --uuid for one object, --tree, or a bucket and a directory".to_owned()),
     }
+}
+
+/// The directory that an object's URL is in.
+fn parent(url: &str) -> &str {
+    let begin = url.find("://").map_or(0, |at| at + 3);
+    let last = url.get(begin..).and_then(|rest| rest.rfind('/'));
+    last.and_then(|at| url.get(..begin + at)).unwrap_or(url)
 }
 
 fn object(config_file: &Path, args: &ImportArgs, path: &Path, uuid: &str) -> Outcome {

@@ -15,9 +15,12 @@ use std::path::Path;
 /// What only this kind of import has.
 #[derive(clap::Args, Debug)]
 pub(crate) struct ObjectsArgs {
-    /// Of a bucket: ask for each object's owner, mode and mtime, as Sifaka, rclone and Lemur store them; a request for each object
+    /// Of a bucket: ask for each object's mode and mtime, as Sifaka, rclone and Lemur store them; a request for each object
     #[arg(long)]
     attributes: bool,
+    /// With --attributes: owner and group, too. Whoever may write to the bucket says then whose the files are
+    #[arg(long, requires = "attributes")]
+    owners: bool,
     /// Of a bucket: permission bits of directories that are made, in octal
     #[arg(long, value_name = "OCTAL", default_value = "755", value_parser = super::import::mode)]
     dir_mode: u32,
@@ -66,6 +69,20 @@ fn own(layout: Layout) -> &'static [&'static str] {
         Layout::LemurS3 => &["o/"],
         Layout::LemurAz => &[],
     }
+}
+
+/// Whether two archives are in one bucket, and not in two of one name with different services.
+fn is_same_bucket(one: &Bucket, other: &Bucket) -> bool {
+    fn place(archive: &Bucket) -> (&str, Option<&str>, Option<String>, &str) {
+        let (scheme, account) = match &archive.service {
+            Service::S3 { .. } => ("s3", None),
+            Service::Azure { account, .. } => ("az", Some(account.as_str())),
+            Service::Gcs { .. } => ("gs", None),
+        };
+        let endpoint = archive.endpoint.as_deref().map(|url| url.trim_end_matches('/').to_ascii_lowercase());
+        (scheme, account, endpoint, &archive.bucket)
+    }
+    place(one) == place(other)
 }
 
 /// What keys begin with that are Sifaka's own. Who imports a part of an archive's prefix, or has an archive at the top of the bucket, means what else is
@@ -117,17 +134,18 @@ pub(crate) fn run(config_file: &Path, args: &ImportArgs, shown: &Path, url: &Buc
     let (id, archive) = choose(url, shown, args.archive.id, &all)?;
     let store = movers::object::open(archive);
     let store = store.map_err(|error| CliError::new(Exit::NotHere, format!("archive {id}: {error}")))?;
-    let ObjectsArgs { attributes, dir_mode, progress } = args.objects;
+    let ObjectsArgs { attributes, owners, dir_mode, progress } = args.objects;
     let options = Options {
         into: into.to_owned(),
         archive_id: *id,
         prefix: url.prefix.clone(),
-        ours: ours(&url.prefix, all.iter().map(|(_, archive)| archive).filter(|archive| url.is_of(archive))),
+        ours: ours(&url.prefix, all.iter().map(|(_, other)| other).filter(|other| is_same_bucket(other, archive))),
         uid: args.uid,
         gid: args.gid,
         mode: args.mode,
         dir_mode,
         attributes,
+        owners,
         dry_run: args.dry_run,
         threads: args.options.threads.map_or(if attributes { 32 } else { 4 }, NonZeroUsize::get),
     };
@@ -135,7 +153,7 @@ pub(crate) fn run(config_file: &Path, args: &ImportArgs, shown: &Path, url: &Buc
     let counts = import(&store, &options, &told)
         .map_err(|error: MaintenanceError| CliError::new(Exit::SomeFailed, error.to_string()))?;
     told.finish(&counts, &render::imported::human(&counts, args.dry_run))?;
-    if !args.dry_run && counts.files > 0 {
+    if !args.dry_run && counts.files + counts.replaced > 0 {
         super::warn_if_unguarded(into);
     }
     if counts.objects == 0 {
@@ -181,6 +199,18 @@ mod tests {
         assert_eq!(choose("s3://two", Some(3)), Ok(3));
         assert!(choose("s3://two", Some(1)).unwrap_err().contains("archive 1 is not in this bucket"));
         assert!(choose("az://two", None).unwrap_err().contains("no archive is in this bucket"));
+    }
+
+    #[test]
+    fn buckets_of_one_name_may_be_two() {
+        let text = "archive \"a\" { id = 1 url = \"s3://b/x\" endpoint = \"http://one/\" }\n\
+            archive \"b\" { id = 2 url = \"s3://b/y\" endpoint = \"http://ONE\" }\narchive \"c\" { id = 3 url = \"s3://b\" }\n\
+            archive \"d\" { id = 4 url = \"az://b/x\" account = \"e\" }\narchive \"e\" { id = 5 url = \"az://b/y\" account = \"f\" }";
+        let all: Vec<Bucket> =
+            ObjectConfig::parse(text, "f").unwrap().0.archives.into_iter().map(|archive| archive.place).collect();
+        let like =
+            |at: usize| (0..all.len()).filter(|other| is_same_bucket(&all[at], &all[*other])).collect::<Vec<_>>();
+        assert_eq!([0, 1, 2, 3, 4].map(like), [vec![0, 1], vec![0, 1], vec![2], vec![3], vec![4]]);
     }
 
     #[test]

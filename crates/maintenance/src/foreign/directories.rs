@@ -1,22 +1,22 @@
 //! The directory that is imported into, and those below it that have to be made.
 //!
-//! A directory is made with a mode that nothing else has, closed to everybody but root, and then gets its owner and its mode. If a crash comes between, the
-//! next run recognises it. Directories that were there before are left as they are.
+//! A directory is made under another name, closed to everybody but root, gets its owner and its mode, and then its name. What a crash leaves under the
+//! other name, the next run goes on with. Directories that were there before are left as they are. Mounts below the target are not entered.
 
 use super::Options;
+use super::replace::aside;
 use crate::MaintenanceError;
-use rustix::fs::{Gid, Uid};
+use rustix::fs::{AtFlags, Gid, Uid};
 use rustix::io::Errno;
 use std::collections::HashMap;
-use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use sys::{Mode, OFlags};
 
-/// Only root may enter, and the sticky bit, which makes no sense then, marks it.
-const UNFINISHED: u32 = 0o1700;
+/// Until it is finished only root may enter.
+const UNFINISHED: u32 = 0o700;
 /// What the kernel adds below a directory that has it; it stays.
 const SETGID: u32 = 0o2000;
 /// Kept open at once, by one thread.
@@ -52,7 +52,7 @@ impl Target {
 
     /// What is at a path, as a name only.
     pub(super) fn look(&self, path: &str) -> io::Result<Option<OwnedFd>> {
-        match sys::file::open_beneath(&self.root, path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
+        match sys::file::open_within(&self.root, path, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
             Ok(fd) => Ok(Some(fd)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -64,38 +64,53 @@ impl Target {
         if path.is_empty() {
             return Ok(Arc::clone(&self.root));
         }
-        match sys::file::open_beneath(&self.root, path, DIRECTORY, Mode::empty()) {
-            Ok(fd) => {
-                self.finish(&fd)?;
-                return Ok(Arc::new(fd));
-            }
+        match open(&self.root, path) {
+            Ok(fd) => return Ok(Arc::new(fd)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(error),
         }
         let mut at = Arc::clone(&self.root);
         for name in path.split('/') {
-            match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(UNFINISHED)) {
-                Ok(()) | Err(Errno::EXIST) => {}
-                Err(error) => return Err(error.into()),
-            }
-            at = Arc::new(sys::file::open_beneath(&at, OsStr::new(name), DIRECTORY, Mode::empty())?);
-            self.finish(&at)?;
+            at = Arc::new(match open(&at, name) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => self.make(&at, name)?,
+                found => found?,
+            });
         }
         Ok(at)
     }
 
-    /// Gives a directory that an import made its owner and mode, if it has not got them.
-    fn finish(&self, fd: impl AsFd) -> io::Result<()> {
-        let fd = fd.as_fd();
-        let stamp = sys::file::stamp(fd)?;
-        let is_unfinished = stamp.mode & 0o7777 & !SETGID == UNFINISHED && (stamp.uid == 0 || stamp.uid == self.uid);
-        if !is_unfinished || self.mode & !SETGID == UNFINISHED {
-            return Ok(());
+    /// Makes one; another thread may be about it at the same time.
+    fn make(&self, at: &OwnedFd, name: &str) -> io::Result<OwnedFd> {
+        let under = format!("{}.d", aside(name));
+        match rustix::fs::mkdirat(at, &under, Mode::from_raw_mode(UNFINISHED)) {
+            Ok(()) | Err(Errno::EXIST) => {}
+            Err(error) => return Err(error.into()),
         }
-        rustix::fs::fchown(fd, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
-        // Last: until then it is recognised.
-        Ok(rustix::fs::fchmod(fd, Mode::from_raw_mode(self.mode | (stamp.mode & SETGID)))?)
+        let made = match open(at, &under) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return open(at, name),
+            made => made?,
+        };
+        let stamp = sys::file::stamp(&made)?;
+        if stamp.uid != 0 && stamp.uid != self.uid {
+            return Err(io::Error::other(format!("there is a {under} of somebody else's in its parent")));
+        }
+        rustix::fs::fchown(&made, Some(Uid::from_raw(self.uid)), Some(Gid::from_raw(self.gid)))?;
+        rustix::fs::fchmod(&made, Mode::from_raw_mode(self.mode | (stamp.mode & SETGID)))?;
+        match sys::file::rename_noreplace(at, &under, at, name) {
+            Ok(()) => Ok(made),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                // Not if there is anything in it.
+                let _ = rustix::fs::unlinkat(at, &under, AtFlags::REMOVEDIR);
+                open(at, name)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => open(at, name),
+            Err(error) => Err(error),
+        }
     }
+}
+
+fn open(at: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
+    sys::file::open_within(at, path, DIRECTORY, Mode::empty())
 }
 
 /// Directories that are open, for one thread.

@@ -2,20 +2,21 @@
 
 use super::directories::OpenDirectories;
 use super::name::path_of;
+use super::replace::{Old, aside, bequeath, is_untouched, kept, remove_leftover, replace};
 use super::{Counts, Import};
 use crate::MaintenanceError;
 use crate::import::{Attributes, dress};
+use crate::observers::Guards;
 use crate::released::{Place, Released, Unnamed, publish};
 use crate::report::{Finding, Problem};
-use coordinator::{FileState, handle_of, stamp_of};
+use coordinator::{FileState, handle_of};
 use model::{ErrorKind, Identity, ObjectUrl};
 use objects::foreign::Listed;
-use rustix::fs::{AtFlags, FileType, RenameFlags};
+use rustix::fs::FileType;
+use rustix::io::Errno;
 use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use transfer::TransferError;
 
@@ -23,6 +24,8 @@ use transfer::TransferError;
 pub(super) struct Maker<'a> {
     import: &'a Import<'a>,
     open: OpenDirectories,
+    /// Found when they are needed first; for one group of objects.
+    guards: Option<Arc<Guards>>,
     pub(super) counts: Counts,
 }
 
@@ -39,7 +42,7 @@ struct Made {
     file: Unnamed,
     dir: Arc<OwnedFd>,
     /// What it is to replace, under another name until then.
-    old: Option<(OwnedFd, String)>,
+    old: Option<Old>,
 }
 
 /// What is at the place of an object's file.
@@ -56,11 +59,14 @@ enum There {
 
 impl<'a> Maker<'a> {
     pub(super) fn new(import: &'a Import<'a>) -> Self {
-        Self { import, open: OpenDirectories::default(), counts: Counts::default() }
+        Self { import, open: OpenDirectories::default(), guards: None, counts: Counts::default() }
     }
 
     /// Makes all of these. They share a sync.
     pub(super) fn group(&mut self, group: Vec<Listed>) -> Result<(), MaintenanceError> {
+        // Directories are looked up again for each group: somebody may have moved them out of the target meanwhile.
+        self.open = OpenDirectories::default();
+        self.guards = None;
         let count = group.len() as u64;
         self.counts.objects += count;
         let mut made = Vec::with_capacity(group.len());
@@ -69,6 +75,7 @@ impl<'a> Maker<'a> {
             match self.prepare(listed) {
                 Ok(file) => made.extend(file),
                 Err(error @ (MaintenanceError::Unreachable(_) | MaintenanceError::Guard { .. })) => return Err(error),
+                Err(error) if ends_all(&error) => return Err(error),
                 Err(error) => self.told(Problem::Failed, &key, error.to_string()),
             }
         }
@@ -77,13 +84,26 @@ impl<'a> Maker<'a> {
         Ok(())
     }
 
+    fn guards(&mut self) -> Result<Arc<Guards>, MaintenanceError> {
+        let guards = match &self.guards {
+            Some(guards) => Arc::clone(guards),
+            None => Arc::new(Guards::find()?),
+        };
+        self.guards = Some(Arc::clone(&guards));
+        Ok(guards)
+    }
+
     fn publish(&mut self, made: Vec<Made>) -> Result<(), MaintenanceError> {
         let (rest, files): (Vec<_>, Vec<_>) =
             made.into_iter().map(|made| ((made.wanted, made.dir, made.old), made.file)).unzip();
         for ((wanted, dir, old), result) in rest.into_iter().zip(publish(files)?) {
             let is_new = old.is_none();
             let result = match (result, old) {
-                (Ok(()), Some((old, aside))) => self.exchange(&wanted, &dir, &old, &aside),
+                (Ok(()), Some(old)) => {
+                    let shown = self.import.target.shown(&wanted.path);
+                    replace(&*self.guards()?, &dir, name_of(&wanted.path), &old)
+                        .map_err(MaintenanceError::io("replace", shown))
+                }
                 (result, _) => result.map(|()| true),
             };
             match result {
@@ -94,8 +114,14 @@ impl<'a> Maker<'a> {
                 Ok(true) => self.counts.replaced += 1,
                 Ok(false) => self.found(Problem::Changed, &wanted, CHANGED_MEANWHILE),
                 Err(MaintenanceError::Exists { .. }) => {
-                    self.found(Problem::Conflict, &wanted, "something was made at its place meanwhile");
+                    let what = if is_new {
+                        "something was made at its place meanwhile".to_owned()
+                    } else {
+                        format!("something was made as {} beside it meanwhile", aside(name_of(&wanted.path)))
+                    };
+                    self.found(Problem::Conflict, &wanted, what);
                 }
+                Err(error) if ends_all(&error) => return Err(error),
                 Err(error) => self.found(Problem::Failed, &wanted, error.to_string()),
             }
         }
@@ -116,7 +142,7 @@ impl<'a> Maker<'a> {
         self.import.watcher.found(Finding::new(problem, what.into()).of(url));
     }
 
-    fn prepare(&mut self, listed: Listed) -> Result<Option<Made>, MaintenanceError> {
+    fn prepare(&mut self, mut listed: Listed) -> Result<Option<Made>, MaintenanceError> {
         let Import { options, target, place: (scheme, bucket), .. } = self.import;
         if options.ours.iter().any(|prefix| listed.key.starts_with(prefix)) {
             self.counts.ours += 1;
@@ -125,6 +151,16 @@ impl<'a> Maker<'a> {
         if listed.key.ends_with('/') && listed.size == 0 {
             self.counts.markers += 1;
             return Ok(None);
+        }
+        if listed.version.is_none() && path_of(&listed.key, &options.prefix).is_ok() {
+            // Some services' listings do not tell it. A file of no version would be one of any.
+            let described = self.import.foreign.describe(&listed.key).map_err(|error| self.explained(error))?;
+            let Some(described) = described.filter(|described| described.version.is_some()) else {
+                let why = "the service does not tell which version it is, or it was removed meanwhile";
+                self.told(Problem::Failed, &listed.key, why);
+                return Ok(None);
+            };
+            (listed.version, listed.size) = (described.version, described.size);
         }
         let url = ObjectUrl::new(*scheme, bucket, &listed.key);
         let named = path_of(&listed.key, &options.prefix).map_err(str::to_owned).and_then(|path| {
@@ -148,7 +184,10 @@ impl<'a> Maker<'a> {
         let Some(there) = there else { return self.make(wanted, listed, None) };
         let failed = MaintenanceError::io("look at", target.shown(path));
         match judge(&there, &wanted, options.archive_id).map_err(failed)? {
-            There::Same => self.counts.already += 1,
+            There::Same => {
+                self.counts.already += 1;
+                self.clear_beside(&wanted)?;
+            }
             There::Outdated => return self.make(wanted, listed, Some(there)),
             There::Changed(why) => self.found(Problem::Changed, &wanted, why),
             There::Strange => {
@@ -158,10 +197,33 @@ impl<'a> Maker<'a> {
         Ok(None)
     }
 
+    /// Removes what an import that was killed left beside a file that is right.
+    fn clear_beside(&mut self, wanted: &Wanted) -> Result<(), MaintenanceError> {
+        let Import { options, target, .. } = self.import;
+        let (directory, name) = split(&wanted.path);
+        let aside = aside(name);
+        let shown = target.shown(&wanted.path);
+        let beside = if directory.is_empty() { aside.clone() } else { format!("{directory}/{aside}") };
+        let failed = |error: io::Error| MaintenanceError::io("remove what was left beside", &shown)(error);
+        if options.dry_run || target.look(&beside).map_err(failed)?.is_none() {
+            return Ok(());
+        }
+        let dir = self.open.get(target, directory).map_err(failed)?;
+        if !remove_leftover(&*self.guards()?, &dir, &aside).map_err(failed)? {
+            self.found(Problem::Conflict, wanted, left_beside(&aside));
+        }
+        Ok(())
+    }
+
     /// A part of the path is no directory, or a symbolic link; anything else is an error.
     fn in_the_way(&mut self, wanted: &Wanted, error: io::Error) -> Result<Option<Made>, MaintenanceError> {
         if crate::rebuild::is_in_the_way(&error) {
             let what = "part of its path is no directory: perhaps there is an object of that name, too";
+            self.found(Problem::Conflict, wanted, what);
+            return Ok(None);
+        }
+        if error.raw_os_error() == Some(Errno::XDEV.raw_os_error()) {
+            let what = "something else is mounted on part of its path: import into that by itself";
             self.found(Problem::Conflict, wanted, what);
             return Ok(None);
         }
@@ -187,7 +249,7 @@ impl<'a> Maker<'a> {
             }
             return Ok(None);
         }
-        let (directory, name) = wanted.path.rsplit_once('/').unwrap_or(("", &wanted.path));
+        let (directory, name) = split(&wanted.path);
         let dir = match self.open.get(target, directory) {
             Ok(dir) => dir,
             Err(error) => return self.in_the_way(&wanted, error),
@@ -195,7 +257,11 @@ impl<'a> Maker<'a> {
         let shown = target.shown(&wanted.path);
         let aside = old.as_ref().map(|_| aside(name));
         if let Some(aside) = &aside {
-            remove_leftover(&dir, aside).map_err(MaintenanceError::io("remove what was left beside", &shown))?;
+            let is_free = remove_leftover(&*self.guards()?, &dir, aside);
+            if !is_free.map_err(MaintenanceError::io("remove what was left beside", &shown))? {
+                self.found(Problem::Conflict, &wanted, left_beside(aside));
+                return Ok(None);
+            }
         }
         let under = aside.as_deref().unwrap_or(name);
         let place = Place { dir: Arc::clone(&dir), name: under.into(), shown: shown.clone() };
@@ -207,12 +273,17 @@ impl<'a> Maker<'a> {
             shared: false,
         };
         let attributes = match &old {
-            // Whoever has changed owner and mode meant it.
             Some(old) => kept(old, &attributes).map_err(MaintenanceError::io("look at", &shown))?,
             None => attributes,
         };
-        let file = Unnamed::make(place, &released, |fd| dress(fd, &attributes, &shown))?;
-        Ok(Some(Made { wanted, file, dir, old: old.zip(aside) }))
+        let file = Unnamed::make(place, &released, |fd| {
+            dress(fd, &attributes, &shown)?;
+            let keep = |old| bequeath(old, fd).map_err(MaintenanceError::io("make anew", &shown));
+            old.as_ref().map_or(Ok(()), keep)
+        })?;
+        let new = handle_of(&file).map_err(MaintenanceError::io("look at", &shown))?;
+        let old = old.zip(aside).map(|(fd, aside)| Old { fd, aside, new });
+        Ok(Some(Made { wanted, file, dir, old }))
     }
 
     /// What the file is to be like; `None` when none is to be made of the object.
@@ -245,50 +316,30 @@ impl<'a> Maker<'a> {
         }
         error.into()
     }
-
-    /// Puts the new file, which is there under the name `aside`, in the place of the old one. `false`: the old one is not what it was any more, and stays.
-    fn exchange(&self, wanted: &Wanted, dir: &OwnedFd, old: &OwnedFd, aside: &str) -> Result<bool, MaintenanceError> {
-        let name = wanted.path.rsplit_once('/').map_or(wanted.path.as_str(), |(_, name)| name);
-        let shown = self.import.target.shown(&wanted.path);
-        let failed = |e: io::Error| MaintenanceError::io("replace", &shown)(e);
-        let swap = || rustix::fs::renameat_with(dir, aside, dir, name, RenameFlags::EXCHANGE);
-        swap().map_err(|e| failed(e.into()))?;
-        // Who writes to it writes to the file, whatever its name: so it shows now, and nobody can begin any more.
-        let flags = sys::OFlags::PATH | sys::OFlags::NOFOLLOW;
-        let taken = sys::file::open_beneath(dir, aside, flags, sys::Mode::empty()).map_err(failed)?;
-        let is_it = handle_of(&taken).and_then(|taken| Ok(taken == handle_of(old)?)).map_err(failed)?;
-        let is_as_it_was = is_it && is_unmodified(old).map_err(failed)?;
-        if !is_as_it_was {
-            swap().map_err(|e| failed(e.into()))?;
-        }
-        rustix::fs::unlinkat(dir, aside, AtFlags::empty()).map_err(|e| failed(e.into()))?;
-        Ok(is_as_it_was)
-    }
 }
 
-const CHANGED_MEANWHILE: &str =
-    "the object is another version now, and its file was changed meanwhile; the file was left as it is";
+const CHANGED_MEANWHILE: &str = "the object is another version now, and its file was changed meanwhile, or somebody has it open; the file was left as it is: import again";
 
-/// The name of what replaces, or was replaced by, a file: the same in each run, so that what a crash leaves is found.
-fn aside(name: &str) -> String {
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    format!(".sifaka-import-{:016x}", hasher.finish())
+fn left_beside(aside: &str) -> String {
+    format!(
+        "{aside} beside it was left by an import that was killed, or is somebody's, and was used since: look at it, and remove it"
+    )
 }
 
-/// Removes what an import that was killed left under such a name; nothing else.
-fn remove_leftover(dir: &OwnedFd, name: &str) -> io::Result<()> {
-    let flags = sys::OFlags::PATH | sys::OFlags::NOFOLLOW;
-    let there = match sys::file::open_beneath(dir, name, flags, sys::Mode::empty()) {
-        Ok(there) => there,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(error),
-    };
-    let state = FileState::read(&there).map_err(io::Error::other)?;
-    if state.hsm.is_released() && ObjectUrl::is_meant(&state.identity.uuid) && is_unmodified(&there)? {
-        rustix::fs::unlinkat(dir, name, AtFlags::empty())?;
-    }
-    Ok(())
+/// The directory, and the name in it.
+fn split(path: &str) -> (&str, &str) {
+    path.rsplit_once('/').unwrap_or(("", path))
+}
+
+fn name_of(path: &str) -> &str {
+    split(path).1
+}
+
+/// Whether nothing else can be made either.
+fn ends_all(error: &MaintenanceError) -> bool {
+    const ENDS: [Errno; 5] = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::MFILE, Errno::NFILE];
+    let MaintenanceError::Io { source, .. } = error else { return false };
+    source.raw_os_error().is_some_and(|errno| ENDS.contains(&Errno::from_raw_os_error(errno)))
 }
 
 fn judge(there: &OwnedFd, wanted: &Wanted, archive_id: u32) -> io::Result<There> {
@@ -309,25 +360,21 @@ fn judge(there: &OwnedFd, wanted: &Wanted, archive_id: u32) -> io::Result<There>
             "the object is another version now, and the file has the content of the earlier one, or a changed one; it was left as it is",
         ));
     }
-    if is_unmodified(there)? {
+    if !coordinator::further_copies(there, &state).is_empty() {
+        return Ok(There::Changed(
+            "the object is another version now, and other archives have copies of the earlier one; the file was left as it is",
+        ));
+    }
+    if stamp.nlink > 1 {
+        return Ok(There::Changed(
+            "the object is another version now, and the file has further names; it was left as it is",
+        ));
+    }
+    if is_untouched(there)? {
         Ok(There::Outdated)
     } else {
         Ok(There::Changed(
             "the object is another version now, and the file was touched since it was imported; it was left as it is",
         ))
     }
-}
-
-/// Whether a released file is as it was made, as far as its content is concerned.
-fn is_unmodified(fd: impl AsFd) -> io::Result<bool> {
-    let fd = fd.as_fd();
-    let (handle, stamp) = (handle_of(fd)?, stamp_of(&sys::file::stamp(fd)?));
-    let Ok(state) = FileState::read(fd) else { return Ok(false) };
-    let as_recorded = state.record.as_ref().is_some_and(|r| r.size == stamp.size && r.mtime == stamp.mtime);
-    Ok(state.hsm.is_released() && state.belongs_to(&handle) && as_recorded)
-}
-
-fn kept(old: &OwnedFd, new: &Attributes) -> io::Result<Attributes> {
-    let stamp = sys::file::stamp(old)?;
-    Ok(Attributes { uid: stamp.uid, gid: stamp.gid, mode: stamp.mode & 0o7777, ..new.clone() })
 }

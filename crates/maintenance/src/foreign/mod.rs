@@ -8,6 +8,7 @@ mod attributes;
 mod directories;
 mod make;
 mod name;
+mod replace;
 
 use crate::MaintenanceError;
 use crate::report::{Problem, Watcher};
@@ -43,8 +44,10 @@ pub struct Options {
     pub mode: u32,
     /// Permission bits of directories that are made.
     pub dir_mode: u32,
-    /// Ask for each object's texts: owner, mode and mtime stand there if Sifaka, rclone or Lemur stored it.
+    /// Ask for each object's texts: owner, mode and mtime stand there if Sifaka, rclone or Lemur stored it. Modes are taken without their special bits.
     pub attributes: bool,
+    /// Take owners and groups from them, too. Whoever may write to the bucket says then whose files are.
+    pub owners: bool,
     /// Make nothing.
     pub dry_run: bool,
     /// How many groups are worked on at the same time.

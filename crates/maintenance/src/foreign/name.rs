@@ -1,5 +1,6 @@
 //! From keys to paths.
 
+use super::replace::OWN_NAMES;
 use objects::foreign::{UNASKABLE, can_be_asked_for};
 
 /// Of one name, on every filesystem of Linux.
@@ -13,6 +14,9 @@ pub(super) fn path_of<'k>(key: &'k str, prefix: &str) -> Result<&'k str, &'stati
     }
     if path.contains('\0') {
         return Err("its name has a NUL in it, which no file's has");
+    }
+    if path.split('/').any(|name| name.starts_with(OWN_NAMES)) {
+        return Err("part of its name is one that imports use for themselves");
     }
     if path.split('/').any(|name| name.len() > MAX_NAME_BYTES) {
         return Err("part of its name has more than 255 bytes");
@@ -38,8 +42,22 @@ mod tests {
     fn what_leaves_the_target_or_is_no_name_is_none() {
         let long = format!("p/{}", "x".repeat(256));
         for bad in [
-            "p/", "p//", "p//a", "p/a//b", "p/.", "p/..", "p/../x", "p/a/..", "p/./a", "p/a/.", "p/a/", "p/a\0b",
-            "p/a ", "q/a", &long,
+            "p/",
+            "p//",
+            "p//a",
+            "p/a//b",
+            "p/.",
+            "p/..",
+            "p/../x",
+            "p/a/..",
+            "p/./a",
+            "p/a/.",
+            "p/a/",
+            "p/a\0b",
+            "p/a ",
+            "p/.sifaka-import-0/a",
+            "q/a",
+            &long,
         ] {
             assert!(path_of(bad, "p/").is_err(), "{bad:?}");
         }

@@ -13,7 +13,7 @@ use sys::OFlags;
 use sys::fanotify::{ChangeGroup, EventBuffer, MOVE_SELF};
 
 /// Which parts of a released file are there: see the coordinator.
-pub(super) const RESIDENT: &str = "trusted.sifaka_resident";
+pub(crate) const RESIDENT: &str = "trusted.sifaka_resident";
 
 /// Something that a file's own attributes say, and that cannot be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -139,6 +139,24 @@ impl PreContentGroup {
         }
     }
 
+    /// Silences only [`OPEN_PERM`] for the inode, until [`Self::unignore_opens`]: its content is asked for still. Pins nothing.
+    pub fn ignore_opens(&self, fd: impl AsFd) -> io::Result<()> {
+        let flags = libc::FAN_MARK_ADD
+            | libc::FAN_MARK_IGNORED_MASK
+            | libc::FAN_MARK_IGNORED_SURV_MODIFY
+            | libc::FAN_MARK_EVICTABLE;
+        mark(self.as_fd(), flags, OPEN_PERM, fd.as_fd())
+    }
+
+    /// Undoes [`Self::ignore_opens`], also when there is nothing to undo.
+    pub fn unignore_opens(&self, fd: impl AsFd) -> io::Result<()> {
+        let flags = libc::FAN_MARK_REMOVE | libc::FAN_MARK_IGNORED_MASK;
+        match mark(self.as_fd(), flags, OPEN_PERM, fd.as_fd()) {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
+            other => other,
+        }
+    }
+
     /// Takes queued events, as many as fit `buffer`; none when none is queued.
     ///
     /// Each must be answered: one that is dropped closes its descriptor and leaves its process waiting until the group goes.
