@@ -304,7 +304,6 @@ impl Settings {
         matches!(self.service, Service::S3(_)) && self.storage_class.as_ref().is_some_and(is_cold)
     }
 
-    /// What the bucket is called where people read it.
     /// For reading what is somebody else's: the whole bucket, and without the customer's key, which is for what Sifaka stores. The service refuses to give with a key
     /// what was stored without one.
     pub(crate) fn for_others(&self) -> Self {
@@ -326,6 +325,7 @@ impl Settings {
         Some((scheme, self.bucket.clone()))
     }
 
+    /// What the bucket is called where people read it.
     pub(crate) fn name(&self) -> String {
         let scheme = self.place().map_or("memory", |(scheme, _)| scheme.name());
         let slash = if self.prefix.is_empty() { "" } else { "/" };

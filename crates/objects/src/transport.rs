@@ -8,6 +8,7 @@
 //!   for everything that is being stored. A place is taken for the request itself, with its answer; not while somebody waits to send it again.
 //! - Answers that say that it may be otherwise next time, and that OpenDAL takes for final ones, are temporary errors: credentials that have
 //!   just expired, content that was damaged on its way.
+//! - What is stored compressed comes as it is stored: Google would decompress it for who does not say that he can.
 //! - Redirects are not followed: what is signed is signed for one host. They show as errors.
 //!
 //! TLS is rustls with ring; the system's certificates, and those of a file. Proxies are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`).
@@ -18,7 +19,7 @@ use crate::signed::Refusal;
 use bytes::{Buf as _, Bytes};
 use futures_util::StreamExt as _;
 use futures_util::stream;
-use http::header::{CONTENT_LENGTH, HeaderMap, RANGE, RETRY_AFTER};
+use http::header::{ACCEPT_ENCODING, CONTENT_LENGTH, HeaderMap, HeaderValue, RANGE, RETRY_AFTER};
 use http::{Method, Request, Response, StatusCode};
 use http_body::{Body, Frame, SizeHint};
 use opendal::{Buffer, Error, ErrorKind, HttpBody, HttpTransport, Result};
@@ -86,6 +87,10 @@ impl Transport {
             .tcp_nodelay(true)
             .redirect(reqwest::redirect::Policy::none())
             .referer(false)
+            .no_gzip()
+            .no_brotli()
+            .no_zstd()
+            .no_deflate()
             .http1_only()
             .user_agent(concat!("sifaka/", env!("CARGO_PKG_VERSION")));
         if let Some(path) = ca_file {
@@ -144,7 +149,10 @@ impl HttpTransport for Transport {
     async fn fetch(&self, request: Request<Buffer>) -> Result<Response<HttpBody>> {
         let place = self.places.take(request.method()).await;
         self.pause().await;
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
+        if is_read_of_google(&parts) {
+            parts.headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+        }
         let idle = if is_completion(&parts) { self.idle * COMPLETION_PATIENCE } else { self.idle };
         let uri = parts.uri.to_string();
         let url = reqwest::Url::parse(&uri).map_err(|_| {
@@ -256,6 +264,12 @@ fn is_completion(request: &http::request::Parts) -> bool {
         Method::PUT => has("comp=blocklist"),
         _ => false,
     }
+}
+
+/// Whether it asks Google for an object's content. Its other answers need not be compressed.
+fn is_read_of_google(request: &http::request::Parts) -> bool {
+    let query = request.uri.query().unwrap_or_default();
+    request.method == Method::GET && query.split('&').any(|pair| pair == "alt=media")
 }
 
 /// The error for a refusal that may be none the next time, when this is one; or that of an object in a cold storage class. OpenDAL tells neither.

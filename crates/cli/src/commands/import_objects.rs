@@ -80,6 +80,9 @@ fn is_same_bucket(one: &Bucket, other: &Bucket) -> bool {
             Service::Gcs { .. } => ("gs", None),
         };
         let endpoint = archive.endpoint.as_deref().map(|url| url.trim_end_matches('/').to_ascii_lowercase());
+        // Whoever names the service's own means no other.
+        let own = [".amazonaws.com", ".amazonaws.com.cn", ".core.windows.net", ".googleapis.com"];
+        let endpoint = endpoint.filter(|url| !own.iter().any(|own| url.ends_with(own)));
         (scheme, account, endpoint, &archive.bucket)
     }
     place(one) == place(other)
@@ -157,7 +160,11 @@ pub(crate) fn run(config_file: &Path, args: &ImportArgs, shown: &Path, url: &Buc
         super::warn_if_unguarded(into);
     }
     if counts.objects == 0 {
-        return Err(CliError::new(Exit::Problems, format!("there is no object below {}", shown.display())));
+        let why = format!(
+            "there is no object below {} (that names a directory: a single object is imported by the one that it is in)",
+            shown.display()
+        );
+        return Err(CliError::new(Exit::Problems, why));
     }
     Ok(if counts.is_whole() { Exit::Ok } else { Exit::Problems })
 }
@@ -205,12 +212,14 @@ mod tests {
     fn buckets_of_one_name_may_be_two() {
         let text = "archive \"a\" { id = 1 url = \"s3://b/x\" endpoint = \"http://one/\" }\n\
             archive \"b\" { id = 2 url = \"s3://b/y\" endpoint = \"http://ONE\" }\narchive \"c\" { id = 3 url = \"s3://b\" }\n\
+            archive \"f\" { id = 6 url = \"s3://b/f\" endpoint = \"https://s3.eu-west-1.amazonaws.com/\" }\n\
             archive \"d\" { id = 4 url = \"az://b/x\" account = \"e\" }\narchive \"e\" { id = 5 url = \"az://b/y\" account = \"f\" }";
         let all: Vec<Bucket> =
             ObjectConfig::parse(text, "f").unwrap().0.archives.into_iter().map(|archive| archive.place).collect();
         let like =
             |at: usize| (0..all.len()).filter(|other| is_same_bucket(&all[at], &all[*other])).collect::<Vec<_>>();
-        assert_eq!([0, 1, 2, 3, 4].map(like), [vec![0, 1], vec![0, 1], vec![2], vec![3], vec![4]]);
+        let expected = [vec![0, 1], vec![0, 1], vec![2, 3], vec![2, 3], vec![4], vec![5]];
+        assert_eq!([0, 1, 2, 3, 4, 5].map(like), expected);
     }
 
     #[test]

@@ -14,20 +14,20 @@ use testkit::{FsKind, wait_until};
 
 const MIB: usize = 1 << 20;
 
-enum Server {
+pub(crate) enum Server {
     S3(Box<Rgw>),
     Azure(Azurite),
     Google(FakeGcs),
 }
 
 impl Server {
-    fn s3() -> Self {
+    pub(crate) fn s3() -> Self {
         let server = Rgw::start();
         server.create_bucket("archive");
         Self::S3(Box::new(server))
     }
 
-    fn azure() -> Self {
+    pub(crate) fn azure() -> Self {
         let server = Azurite::start();
         server.create_container("archive");
         Self::Azure(server)
@@ -62,15 +62,12 @@ impl Server {
         }
     }
 
-    fn hsm(&self) -> Hsm {
-        Hsm::start_with(FsKind::Ext4, 300, |site| {
-            site.add_agent_setting("remove_grace_s = 0\nrestore { mode = \"range\" threshold = \"1MiB\" }");
-            archive_in_bucket(site, &self.archive().1);
-        })
+    pub(crate) fn hsm(&self) -> Hsm {
+        hsm_with(&self.archive().1)
     }
 
     /// As another program would. The texts are those of S3.
-    fn put(&self, key: &str, content: &[u8], texts: &[(&str, &str)]) {
+    pub(crate) fn put(&self, key: &str, content: &[u8], texts: &[(&str, &str)]) {
         let key = self.encoded(key);
         match self {
             Self::S3(server) => {
@@ -111,9 +108,17 @@ impl Server {
     }
 }
 
+/// With this archive in a bucket.
+pub(crate) fn hsm_with(archive: &str) -> Hsm {
+    Hsm::start_with(FsKind::Ext4, 300, |site| {
+        site.add_agent_setting("remove_grace_s = 0\nrestore { mode = \"range\" threshold = \"1MiB\" }");
+        archive_in_bucket(site, archive);
+    })
+}
+
 /// The totals, and what was told before.
 #[track_caller]
-fn import(hsm: &Hsm, words: &[&str], into: &Path, code: i32) -> (Value, String) {
+pub(crate) fn import(hsm: &Hsm, words: &[&str], into: &Path, code: i32) -> (Value, String) {
     let mut command = hsm.site.command();
     command.arg("--config").arg(hsm.site.agent_config()).args(["import", "--json"]).args(words).arg(into);
     let out = command.stdin(Stdio::null()).output().unwrap();
@@ -124,13 +129,13 @@ fn import(hsm: &Hsm, words: &[&str], into: &Path, code: i32) -> (Value, String) 
 }
 
 #[track_caller]
-fn counted(totals: &Value, expected: &[(&str, u64)]) {
+pub(crate) fn counted(totals: &Value, expected: &[(&str, u64)]) {
     for (name, number) in expected {
         assert_eq!(totals[name], *number, "{name} in {totals}");
     }
 }
 
-fn directory(hsm: &Hsm, name: &str) -> PathBuf {
+pub(crate) fn directory(hsm: &Hsm, name: &str) -> PathBuf {
     let path = hsm.path(name);
     fs::create_dir(&path).unwrap();
     path
@@ -326,7 +331,7 @@ fn names_that_are_no_paths_and_places_that_are_taken_are_told_and_nothing_leaves
 }
 
 #[track_caller]
-fn import_fails(hsm: &Hsm, words: &[&str], into: &Path) -> String {
+pub(crate) fn import_fails(hsm: &Hsm, words: &[&str], into: &Path) -> String {
     let mut command = hsm.site.command();
     let out =
         command.arg("--config").arg(hsm.site.agent_config()).arg("import").args(words).arg(into).output().unwrap();
@@ -440,92 +445,4 @@ fn p1_fsck_removes_nothing_of_others_from_the_archive_s_own_directories() {
         assert!(server.get(key) == b"content", "{key}: {told}");
     }
     assert!(told.contains("somebodys-data") && told.contains("neither Sifaka's mark nor a manifest"), "{told}");
-}
-
-/// What an import calls a file until it has its name.
-fn aside(name: &str) -> String {
-    use std::hash::{DefaultHasher, Hash, Hasher};
-    let mut hasher = DefaultHasher::new();
-    name.hash(&mut hasher);
-    format!(".sifaka-import-{:016x}", hasher.finish())
-}
-
-#[test]
-fn p1_a_file_is_made_anew_only_if_nothing_of_it_is_lost() {
-    let server = Server::s3();
-    let hsm = server.hsm();
-    let names = ["plain", "linked", "copied", "taken"];
-    let all = |seed| names.iter().for_each(|name| server.put(&format!("d/{name}"), &noise(seed, 5000), &[]));
-    all(1);
-    let dir = directory(&hsm, "in");
-    counted(&import(&hsm, &["s3://archive/d"], &dir, 0).0, &[("files", 4)]);
-    let [plain, linked, copied, taken] = names.map(|name| dir.join(name));
-    // An open would restore it.
-    let by_name = |path: &Path| rustix::fs::open(path, sys::OFlags::PATH, sys::Mode::empty()).unwrap();
-    sys::xattr::set(by_name(&plain), "user.note", b"a user's").unwrap();
-    fs::hard_link(&linked, hsm.path("further")).unwrap();
-    fs::read(&copied).unwrap();
-    wait_until(LONG, "it is an ordinary file", || !is_released(&copied));
-    hsm.ok(&["archive", "--wait", "--copies", "1,2"], &[&copied]);
-    hsm.release(&[&copied]);
-    fs::write(dir.join(aside("taken")), "a user's").unwrap();
-
-    all(2);
-    let (totals, told) = import(&hsm, &["s3://archive/d"], &dir, 6);
-    counted(&totals, &[("replaced", 1), ("changed", 2), ("conflicts", 1), ("failed", 0)]);
-    for said in ["further names", "other archives have copies", &aside("taken")] {
-        assert!(told.contains(said), "{said}: {told}");
-    }
-    assert!(fs::read(&plain).unwrap() == noise(2, 5000));
-    let note = sys::xattr::get(by_name(&plain), "user.note").unwrap();
-    assert_eq!(note.as_deref(), Some(&b"a user's"[..]));
-    assert!(fs::read(&copied).unwrap() == noise(1, 5000), "from the other archive");
-    assert!(is_released(&linked) && is_released(&taken));
-    assert_eq!(fs::read(dir.join(aside("taken"))).unwrap(), b"a user's");
-
-    fs::remove_file(dir.join(aside("taken"))).unwrap();
-    counted(&import(&hsm, &["s3://archive/d"], &dir, 6).0, &[("replaced", 1), ("changed", 2), ("conflicts", 0)]);
-    assert!(fs::read(&taken).unwrap() == noise(2, 5000));
-    let there: Vec<_> = fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    assert_eq!(there.len(), names.len(), "{there:?}");
-}
-
-/// Gone with the test.
-struct Mounted(PathBuf);
-
-impl Drop for Mounted {
-    fn drop(&mut self) {
-        drop(std::process::Command::new("umount").arg(&self.0).status());
-    }
-}
-
-#[test]
-fn what_a_crash_left_is_cleared_away_and_mounts_are_not_entered() {
-    let server = Server::s3();
-    let hsm = server.hsm();
-    ["d/left", "d/sub/below"].iter().for_each(|key| server.put(key, b"content", &[]));
-    let dir = directory(&hsm, "in");
-    fs::create_dir(dir.join("sub")).unwrap();
-    let status = std::process::Command::new("mount").args(["-t", "tmpfs", "none"]).arg(dir.join("sub")).status();
-    assert!(status.unwrap().success());
-    let mounted = Mounted(dir.join("sub"));
-    let (totals, told) = import(&hsm, &["s3://archive/d"], &dir, 6);
-    counted(&totals, &[("files", 1), ("conflicts", 1), ("failed", 0)]);
-    assert!(told.contains("mounted"), "{told}");
-    assert_eq!(fs::read_dir(dir.join("sub")).unwrap().count(), 0);
-    drop(mounted);
-
-    // As if it had been killed between the exchange of the names and the end of the old file.
-    fs::rename(dir.join("left"), dir.join(aside("left"))).unwrap();
-    counted(&import(&hsm, &["s3://archive/d"], &dir, 0).0, &[("files", 2)]);
-    assert!(fs::symlink_metadata(dir.join(aside("left"))).is_ok(), "it was not looked for yet");
-    counted(&import(&hsm, &["s3://archive/d"], &dir, 0).0, &[("already", 2)]);
-    assert!(fs::symlink_metadata(dir.join(aside("left"))).is_err());
-    // One that an import was making.
-    let begun = dir.join(format!("{}.d", aside("new")));
-    fs::create_dir(&begun).unwrap();
-    server.put("d/new/x", b"content", &[]);
-    counted(&import(&hsm, &["--dir-mode", "1700", "s3://archive/d"], &dir, 0).0, &[("files", 1)]);
-    assert_eq!(fs::metadata(dir.join("new")).unwrap().permissions().mode() & 0o7777, 0o1700);
-    assert!(!begun.exists());
 }

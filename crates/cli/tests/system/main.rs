@@ -11,6 +11,7 @@ mod cycle;
 mod fsck;
 mod import;
 mod import_objects;
+mod import_troubles;
 mod kill;
 mod lemur;
 mod lemur_buckets;

@@ -45,6 +45,11 @@ impl Target {
         &self.root
     }
 
+    /// Whether there is no room for anything more.
+    pub(super) fn is_full(&self) -> bool {
+        rustix::fs::fstatvfs(&self.root).is_ok_and(|stat| stat.f_bavail == 0)
+    }
+
     /// For messages.
     pub(super) fn shown(&self, path: &str) -> PathBuf {
         self.path.join(path)

@@ -10,8 +10,8 @@ use crate::observers::Guards;
 use crate::released::{Place, Released, Unnamed, publish};
 use crate::report::{Finding, Problem};
 use coordinator::{FileState, handle_of};
-use model::{ErrorKind, Identity, ObjectUrl};
-use objects::foreign::Listed;
+use model::{ErrorKind, Identity, ObjectUrl, Scheme};
+use objects::foreign::{Described, Listed};
 use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::collections::HashMap;
@@ -75,7 +75,10 @@ impl<'a> Maker<'a> {
             match self.prepare(listed) {
                 Ok(file) => made.extend(file),
                 Err(error @ (MaintenanceError::Unreachable(_) | MaintenanceError::Guard { .. })) => return Err(error),
-                Err(error) if ends_all(&error) => return Err(error),
+                Err(error) if self.ends_all(&error) => return Err(error),
+                Err(MaintenanceError::State { source, .. }) if source.errno() == Errno::NOSPC.raw_os_error() => {
+                    self.told(Problem::Failed, &key, TOO_LONG);
+                }
                 Err(error) => self.told(Problem::Failed, &key, error.to_string()),
             }
         }
@@ -121,7 +124,7 @@ impl<'a> Maker<'a> {
                     };
                     self.found(Problem::Conflict, &wanted, what);
                 }
-                Err(error) if ends_all(&error) => return Err(error),
+                Err(error) if self.ends_all(&error) => return Err(error),
                 Err(error) => self.found(Problem::Failed, &wanted, error.to_string()),
             }
         }
@@ -148,14 +151,13 @@ impl<'a> Maker<'a> {
             self.counts.ours += 1;
             return Ok(None);
         }
-        if listed.key.ends_with('/') && listed.size == 0 {
+        if listed.size == 0 && (listed.key.ends_with('/') || self.is_directory_of_azure(&listed.key)?) {
             self.counts.markers += 1;
             return Ok(None);
         }
         if listed.version.is_none() && path_of(&listed.key, &options.prefix).is_ok() {
             // Some services' listings do not tell it. A file of no version would be one of any.
-            let described = self.import.foreign.describe(&listed.key).map_err(|error| self.explained(error))?;
-            let Some(described) = described.filter(|described| described.version.is_some()) else {
+            let Some(described) = self.describe(&listed.key)?.filter(|described| described.version.is_some()) else {
                 let why = "the service does not tell which version it is, or it was removed meanwhile";
                 self.told(Problem::Failed, &listed.key, why);
                 return Ok(None);
@@ -184,20 +186,18 @@ impl<'a> Maker<'a> {
         let Some(there) = there else { return self.make(wanted, listed, None) };
         let failed = MaintenanceError::io("look at", target.shown(path));
         match judge(&there, &wanted, options.archive_id).map_err(failed)? {
-            There::Same => {
-                self.counts.already += 1;
-                self.clear_beside(&wanted)?;
-            }
+            There::Same => self.counts.already += 1,
             There::Outdated => return self.make(wanted, listed, Some(there)),
             There::Changed(why) => self.found(Problem::Changed, &wanted, why),
             There::Strange => {
                 self.found(Problem::Conflict, &wanted, "something else is at its place; it was left as it is");
             }
         }
+        self.clear_beside(&wanted)?;
         Ok(None)
     }
 
-    /// Removes what an import that was killed left beside a file that is right.
+    /// Removes what an import that was killed left beside a file that stays.
     fn clear_beside(&mut self, wanted: &Wanted) -> Result<(), MaintenanceError> {
         let Import { options, target, .. } = self.import;
         let (directory, name) = split(&wanted.path);
@@ -288,12 +288,11 @@ impl<'a> Maker<'a> {
 
     /// What the file is to be like; `None` when none is to be made of the object.
     fn attributes(&mut self, wanted: &mut Wanted, listed: &Listed) -> Result<Option<Attributes>, MaintenanceError> {
-        let Import { options, defaults, foreign, .. } = self.import;
+        let Import { options, defaults, .. } = self.import;
         if !options.attributes {
             return Ok(Some(defaults.with(&HashMap::new(), listed.modified)));
         }
-        let described = foreign.describe(&listed.key).map_err(|error| self.explained(error))?;
-        let Some(described) = described else {
+        let Some(described) = self.describe(&listed.key)? else {
             self.found(Problem::Failed, wanted, "it was removed from the bucket meanwhile");
             return Ok(None);
         };
@@ -308,6 +307,34 @@ impl<'a> Maker<'a> {
         Ok(Some(defaults.with(&described.texts, listed.modified)))
     }
 
+    fn describe(&self, key: &str) -> Result<Option<Described>, MaintenanceError> {
+        self.import.foreign.describe(key).map_err(|error| self.explained(error))
+    }
+
+    /// Accounts with a hierarchical namespace list directories as empty blobs. `key` is of an empty one.
+    fn is_directory_of_azure(&self, key: &str) -> Result<bool, MaintenanceError> {
+        if self.import.place.0 != Scheme::Azure || path_of(key, &self.import.options.prefix).is_err() {
+            return Ok(false);
+        }
+        let says_so = |texts: &HashMap<String, String>| {
+            texts.get("hdi_isfolder").is_some_and(|text| text.eq_ignore_ascii_case("true"))
+        };
+        Ok(self.describe(key)?.is_some_and(|described| described.size == 0 && says_so(&described.texts)))
+    }
+
+    /// Whether nothing else can be made either.
+    fn ends_all(&self, error: &MaintenanceError) -> bool {
+        match error {
+            MaintenanceError::Io { source, .. } => source.raw_os_error().is_some_and(is_everybodys),
+            MaintenanceError::State { source, .. } => {
+                // A name that is too long for ext4's attributes is called the same as a full disk.
+                let is_full = || self.import.target.is_full();
+                is_everybodys(source.errno()) && (source.errno() != Errno::NOSPC.raw_os_error() || is_full())
+            }
+            _ => false,
+        }
+    }
+
     /// Whether an error is of the whole bucket: then there is no point in going on.
     fn explained(&self, error: TransferError) -> MaintenanceError {
         let passes = |error: &TransferError| error.kind() == ErrorKind::Temporary;
@@ -319,6 +346,8 @@ impl<'a> Maker<'a> {
 }
 
 const CHANGED_MEANWHILE: &str = "the object is another version now, and its file was changed meanwhile, or somebody has it open; the file was left as it is: import again";
+
+const TOO_LONG: &str = "its key is too long for this filesystem: a file's attributes have the object's URL twice, and there is no room for that";
 
 fn left_beside(aside: &str) -> String {
     format!(
@@ -335,11 +364,10 @@ fn name_of(path: &str) -> &str {
     split(path).1
 }
 
-/// Whether nothing else can be made either.
-fn ends_all(error: &MaintenanceError) -> bool {
+/// Whether an error is none of one file alone.
+fn is_everybodys(errno: i32) -> bool {
     const ENDS: [Errno; 5] = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::MFILE, Errno::NFILE];
-    let MaintenanceError::Io { source, .. } = error else { return false };
-    source.raw_os_error().is_some_and(|errno| ENDS.contains(&Errno::from_raw_os_error(errno)))
+    ENDS.contains(&Errno::from_raw_os_error(errno))
 }
 
 fn judge(there: &OwnedFd, wanted: &Wanted, archive_id: u32) -> io::Result<There> {

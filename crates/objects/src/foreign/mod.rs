@@ -10,12 +10,13 @@ mod slashes;
 pub use list::{Described, Listed};
 
 use crate::Bucket;
-use crate::store::remote::{Remote, Tag, WINDOW_BYTES};
+use crate::store::remote::{Remote, Tag};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use md5::{Digest as _, Md5};
 use model::{ObjectUrl, Scheme};
 use opendal::Metadata;
+use opendal::raw::Timestamp;
 use parking_lot::Mutex;
 use sealed::{Sealed, md5_of};
 use std::io;
@@ -38,6 +39,15 @@ struct Seen {
     version: Option<String>,
     tag: Option<Tag>,
     md5: Option<[u8; 16]>,
+    modified: Option<Timestamp>,
+}
+
+impl Seen {
+    /// Whether nothing tells it from another look at the object. What has no version is told by what changes mostly.
+    fn is(&self, other: &Self) -> bool {
+        let rest = |seen: &Self| (seen.size, seen.modified);
+        self.version == other.version && (self.version.is_some() || rest(self) == rest(other))
+    }
 }
 
 impl Foreign {
@@ -88,10 +98,11 @@ impl Foreign {
             read => read?,
         };
         content.compare(seen.md5, &path)?;
-        if seen.size > WINDOW_BYTES {
-            // It came by several requests, and there are services that look at no condition.
+        if seen.md5.is_none() && expected.digest.is_none() {
+            // Nothing tells that this is its content: it came by another request than its version, and perhaps by several; and there are services that look at
+            // no condition.
             let after = self.stat(object.url.key(), monitor)?;
-            if after.is_none_or(|after| after.version != seen.version) {
+            if after.is_none_or(|after| !after.is(&seen)) {
                 return Err(meanwhile(&path));
             }
         }
@@ -144,13 +155,14 @@ impl Foreign {
         } else {
             found.etag().map(|tag| Tag::Etag(tag.to_owned()))
         };
-        let told = found.content_md5().and_then(|text| BASE64_STANDARD.decode(text).ok());
+        let told = found.content_md5().filter(|_| !is_sealed).and_then(|text| BASE64_STANDARD.decode(text).ok());
         let told = told.and_then(|md5| md5.try_into().ok());
         // Directory buckets make up their tags.
         let is_content =
             self.whole.place().is_some_and(|(scheme, bucket)| scheme == Scheme::S3 && !bucket.ends_with("--x-s3"));
         let tagged = found.etag().filter(|_| is_content && !is_sealed).and_then(md5_of);
-        Seen { size: found.content_length(), version, tag, md5: told.or(tagged) }
+        let modified = found.last_modified();
+        Seen { size: found.content_length(), version, tag, md5: told.or(tagged), modified }
     }
 
     /// Objects of other buckets, and those that no request can name.

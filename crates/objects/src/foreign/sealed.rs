@@ -1,7 +1,8 @@
-//! Whether S3 has encrypted an object such that its entity tag says nothing of its content.
+//! Whether the MD5 that a service tells of an object says nothing of its content.
 //!
-//! The tag of an object that was stored in one piece is the MD5 of its content, but for those encrypted with keys of KMS or of the customer. Only a
-//! header says that, and OpenDAL does not hand it on.
+//! The entity tag that S3 gives an object that was stored in one piece is the MD5 of its content, but for those encrypted with keys of KMS or of the
+//! customer. Azure's append and page blobs are changed in place, and keep the MD5 that they once had. Only headers say that, and OpenDAL does not hand
+//! them on.
 
 use http::{HeaderMap, Request, Response};
 use opendal::{Buffer, HttpBody, HttpTransport, HttpTransporter, Result};
@@ -40,8 +41,10 @@ impl HttpTransport for Looking {
 
 fn is_sealed(headers: &HeaderMap) -> bool {
     let by_service = headers.get("x-amz-server-side-encryption");
+    let kind = headers.get("x-ms-blob-type");
     by_service.is_some_and(|kind| kind != "AES256")
         || headers.contains_key("x-amz-server-side-encryption-customer-algorithm")
+        || kind.is_some_and(|kind| kind != "BlockBlob")
 }
 
 /// The MD5 that an entity tag is, if it looks like one.
@@ -71,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn keys_of_kms_and_of_customers_seal() {
+    fn keys_of_kms_and_of_customers_seal_and_so_does_what_is_changed_in_place() {
         let with = |name: &'static str, value: &str| {
             let mut headers = HeaderMap::new();
             headers.insert(name, value.parse().unwrap());
@@ -81,6 +84,8 @@ mod tests {
             with("x-amz-server-side-encryption", "aws:kms") && with("x-amz-server-side-encryption", "aws:kms:dsse")
         );
         assert!(with("x-amz-server-side-encryption-customer-algorithm", "AES256"));
+        assert!(with("x-ms-blob-type", "AppendBlob") && with("x-ms-blob-type", "PageBlob"));
+        assert!(!with("x-ms-blob-type", "BlockBlob"));
         assert!(!with("x-amz-server-side-encryption", "AES256") && !is_sealed(&HeaderMap::new()));
     }
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 use testkit::Scratch;
-use testkit::fault_proxy::{Fault, FaultProxy, When};
+use testkit::fault_proxy::{Fault, FaultProxy, Reply, When};
 use testkit::services::Rgw;
 use transfer::{Expected, ForeignObject, Monitor, OpenFile, Restored, Store, TransferError, Unwatched};
 
@@ -143,6 +143,7 @@ fn foreign_objects_of_google_are_read_whole_and_only_in_the_version_that_was_mea
 /// Replaces the object after a few chunks.
 struct Meddler<'a> {
     bed: &'a Bed,
+    length: usize,
     seen: AtomicU64,
 }
 
@@ -153,7 +154,7 @@ impl Monitor for Meddler<'_> {
 
     fn advanced(&self, extent: Extent) {
         if self.seen.fetch_add(extent.length, Ordering::Relaxed) == 0 {
-            self.bed.put("large", vec![3; LARGE]);
+            self.bed.put("large", vec![3; self.length]);
         }
     }
 }
@@ -167,7 +168,7 @@ fn what_is_replaced_while_it_is_read_is_never_a_mixture() {
     for version in [object.version.clone(), None] {
         bed.put("large", content(LARGE));
         let object = ForeignObject { version: version.clone(), ..object.clone() };
-        let meddler = Meddler { bed: &bed, seen: AtomicU64::new(0) };
+        let meddler = Meddler { bed: &bed, length: LARGE, seen: AtomicU64::new(0) };
         let error = bed.store.get_foreign(&object, Some(&target), Expected::default(), &meddler).unwrap_err();
         assert!(matches!(error, TransferError::Replaced { .. }), "{version:?}: {error}");
     }
@@ -195,6 +196,87 @@ fn content_is_compared_with_the_tag_unless_that_says_nothing_of_it() {
     let sealed = Fault::SetHeader("x-amz-server-side-encryption", "aws:kms".to_owned());
     proxy.add(When::method("HEAD").path("/archive/a"), sealed);
     assert!(bed.get(&object, Expected::default()).is_ok());
+}
+
+#[test]
+fn p2_another_version_is_told_though_the_service_looks_at_no_condition() {
+    let (_server, proxy, bed) = spoiled();
+    let (old, new) = (content(1000), vec![1; 1000]);
+    let object = bed.put("a", old);
+    bed.put("a", new.clone());
+    let object = ForeignObject { compare: false, ..object };
+    // Replaced between the look and the read.
+    let before = Fault::SetHeader("etag", format!("\"{}\"", object.version.as_ref().unwrap()));
+    proxy.add(When::method("HEAD").path("/archive/a").times(1), before);
+    let reply = Reply::status(206).header("content-range", "bytes 0-999/1000").body(new);
+    let unconditional = proxy.add(When::method("GET").path("/archive/a"), Fault::Answer(reply));
+    let (_, target) = bed.target();
+    let error = bed.store.get_foreign(&object, Some(&target), Expected::default(), &Unwatched).unwrap_err();
+    assert!(matches!(error, TransferError::Replaced { .. }), "{error}");
+    assert_eq!(proxy.hits(unconditional), 1);
+
+    // Nothing to tell versions by.
+    proxy.heal();
+    let object = ForeignObject { version: None, ..bed.put("large", content(LARGE)) };
+    proxy.add(When::method("HEAD").path("/archive/large"), Fault::RemoveHeader("etag"));
+    let meddler = Meddler { bed: &bed, length: LARGE + 1, seen: AtomicU64::new(0) };
+    let error = bed.store.get_foreign(&object, Some(&target), Expected::default(), &meddler).unwrap_err();
+    assert!(matches!(error, TransferError::Replaced { .. }), "{error}");
+}
+
+#[test]
+fn what_google_has_compressed_comes_as_it_is_stored() {
+    let (server, settings) = gcs::start();
+    let proxy = FaultProxy::start(&server.server().authority());
+    let bed = Bed::new(&Settings { endpoint: Some(proxy.url()), ..settings });
+    // "content", by gzip.
+    let stored = b"\x1f\x8b\x08\0\0\0\0\0\x02\xffK\xce\xcf+I\xcd+\x01\0\xa90\xc5\xfe\x07\0\0\0".to_vec();
+    let bucket = bed.store.bucket().whole();
+    let content = stored.clone();
+    bed.store
+        .bucket()
+        .engine()
+        .wait(async move {
+            bucket.operator().write_with("a.gz", content).content_encoding("gzip").await.unwrap();
+            Ok::<_, crate::fault::Fault>(())
+        })
+        .unwrap();
+    let path = "/storage/v1/b/archive/o/a.gz?alt=media";
+    assert_eq!(server.request("GET", path, None, &[]).ok().body, b"content", "for who does not say that he can");
+    let object =
+        ForeignObject { url: ObjectUrl::new(Scheme::Google, "archive", "a.gz").unwrap(), version: None, compare: true };
+    let size = Expected { size: Some(stored.len() as u64), digest: None };
+    assert!(bed.get(&object, size).unwrap().1 == stored);
+    // Whatever else is asked for, nobody would decompress.
+    let can = |request: &testkit::fault_proxy::Request| request.headers.contains_key("accept-encoding");
+    assert!(proxy.count(|request| can(request) != (request.parameter("alt") == Some("media"))) == 0);
+}
+
+#[test]
+fn the_md5_of_what_is_changed_in_place_is_none() {
+    let (server, settings) = azurite::start();
+    let bed = Bed::new(&settings);
+    let bytes = content(1000);
+    let kind = |kind: &str| format!("x-ms-blob-type: {kind}");
+    server.request("PUT", "/archive/block", Some(&bytes), &[&kind("BlockBlob")]).ok();
+    server.request("PUT", "/archive/append", None, &[&kind("AppendBlob")]).ok();
+    server.request("PUT", "/archive/append?comp=appendblock", Some(&bytes), &[]).ok();
+    for key in ["block", "append"] {
+        let wrong = ["x-ms-blob-content-md5: 1B2M2Y8AsgTpgAmY7PhCfg=="];
+        server.request("PUT", &format!("/archive/{key}?comp=properties"), None, &wrong).ok();
+    }
+    let get = |key: &str| {
+        let url = ObjectUrl::new(Scheme::Azure, "archive", key).unwrap();
+        let (path, target) = bed.target();
+        let object = ForeignObject { url, version: None, compare: true };
+        bed.store
+            .get_foreign(&object, Some(&target), Expected::default(), &Unwatched)
+            .map(|_| std::fs::read(path).unwrap())
+    };
+    assert!(get("append").unwrap() == bytes);
+    let error = get("block").unwrap_err();
+    assert!(matches!(error, TransferError::Damaged { .. }), "{error}");
+    assert!(error.to_string().contains("disable_compare_on_restore"), "{error}");
 }
 
 /// Cancelled from this time on.
