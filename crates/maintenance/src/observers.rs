@@ -36,6 +36,7 @@ pub(crate) fn unmark<F: AsFd>(files: &[F]) -> Result<(), MaintenanceError> {
 }
 
 /// All such groups, for opening files that nobody is to restore because of that.
+#[derive(Default)]
 pub(crate) struct Guards(pub(crate) Vec<PreContentGroup>);
 
 impl Guards {

@@ -2,7 +2,7 @@
 
 use super::directories::OpenDirectories;
 use super::name::path_of;
-use super::replace::{Old, aside, bequeath, is_untouched, kept, remove_leftover, replace};
+use super::replace::{Old, aside, bequeath, is_there, is_untouched, kept, remove_leftover, replace};
 use super::{Counts, Import};
 use crate::MaintenanceError;
 use crate::import::{Attributes, dress};
@@ -24,8 +24,6 @@ use transfer::TransferError;
 pub(super) struct Maker<'a> {
     import: &'a Import<'a>,
     open: OpenDirectories,
-    /// Found when they are needed first; for one group of objects.
-    guards: Option<Arc<Guards>>,
     pub(super) counts: Counts,
 }
 
@@ -59,14 +57,13 @@ enum There {
 
 impl<'a> Maker<'a> {
     pub(super) fn new(import: &'a Import<'a>) -> Self {
-        Self { import, open: OpenDirectories::default(), guards: None, counts: Counts::default() }
+        Self { import, open: OpenDirectories::default(), counts: Counts::default() }
     }
 
     /// Makes all of these. They share a sync.
     pub(super) fn group(&mut self, group: Vec<Listed>) -> Result<(), MaintenanceError> {
         // Directories are looked up again for each group: somebody may have moved them out of the target meanwhile.
         self.open = OpenDirectories::default();
-        self.guards = None;
         let count = group.len() as u64;
         self.counts.objects += count;
         let mut made = Vec::with_capacity(group.len());
@@ -87,25 +84,20 @@ impl<'a> Maker<'a> {
         Ok(())
     }
 
-    fn guards(&mut self) -> Result<Arc<Guards>, MaintenanceError> {
-        let guards = match &self.guards {
-            Some(guards) => Arc::clone(guards),
-            None => Arc::new(Guards::find()?),
-        };
-        self.guards = Some(Arc::clone(&guards));
-        Ok(guards)
-    }
-
     fn publish(&mut self, made: Vec<Made>) -> Result<(), MaintenanceError> {
         let (rest, files): (Vec<_>, Vec<_>) =
             made.into_iter().map(|made| ((made.wanted, made.dir, made.old), made.file)).unzip();
-        for ((wanted, dir, old), result) in rest.into_iter().zip(publish(files)?) {
+        let published = publish(files)?;
+        // For as short as can be: a guard's events do not end with it while others hold them.
+        let guards = if rest.iter().any(|(.., old)| old.is_some()) { Guards::find()? } else { Guards::default() };
+        // What has its name already is finished in any case.
+        let mut over = Ok(());
+        for ((wanted, dir, old), result) in rest.into_iter().zip(published) {
             let is_new = old.is_none();
             let result = match (result, old) {
                 (Ok(()), Some(old)) => {
                     let shown = self.import.target.shown(&wanted.path);
-                    replace(&*self.guards()?, &dir, name_of(&wanted.path), &old)
-                        .map_err(MaintenanceError::io("replace", shown))
+                    replace(&guards, &dir, name_of(&wanted.path), &old).map_err(MaintenanceError::io("replace", shown))
                 }
                 (result, _) => result.map(|()| true),
             };
@@ -124,11 +116,11 @@ impl<'a> Maker<'a> {
                     };
                     self.found(Problem::Conflict, &wanted, what);
                 }
-                Err(error) if self.ends_all(&error) => return Err(error),
+                Err(error) if self.ends_all(&error) => over = Err(error),
                 Err(error) => self.found(Problem::Failed, &wanted, error.to_string()),
             }
         }
-        Ok(())
+        over
     }
 
     fn found(&mut self, problem: Problem, wanted: &Wanted, what: impl Into<String>) {
@@ -209,7 +201,7 @@ impl<'a> Maker<'a> {
             return Ok(());
         }
         let dir = self.open.get(target, directory).map_err(failed)?;
-        if !remove_leftover(&*self.guards()?, &dir, &aside).map_err(failed)? {
+        if !remove_leftover(&Guards::find()?, &dir, &aside).map_err(failed)? {
             self.found(Problem::Conflict, wanted, left_beside(&aside));
         }
         Ok(())
@@ -256,12 +248,12 @@ impl<'a> Maker<'a> {
         };
         let shown = target.shown(&wanted.path);
         let aside = old.as_ref().map(|_| aside(name));
-        if let Some(aside) = &aside {
-            let is_free = remove_leftover(&*self.guards()?, &dir, aside);
-            if !is_free.map_err(MaintenanceError::io("remove what was left beside", &shown))? {
-                self.found(Problem::Conflict, &wanted, left_beside(aside));
-                return Ok(None);
-            }
+        let failed = MaintenanceError::io("remove what was left beside", &shown);
+        if let Some(aside) = aside.as_ref().filter(|aside| is_there(&dir, aside))
+            && !remove_leftover(&Guards::find()?, &dir, aside).map_err(failed)?
+        {
+            self.found(Problem::Conflict, &wanted, left_beside(aside));
+            return Ok(None);
         }
         let under = aside.as_deref().unwrap_or(name);
         let place = Place { dir: Arc::clone(&dir), name: under.into(), shown: shown.clone() };

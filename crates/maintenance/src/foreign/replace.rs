@@ -3,6 +3,8 @@
 //! The new file is there first, under a name of its own beside the old one; then the two names are exchanged, and the old file goes. From before the
 //! exchange until it is gone nobody has the old file open (a lease proves it): who wrote to it would write to a file without a name. Whatever is not as it
 //! was expected to be is put back and left.
+//!
+//! A guard that is to open a file with a lease on it sleeps until that is gone: so nothing here waits for anybody while it holds one.
 
 use crate::import::Attributes;
 use crate::observers::Guards;
@@ -30,6 +32,11 @@ const OWN_ATTRIBUTES: [&str; 8] = [
     xattr::SHARED,
     crate::fsck::RESIDENT,
 ];
+
+/// What was given to the content that was there, and which the kernel takes away from who writes another into a file.
+const OF_CONTENT: [&str; 3] = ["security.capability", "security.evm", "security.ima"];
+/// Likewise: all but set-user-id and set-group-id.
+const KEPT_MODE: u32 = 0o1777;
 
 /// A file that is to be replaced.
 pub(super) struct Old {
@@ -106,6 +113,11 @@ pub(super) fn remove_leftover(guards: &Guards, dir: &OwnedFd, name: &str) -> io:
     Ok(may_go)
 }
 
+/// Whether the name is taken, as far as can be seen.
+pub(super) fn is_there(dir: &OwnedFd, name: &str) -> bool {
+    !matches!(at(dir, name), Ok(None))
+}
+
 fn at(dir: &OwnedFd, name: &str) -> io::Result<Option<OwnedFd>> {
     match sys::file::open_within(dir, name, OFlags::PATH | OFlags::NOFOLLOW, Mode::empty()) {
         Ok(there) => Ok(Some(there)),
@@ -133,15 +145,16 @@ pub(super) fn is_untouched(fd: impl AsFd) -> io::Result<bool> {
     Ok(state.hsm.is_released() && state.belongs_to(&handle) && as_recorded && found.nlink == 1)
 }
 
-/// Owner and mode of the old file: whoever has changed them meant it.
+/// Owner and mode of the old file: whoever has changed them meant it. The content is another now, so it does not run with its owner's rights.
 pub(super) fn kept(old: &OwnedFd, new: &Attributes) -> io::Result<Attributes> {
     let stamp = sys::file::stamp(old)?;
-    Ok(Attributes { uid: stamp.uid, gid: stamp.gid, mode: stamp.mode & 0o7777, ..new.clone() })
+    Ok(Attributes { uid: stamp.uid, gid: stamp.gid, mode: stamp.mode & KEPT_MODE, ..new.clone() })
 }
 
 /// Gives the new file the extended attributes and the ACL of the old one, which is all that it is to have of those.
 pub(super) fn bequeath(old: &OwnedFd, new: BorrowedFd<'_>) -> io::Result<()> {
-    let is_own = |name: &std::ffi::CStr| OWN_ATTRIBUTES.iter().any(|own| own.as_bytes() == name.to_bytes());
+    let is_own =
+        |name: &std::ffi::CStr| OWN_ATTRIBUTES.iter().chain(&OF_CONTENT).any(|own| own.as_bytes() == name.to_bytes());
     // What does not fit is this file's trouble and not the disk's, though the kernel calls it by one name.
     let failed = |name: &std::ffi::CStr, error: &io::Error| {
         io::Error::other(format!("its attribute {} cannot be kept: {error}", name.to_string_lossy()))
@@ -166,6 +179,7 @@ mod tests {
     use crate::released::{Place, Released, Unnamed, publish};
     use model::Identity;
     use std::fs::File;
+    use std::os::unix::fs::PermissionsExt;
     use std::sync::Arc;
     use testkit::{FsKind, LoopFs};
 
@@ -179,6 +193,26 @@ mod tests {
         let handle = handle_of(&file).unwrap();
         publish(vec![file]).unwrap().remove(0).unwrap();
         handle
+    }
+
+    #[test]
+    fn p3_another_content_has_not_the_rights_of_the_one_before() {
+        for kind in FsKind::ALL {
+            let fs = LoopFs::new(kind, 0);
+            let dir = Arc::new(OwnedFd::from(File::open(fs.path()).unwrap()));
+            make(&dir, "old", 100);
+            make(&dir, "new", 200);
+            let (old, new) = (at(&dir, "old").unwrap().unwrap(), File::open(fs.path().join("new")).unwrap());
+            // Version 2, effective: all that is permitted is CAP_SETUID.
+            let capability = [1, 0, 0, 2, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+            sys::xattr::set(&old, "security.capability", &capability).unwrap();
+            sys::xattr::set(&old, "user.note", b"kept").unwrap();
+            std::fs::set_permissions(fs.path().join("old"), std::fs::Permissions::from_mode(0o6751)).unwrap();
+            bequeath(&old, new.as_fd()).unwrap();
+            assert_eq!(sys::xattr::get(&new, "security.capability").unwrap(), None, "{kind:?}");
+            assert_eq!(sys::xattr::get(&new, "user.note").unwrap().as_deref(), Some(&b"kept"[..]), "{kind:?}");
+            assert_eq!(kept(&old, &ATTRIBUTES).unwrap().mode, 0o751, "{kind:?}");
+        }
     }
 
     #[test]
