@@ -1,11 +1,12 @@
-//! The only unsafe code: Linux system calls behind safe types.
+//! The only unsafe code: Linux system calls and Lustre's client library behind safe types.
 //!
 //! What is here: the calls Sifaka needs and the standard library does not have, one module per idea, each acquired
 //! thing a value that releases itself when dropped. Errors are [`std::io::Error`] with the kernel's error number
 //! preserved, because callers decide by it (`ESTALE`, `EAGAIN`, `EXDEV`).
 //!
-//! What is not here: policy, retries, logging, knowledge of any other crate of this workspace. Waiting for several
-//! descriptors needs no wrapper: everything waitable is [`AsFd`](std::os::fd::AsFd), for `poll` or a runtime.
+//! What is not here: policy, retries, logging, knowledge of any other crate of this workspace but `model`'s values.
+//! Waiting for several descriptors needs no wrapper: everything waitable is [`AsFd`](std::os::fd::AsFd), for `poll` or
+//! a runtime.
 
 pub mod caller;
 pub mod children;
@@ -14,6 +15,7 @@ pub mod file;
 mod fsid;
 pub mod handle;
 pub mod lease;
+pub mod lustre;
 pub mod mapping;
 pub mod mounts;
 pub mod process;

@@ -1,0 +1,192 @@
+//! An agent at the coordinator: it registers, and receives what there is to do.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::raw::c_int;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::ptr::{self, NonNull};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::action_list::ActionList;
+use super::{Library, abi, check, path_argument, result};
+
+/// The library's buffer: no list is longer.
+const MAX_LIST: usize = 1 << 20;
+
+/// One registration. Registers once; lists arrive until it is dropped.
+///
+/// **One agent a mount.** A second registration through the same mount gets every action too, and the end of either
+/// ends both. So before registering anew, end every [`CopyAction`](super::CopyAction) of the old registration and drop it:
+/// [`Copytool::handle`] says whether it is gone.
+///
+/// **Read on a thread of its own**, always: while nobody reads, the MDT's call to us blocks, and so does whoever waits for that.
+///
+/// Nothing tells an agent that the coordinator forgot it (`hsm_control` off and on does that): look now and then whether
+/// it is listed. An MDT that restarts, on the other hand, gets the registration again from the client's kernel.
+#[derive(Debug)]
+pub struct Copytool {
+    registration: Arc<Registration>,
+    /// The pipe; the library's, so closed by it alone.
+    pipe: RawFd,
+}
+
+/// What actions need of a copytool; cheap to clone, usable from any thread while another one receives.
+///
+/// Keeps the library's handle alive, without which no action can be ended: the agent is unregistered when the last of the
+/// [`Copytool`], its handles and its actions is dropped.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    registration: Arc<Registration>,
+}
+
+/// The library's handle. Dropping it unregisters.
+#[derive(Debug)]
+pub(super) struct Registration {
+    pub(super) library: Library,
+    pub(super) raw: NonNull<abi::CopytoolPrivate>,
+}
+
+// SAFETY: the library keeps nothing of a thread in the handle.
+unsafe impl Send for Registration {}
+// SAFETY: with a shared reference only actions are begun and carried on, which only read the handle's descriptors, its path and
+// nothing that receiving writes. Receiving writes to the handle's buffer; it needs `&mut Copytool`, of which there is one.
+// Unregistering needs the last owner.
+unsafe impl Sync for Registration {}
+
+impl Copytool {
+    /// Registers for the archives given, all if none is, through the Lustre client mounted at `mount`. Never waits for lists:
+    /// [`recv`](Self::recv) is for when [`AsFd`] says that there is something.
+    ///
+    /// The descriptors that the library opens for it are made close-on-exec at once. A program that another thread starts
+    /// in between gets them, unless it is started with [`inherit_nothing`](crate::children::inherit_nothing).
+    ///
+    /// `EINVAL` for an archive id above `i32::MAX` or a path with NUL.
+    pub fn register(library: &Library, mount: &Path, archives: &[u32]) -> io::Result<Self> {
+        // The library takes 0 for all.
+        let archives = if archives.contains(&0) { &[] } else { archives };
+        let ids: Result<Vec<c_int>, _> = archives.iter().map(|id| c_int::try_from(*id)).collect();
+        let mut ids = ids.map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let count = c_int::try_from(ids.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        let path = path_argument(mount)?;
+        // Others' descriptors would be taken for the library's.
+        static REGISTERING: Mutex<()> = Mutex::new(());
+        let lock = REGISTERING.lock().unwrap_or_else(PoisonError::into_inner);
+        let before = open_descriptors()?;
+        let mut raw = ptr::null_mut();
+        // SAFETY: all pointers are valid for the call; the library copies the path and the ids, of which there are `count`.
+        let code = unsafe {
+            (library.hsm().copytool_register)(&mut raw, path.as_ptr(), count, ids.as_mut_ptr(), libc::O_NONBLOCK)
+        };
+        check(code)?;
+        let raw = NonNull::new(raw).ok_or_else(no_handle)?;
+        // From here on an error unregisters.
+        let registration = Arc::new(Registration { library: library.clone(), raw });
+        // SAFETY: the handle is registered.
+        let pipe = result(unsafe { (library.hsm().copytool_get_fd)(raw.as_ptr()) })?;
+        close_on_exec(pipe)?;
+        for fd in open_descriptors()? {
+            if !before.contains(&fd) && is_of_registration(fd, mount) {
+                // An error says that it was another thread's, and is closed.
+                let _ = close_on_exec(fd);
+            }
+        }
+        drop(lock);
+        Ok(Self { registration, pipe })
+    }
+
+    /// For beginning actions, from any thread.
+    #[must_use]
+    pub fn handle(&self) -> Handle {
+        Handle { registration: Arc::clone(&self.registration) }
+    }
+
+    /// The next list, if one is there.
+    ///
+    /// A list that is damaged is no error: see [`ActionList::damage`]. After `EPROTO` (a list that came in parts; Lustre 2.15
+    /// and older) the pipe's content has no beginning any more: register anew. `ESHUTDOWN` says that the kernel ended it.
+    pub fn recv(&mut self) -> io::Result<Option<ActionList>> {
+        let mut list = ptr::null_mut();
+        let mut size = 0;
+        let recv = self.registration.library.hsm().copytool_recv;
+        // SAFETY: the handle is registered; nobody else receives (`&mut self`).
+        let code = unsafe { recv(self.registration.raw.as_ptr(), &mut list, &mut size) };
+        match check(code) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+            Err(error) => return Err(error),
+        }
+        let size = usize::try_from(size).ok().filter(|size| *size <= MAX_LIST);
+        let (false, Some(size)) = (list.is_null(), size) else {
+            return Err(io::Error::other(format!("the library gave an action list of {size:?} bytes at {list:?}")));
+        };
+        // SAFETY: the library says that so many bytes are there, in a buffer of its handle that is as large as the largest
+        // size accepted. They stay until the next call, and are read before that.
+        let bytes = unsafe { std::slice::from_raw_parts(list.cast::<u8>(), size) };
+        Ok(Some(ActionList::parse(bytes)))
+    }
+}
+
+impl AsFd for Copytool {
+    /// The pipe, for waiting until there is a list.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: the library closes it when it unregisters, which is not before `self` is gone.
+        unsafe { BorrowedFd::borrow_raw(self.pipe) }
+    }
+}
+
+impl Drop for Copytool {
+    /// While actions still run, hangs up: nobody would read what the coordinator sends, and it would block.
+    fn drop(&mut self) {
+        if Arc::strong_count(&self.registration) > 1
+            && let Ok(null) = fs::File::open("/dev/null")
+        {
+            // Closes our end of the pipe and keeps the number, which the library closes later. The kernel then sees
+            // nobody there, as when a process dies.
+            // SAFETY: two open descriptors; nobody else uses the pipe's (`&mut self`).
+            let _ = unsafe { libc::dup3(null.as_raw_fd(), self.pipe, libc::O_CLOEXEC) };
+        }
+    }
+}
+
+impl Handle {
+    pub(super) fn registration(&self) -> &Arc<Registration> {
+        &self.registration
+    }
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        let mut raw = self.raw.as_ptr();
+        // An error would say that it is no handle.
+        // SAFETY: this is the handle's last owner; the library frees it.
+        let _ = unsafe { (self.library.hsm().copytool_unregister)(&mut raw) };
+    }
+}
+
+/// What a library answers that breaks its own contract.
+pub(super) fn no_handle() -> io::Error {
+    io::Error::other("the library reported success and gave no handle")
+}
+
+pub(super) fn close_on_exec(fd: RawFd) -> io::Result<()> {
+    // SAFETY: takes integers; a number that is no descriptor gives EBADF.
+    crate::check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).map(|_| ())
+}
+
+fn open_descriptors() -> io::Result<Vec<RawFd>> {
+    let mut descriptors = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd")? {
+        descriptors.extend(entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+    }
+    Ok(descriptors)
+}
+
+/// Whether a new descriptor can be the library's: the mount, something in it, or a pipe. Another thread's that comes in between may
+/// look the same; close-on-exec does it no harm, as the standard library has it on all of its own.
+fn is_of_registration(fd: RawFd, mount: &Path) -> bool {
+    let target = fs::read_link(Path::new("/proc/self/fd").join(fd.to_string())).unwrap_or_default();
+    let mount: PathBuf = mount.canonicalize().unwrap_or_else(|_| mount.to_owned());
+    target.starts_with(mount) || target.as_os_str().as_bytes().starts_with(b"pipe:")
+}
