@@ -26,6 +26,7 @@ on_every_filesystem!(
     a_denied_reader_gets_the_error,
     an_access_names_its_range,
     an_ignored_inode_is_silent_until_it_is_no_longer,
+    of_ignored_opens_only_the_content_is_asked_for,
     a_changed_file_is_named_by_its_handle,
     who_gets_another_name_is_told,
 );
@@ -110,6 +111,24 @@ fn an_allowed_reader_reads(fs: &LoopFs) {
     group.unmark_filesystem(sifaka_sys::mounts::open_mount(fs.root()).unwrap()).unwrap();
     let (_, seen) = run(&group, &mut cat(&fs.path("file")), |_| Verdict::Deny(libc::EIO));
     assert!(seen.is_empty(), "{seen:?}");
+}
+
+fn of_ignored_opens_only_the_content_is_asked_for(fs: &LoopFs) {
+    std::fs::write(fs.path("file"), "content").unwrap();
+    let group = marked(fs);
+    let named = rustix::fs::open(fs.path("file"), OFlags::PATH, Mode::empty()).unwrap();
+    let masks = || {
+        let (_, seen) = run(&group, &mut cat(&fs.path("file")), |_| Verdict::Allow);
+        [OPEN_PERM, PRE_ACCESS].map(|mask| seen.iter().any(|seen| seen.mask == mask))
+    };
+    assert_eq!(masks(), [true, true]);
+    group.ignore_opens(&named).unwrap();
+    assert_eq!(masks(), [false, true]);
+    // Nobody answers for this process: it would wait for ever.
+    drop(sifaka_sys::file::reopen(&named, OFlags::WRONLY).unwrap());
+    group.unignore_opens(&named).unwrap();
+    group.unignore_opens(&named).unwrap();
+    assert_eq!(masks(), [true, true]);
 }
 
 fn a_denied_reader_gets_the_error(fs: &LoopFs) {

@@ -200,6 +200,11 @@ fn paths_do_not_escape(fs: &LoopFs) {
     assert_eq!(errno(open("/etc/passwd")), libc::EXDEV);
     assert_eq!(errno(open("link/file")), libc::ELOOP);
     assert_eq!(errno(open("missing")), libc::ENOENT);
+    let root = File::open("/").unwrap();
+    let within = |path: &str| file::open_within(&root, path, OFlags::PATH, Mode::empty());
+    assert_eq!([errno(within("proc")), errno(within("proc/stat"))], [libc::EXDEV; 2]);
+    file::open_beneath(&root, "proc/stat", OFlags::PATH, Mode::empty()).unwrap();
+    file::open_within(&inside, "below/file", OFlags::PATH, Mode::empty()).unwrap();
     let created = file::open_beneath(&inside, "new", OFlags::CREATE | OFlags::EXCL | OFlags::RDWR, Mode::RUSR).unwrap();
     assert_eq!(file::stamp(&created).unwrap().mode & 0o777, 0o400);
     assert_eq!(file::stamp_at(&inside, "new").unwrap(), file::stamp(&created).unwrap());

@@ -212,3 +212,17 @@ fn group(text: &str) -> Result<u32, String> {
         Err(_) => found()?.map(|group| group.gid.as_raw()).ok_or_else(|| "there is no such group".to_owned()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_object_is_in_a_directory_of_its_bucket() {
+        for (url, expected) in
+            [("s3://b/d/k", "s3://b/d"), ("s3://b/k", "s3://b"), ("az://c/a/b/", "az://c/a/b"), ("s3://b", "s3://b")]
+        {
+            assert_eq!(parent(url), expected);
+        }
+    }
+}
