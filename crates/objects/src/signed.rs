@@ -4,9 +4,12 @@
 
 use crate::fault::{Fault, Said};
 use crate::retry::Retry;
-use crate::settings::{Azure, AzureCredentials, Encryption, S3, S3Credentials};
+use crate::settings::{Azure, AzureCredentials, Encryption, S3, S3Credentials, SseKey};
+use base64::Engine as _;
+use base64::prelude::BASE64_STANDARD;
 use http::header::CONTENT_LENGTH;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use md5::{Digest as _, Md5};
 use opendal::{Buffer, Error, ErrorKind, HttpTransporter};
 use reqsign_aws_v4 as aws;
 use reqsign_azure_storage as azure;
@@ -17,6 +20,8 @@ use std::fmt::Write as _;
 
 /// The version of Azure's protocol, the one that OpenDAL speaks.
 const AZURE_VERSION: &str = "2022-11-02";
+/// S3's code for a fast thaw that it has no machines for at the moment.
+pub(crate) const NO_CAPACITY: &str = "GlacierExpeditedRetrievalNotAvailable";
 
 /// Asks one bucket.
 pub(crate) struct Signed {
@@ -31,8 +36,8 @@ enum Who {
     Aws {
         /// `None` for who is nobody.
         signer: Option<Signer<aws::Credential>>,
-        /// Objects are encrypted with a key of the customer, without which a HEAD is refused.
-        by_customer: bool,
+        /// What tells the key of the customer that objects are encrypted with, without which a HEAD is refused.
+        customer: Vec<(HeaderName, HeaderValue)>,
     },
     Azure(Signer<azure::Credential>),
 }
@@ -81,8 +86,11 @@ impl Signed {
                 Some(Signer::new(context, provider, sign))
             }
         };
-        let by_customer = matches!(s3.encryption, Some(Encryption::Customer(_)));
-        Self { base, who: Who::Aws { signer, by_customer }, transport, attempts }
+        let customer = match &s3.encryption {
+            Some(Encryption::Customer(key)) => customer_headers(key),
+            _ => Vec::new(),
+        };
+        Self { base, who: Who::Aws { signer, customer }, transport, attempts }
     }
 
     pub(crate) fn azure(
@@ -112,9 +120,9 @@ impl Signed {
         matches!(self.who, Who::Azure(_))
     }
 
-    /// Whether a HEAD of ours is answered: not where it would need a key that only content is sent with.
-    pub(crate) fn can_look(&self) -> bool {
-        !matches!(self.who, Who::Aws { by_customer: true, .. })
+    /// What a HEAD of an object has to say besides.
+    pub(crate) fn to_look(&self) -> Vec<(HeaderName, HeaderValue)> {
+        if let Who::Aws { customer, .. } = &self.who { customer.clone() } else { Vec::new() }
     }
 
     /// Sends it, again and again if it fails for now. Any answer but a success is a fault, which knows the service's code for it.
@@ -162,6 +170,22 @@ impl Signed {
     }
 }
 
+fn customer_headers(key: &SseKey) -> Vec<(HeaderName, HeaderValue)> {
+    const BASE: &str = "x-amz-server-side-encryption-customer";
+    let md5 = Md5::digest(key.0);
+    let told = [
+        ("algorithm", "AES256".to_owned()),
+        ("key", BASE64_STANDARD.encode(key.0)),
+        ("key-md5", BASE64_STANDARD.encode(md5)),
+    ];
+    let header = |(name, value): (&str, String)| {
+        let mut value = HeaderValue::try_from(value).ok()?;
+        value.set_sensitive(true);
+        Some((HeaderName::try_from(format!("{BASE}-{name}")).ok()?, value))
+    };
+    told.into_iter().filter_map(header).collect()
+}
+
 fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
     let Refusal { code, message } = Refusal::of(headers, body);
     let (kind, temporary) = match (status, code.as_str()) {
@@ -170,6 +194,8 @@ fn refused(status: StatusCode, headers: &HeaderMap, body: &[u8]) -> Error {
         (StatusCode::FORBIDDEN | StatusCode::UNAUTHORIZED, _) => (ErrorKind::PermissionDenied, false),
         (StatusCode::NOT_IMPLEMENTED | StatusCode::METHOD_NOT_ALLOWED, _) => (ErrorKind::Unsupported, false),
         (StatusCode::TOO_MANY_REQUESTS, _) | (_, "SlowDown") => (ErrorKind::RateLimited, true),
+        // To ask again within seconds helps nobody.
+        (_, NO_CAPACITY) => (ErrorKind::RateLimited, false),
         (status, _) => (ErrorKind::Unexpected, status.is_server_error()),
     };
     Error::new(kind, format!("{status} {code} {message}")).with_temporary(temporary).set_source(Said { code })

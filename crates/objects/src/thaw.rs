@@ -8,9 +8,10 @@
 
 use crate::Bucket;
 use crate::fault::Fault;
-use crate::signed::{Ask, Signed, encoded};
+use crate::signed::{Ask, NO_CAPACITY, Signed, encoded};
 use http::{HeaderName, HeaderValue, Method};
 use model::ErrorKind;
+use opendal::raw::Timestamp;
 use parking_lot::Mutex;
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -18,7 +19,9 @@ use std::sync::Arc;
 use std::time::Duration;
 use transfer::TransferError;
 
+const EAGAIN: i32 = 11;
 const EACCES: i32 = 13;
+const DOING: &str = "ask for the thaw of";
 
 /// How objects are thawed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,13 +110,13 @@ impl Thaws {
 
     /// Has the service thaw what it refused to give, unless it does so already. `key` is whole, with the prefix of everything. Says whether it is on its way;
     /// if not, it can be read.
-    async fn ask(&self, key: &str) -> Result<bool, Fault> {
+    async fn ask(&self, key: &str) -> Result<bool, Refused> {
         if !self.asking.lock().insert(key.to_owned()) {
             // Whoever is first hears what is wrong, if anything is.
             return Ok(true);
         }
         let _asking = Asking { thaws: self, key };
-        match self.look(key).await? {
+        match self.look(key).await.map_err(Refused::Otherwise)? {
             State::Warm => Ok(false),
             State::Thawing => Ok(true),
             State::Cold { for_good } => {
@@ -121,7 +124,14 @@ impl Thaws {
                 match asked {
                     Ok(_) => {}
                     Err(fault) if matches!(fault.code(), "RestoreAlreadyInProgress" | "BlobBeingRehydrated") => {}
-                    Err(fault) => return Err(fault),
+                    Err(fault) if fault.code() == NO_CAPACITY => {
+                        tracing::warn!(
+                            key,
+                            "the service has no capacity for expedited thaws now; it is asked again later"
+                        );
+                        return Ok(true);
+                    }
+                    Err(fault) => return Err(fault.into()),
                 }
                 tracing::info!(key, "the service was asked to thaw an object");
                 Ok(true)
@@ -130,17 +140,14 @@ impl Thaws {
     }
 
     async fn look(&self, key: &str) -> Result<State, Fault> {
-        if !self.requests.can_look() {
-            // S3 says then that it is on its way already.
-            return Ok(State::Cold { for_good: false });
-        }
         let path = format!("/{}", encoded(key, true));
-        let answer = self.requests.send(&Ask { method: Method::HEAD, path, ..Ask::default() }).await?;
+        let headers = self.requests.to_look();
+        let answer = self.requests.send(&Ask { method: Method::HEAD, path, headers, ..Ask::default() }).await?;
         let header = |name: &str| answer.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         Ok(if self.requests.is_azure() {
             azure_state(header("x-ms-access-tier"), header("x-ms-archive-status"))
         } else {
-            s3_state(header("x-amz-storage-class"), header("x-amz-restore"))
+            s3_state(header("x-amz-storage-class"), header("x-amz-restore"), header("date"))
         })
     }
 
@@ -173,15 +180,23 @@ impl Thaws {
     }
 }
 
-fn s3_state(class: &str, restore: &str) -> State {
+/// `date` is what the service says that it is now.
+fn s3_state(class: &str, restore: &str, date: &str) -> State {
     if restore.contains("ongoing-request=\"true\"") {
         State::Thawing
-    } else if restore.contains("ongoing-request=\"false\"") {
+    } else if restore.contains("ongoing-request=\"false\"") && !is_over(restore, date) {
         State::Warm
     } else {
         // It was refused: whatever its class is called, it is one that has to be thawed.
         State::Cold { for_good: class == "INTELLIGENT_TIERING" }
     }
+}
+
+/// Whether the thawed copy was to be kept no longer than until now, although the service still tells of it.
+fn is_over(restore: &str, date: &str) -> bool {
+    let until = restore.split_once("expiry-date=\"").and_then(|(_, rest)| rest.split_once('"'));
+    let time = |text: &str| Timestamp::parse_rfc2822(text).ok();
+    until.and_then(|(until, _)| time(until)).zip(time(date)).is_some_and(|(until, now)| until <= now)
 }
 
 fn azure_state(tier: &str, status: &str) -> State {
@@ -193,39 +208,70 @@ fn azure_state(tier: &str, status: &str) -> State {
     }
 }
 
+/// Why a thaw could not be asked for.
+enum Refused {
+    /// Who we are may not have anything thawed.
+    ToThaw(Fault),
+    Otherwise(Fault),
+}
+
+impl From<Fault> for Refused {
+    fn from(fault: Fault) -> Self {
+        if is_denied(&fault) { Self::ToThaw(fault) } else { Self::Otherwise(fault) }
+    }
+}
+
+/// Not that credentials are of no use at this moment, which is another code.
+fn is_denied(fault: &Fault) -> bool {
+    let code = fault.code();
+    let of_azure = code.starts_with("Authorization") || code == "InsufficientAccountPermissions";
+    fault.is_forbidden() && (code == "AccessDenied" || of_azure)
+}
+
 impl Bucket {
-    /// What becomes of an error: where it says that an object is cold, that is being thawed then.
-    pub(crate) fn thawed<T>(self: &Arc<Self>, result: Result<T, TransferError>) -> Result<T, TransferError> {
-        match result {
-            Err(TransferError::Cold { path, ask_again: None }) => Err(self.ask_for_thaw(path)),
-            other => other,
+    /// Reads something, and where that says that an object is cold, has it thawed.
+    pub(crate) fn thawed<T>(
+        self: &Arc<Self>,
+        mut read: impl FnMut() -> Result<T, TransferError>,
+    ) -> Result<T, TransferError> {
+        let mut looked = false;
+        loop {
+            let path = match read() {
+                Err(TransferError::Cold { path, ask_again: None }) => path,
+                other => return other,
+            };
+            let path = self.ask_for_thaw(path)?;
+            // The thaw may just have come to its end.
+            if std::mem::replace(&mut looked, true) {
+                return Err(not_given(path));
+            }
         }
     }
 
-    fn ask_for_thaw(self: &Arc<Self>, path: PathBuf) -> TransferError {
+    /// The path again, if the object can be read.
+    fn ask_for_thaw(self: &Arc<Self>, path: PathBuf) -> Result<PathBuf, TransferError> {
         let key = path.to_str().and_then(|path| self.whole_key(path)).map(str::to_owned);
         let (Some(thaws), Some(key)) = (self.thaws(), key) else {
-            return TransferError::Cold { path, ask_again: None };
+            return Err(TransferError::Cold { path, ask_again: None });
         };
         let (bucket, interval) = (self.clone(), thaws.thaw.check_interval);
-        let asked = self.engine().wait(async move { bucket.in_time(thaws.ask(&key), |late| late).await });
+        let asked = self.engine().wait(async move { bucket.in_time(thaws.ask(&key), Refused::Otherwise).await });
         match asked {
-            Ok(true) => TransferError::Cold { path, ask_again: Some(interval) },
-            Ok(false) => {
-                let why = "the service says that it is thawed, and does not give it".to_owned();
-                TransferError::Service { doing: "read", path, why, kind: ErrorKind::Temporary, errno: 11 }
-            }
-            Err(fault) => refused(fault, path),
+            Ok(true) => Err(TransferError::Cold { path, ask_again: Some(interval) }),
+            Ok(false) => Ok(path),
+            Err(Refused::ToThaw(fault)) => Err(refused(&fault, path)),
+            Err(Refused::Otherwise(fault)) => Err(fault.into_error(DOING, path)),
         }
     }
 }
 
+fn not_given(path: PathBuf) -> TransferError {
+    let why = "the service says that it is thawed, and does not give it".to_owned();
+    TransferError::Service { doing: "read", path, why, kind: ErrorKind::Temporary, errno: EAGAIN }
+}
+
 /// To wait for somebody to give a permission, while readers are blocked, is no use here: who may read and may not thaw has been given just that.
-fn refused(fault: Fault, path: PathBuf) -> TransferError {
-    const DOING: &str = "ask for the thaw of";
-    if !fault.is_forbidden() {
-        return fault.into_error(DOING, path);
-    }
+fn refused(fault: &Fault, path: PathBuf) -> TransferError {
     let why = format!("{}; it needs s3:RestoreObject on S3, and the right to set tiers on Azure", fault.why());
     TransferError::Service { doing: DOING, path, why, kind: ErrorKind::Permanent, errno: EACCES }
 }
@@ -236,11 +282,17 @@ mod tests {
 
     #[test]
     fn a_head_says_how_far_it_is() {
-        assert_eq!(s3_state("DEEP_ARCHIVE", ""), State::Cold { for_good: false });
-        assert_eq!(s3_state("INTELLIGENT_TIERING", "garbage"), State::Cold { for_good: true });
-        assert_eq!(s3_state("GLACIER", "ongoing-request=\"true\""), State::Thawing);
-        let there = "ongoing-request=\"false\", expiry-date=\"Fri, 21 Dec 2029 00:00:00 GMT\"";
-        assert_eq!(s3_state("GLACIER", there), State::Warm);
+        let now = "Fri, 21 Dec 2029 00:00:00 GMT";
+        assert_eq!(s3_state("DEEP_ARCHIVE", "", now), State::Cold { for_good: false });
+        assert_eq!(s3_state("INTELLIGENT_TIERING", "garbage", now), State::Cold { for_good: true });
+        assert_eq!(s3_state("GLACIER", "ongoing-request=\"true\"", now), State::Thawing);
+        let there = |day: &str| format!("ongoing-request=\"false\", expiry-date=\"{day}\"");
+        assert_eq!(s3_state("GLACIER", &there("Sat, 22 Dec 2029 00:00:00 GMT"), now), State::Warm);
+        // The service has not noticed yet that the copy is no more.
+        assert_eq!(s3_state("GLACIER", &there(now), now), State::Cold { for_good: false });
+        for (day, now) in [("garbage", now), (now, "garbage"), ("", ""), (now, "")] {
+            assert_eq!(s3_state("GLACIER", &there(day), now), State::Warm, "{day} {now}");
+        }
         assert_eq!(azure_state("Archive", ""), State::Cold { for_good: true });
         assert_eq!(azure_state("Archive", "rehydrate-pending-to-hot"), State::Thawing);
         assert_eq!(azure_state("Hot", ""), State::Warm);

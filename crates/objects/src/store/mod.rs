@@ -291,7 +291,7 @@ impl Store for ObjectStore {
         expected: Expected,
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
-        self.bucket.thawed(self.restore(id, target, expected, monitor))
+        self.bucket.thawed(|| self.restore(id, target, expected, monitor))
     }
 
     fn get_range(
@@ -302,7 +302,7 @@ impl Store for ObjectStore {
         expected: Expected,
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
-        self.bucket.thawed(self.restore_part(id, target, extent, expected, monitor))
+        self.bucket.thawed(|| self.restore_part(id, target, extent, expected, monitor))
     }
 
     fn verify(&self, id: &ObjectId, expected: Expected, monitor: &dyn Monitor) -> Result<Restored, TransferError> {
@@ -347,9 +347,9 @@ impl Store for ObjectStore {
         expected: Expected,
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
-        let read = Foreign::of(&self.bucket).read(object, target, expected, monitor);
+        let read = || Foreign::of(&self.bucket).read(object, target, expected, monitor);
         // Who only compares has nothing thawed.
-        let restored = if target.is_some() { self.bucket.thawed(read)? } else { read? };
+        let restored = if target.is_some() { self.bucket.thawed(read)? } else { read()? };
         if let Some(target) = target.filter(|_| restored.bytes >= SYNC_ALONE_FROM_BYTES) {
             target.file().sync_data().map_err(TransferError::io("sync", target.path()))?;
         }

@@ -7,7 +7,7 @@ use super::suite::{Calls as _, described, expected, id};
 use crate::{AzureTier, Encryption, S3, Service, Settings, SseKey, Thaw, ThawTier};
 use model::{ErrorKind, Extent};
 use std::time::Duration;
-use testkit::fault_proxy::{Fault, FaultProxy, Freezer, Reply, When};
+use testkit::fault_proxy::{Fault, FaultProxy, Freezer, Reply, Request, When};
 use testkit::services::Rgw;
 use transfer::{Encoding, OpenFile, PutOptions, Store as _, TransferError, Unwatched};
 
@@ -81,21 +81,48 @@ fn a_cold_object_is_thawed_once_and_read_then() {
 }
 
 #[test]
-fn where_nobody_can_look_the_service_says_that_it_is_on_its_way() {
+fn who_looks_tells_the_key_of_the_customer() {
     let (proxy, bed) = behind_a_proxy(|usual| {
         let Service::S3(s3) = usual.service.clone() else { panic!("settings of S3") };
         let encryption = Some(Encryption::Customer(SseKey([7; 32])));
         Settings { service: Service::S3(S3 { encryption, ..s3 }), ..usual }
     });
     // The server takes no such keys without TLS: what lies there is not read in this test.
+    let with_key = |request: &Request| {
+        let told = |name: &str| request.headers.get(format!("x-amz-server-side-encryption-customer-{name}"));
+        let signed = request.headers.get("authorization").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        told("algorithm").is_some_and(|algorithm| algorithm == "AES256")
+            && told("key").is_some_and(|key| key == "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")
+            && told("key-md5").is_some_and(|md5| md5.to_str().is_ok_and(|md5| md5.len() == 24))
+            && signed.contains("x-amz-server-side-encryption-customer-key-md5")
+    };
+    let looks = proxy.add(When::method("HEAD").and(with_key), Fault::status(200));
     let freezer = Freezer::put(&proxy, "objects/");
-    let _small = Freezer::put(&proxy, "small/");
-    let cold = || TransferError::Cold { path: bed.store.bucket().path("objects/abcdef"), ask_again: None };
     for _ in 0..2 {
-        is_thawing(bed.store.bucket().thawed(Err(cold())));
+        let cold = || TransferError::Cold { path: bed.store.bucket().path("objects/abcdef"), ask_again: None };
+        is_thawing(bed.store.bucket().thawed(|| Err(cold())));
     }
-    assert_eq!(freezer.thaws(&proxy), 1);
-    assert_eq!(proxy.count(|request| request.method == "HEAD"), 0);
+    assert_eq!((freezer.thaws(&proxy), proxy.hits(looks)), (1, 2));
+}
+
+/// It was refused to the reader, and thawed before anybody looked.
+#[test]
+fn a_thaw_that_ends_between_two_requests_is_seen_at_once() {
+    let (proxy, bed) = behind_a_proxy(|settings| settings);
+    let stored = bed.put(&id("abcdef"), &bed.file("source", b"content"), described(Encoding::Raw)).unwrap();
+    let target = for_writing(&bed, 0);
+    let get = || bed.store.get(&stored.id, &target, expected(&stored), &Unwatched);
+    let warm = || Fault::SetHeader("x-amz-restore", "ongoing-request=\"false\"".to_owned());
+    let cold = Reply::status(403).body("<Error><Code>InvalidObjectState</Code></Error>");
+    proxy.add(When::method("GET").times(1), Fault::Answer(cold.clone()));
+    proxy.add(When::method("HEAD").path("small/abcdef").times(1), warm());
+    get().unwrap();
+    assert!(std::fs::read(target.path()).unwrap() == b"content");
+    // One that never comes is no thaw to be waited for.
+    proxy.add(When::method("GET"), Fault::Answer(cold));
+    proxy.add(When::method("HEAD").path("small/abcdef"), warm());
+    let error = get().unwrap_err();
+    assert!(error.kind() == ErrorKind::Temporary && !matches!(error, TransferError::Cold { .. }), "{error}");
 }
 
 #[test]
@@ -111,21 +138,25 @@ fn a_thaw_that_is_refused_is_an_error_for_good_and_one_that_fails_for_now_is_not
     let _freezer = {
         proxy.add(asked().times(1), refusal(403, "AccessDenied"));
         proxy.add(asked().times(1), refusal(400, "InvalidArgument"));
-        proxy.add(asked().times(5), refusal(503, "GlacierExpeditedRetrievalNotAvailable"));
+        proxy.add(asked().times(1), refusal(503, "GlacierExpeditedRetrievalNotAvailable"));
+        proxy.add(asked().times(1), refusal(403, "InvalidAccessKeyId"));
         proxy.add(When::method("HEAD").times(1), Fault::status(404));
+        proxy.add(When::method("HEAD").times(1), Fault::status(403));
         Freezer::put(&proxy, "small/abcdef")
     };
     let error = get();
     assert!(matches!(error, TransferError::Missing { .. }), "it went between the two requests: {error}");
+    let error = get();
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Temporary, 13), "credentials may just have expired: {error}");
     let error = get();
     assert_eq!((error.kind(), error.errno()), (ErrorKind::Permanent, 13), "{error}");
     assert!(error.to_string().contains("s3:RestoreObject"), "{error}");
     let error = get();
     assert_eq!(error.kind(), ErrorKind::Permanent, "{error}");
     assert!(error.to_string().contains("InvalidArgument"), "{error}");
+    is_thawing(Err(get()));
     let error = get();
-    assert_eq!(error.kind(), ErrorKind::Temporary, "{error}");
-    assert!(!matches!(error, TransferError::Cold { .. }), "{error}");
+    assert_eq!((error.kind(), error.errno()), (ErrorKind::Temporary, 13), "{error}");
     is_thawing(bed.store.get(&stored.id, &target, expected(&stored), &Unwatched));
 }
 
