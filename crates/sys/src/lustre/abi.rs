@@ -4,7 +4,7 @@
 //! [`super`] sees these. Lists and records that come from the kernel are not read through structs but by the checked parsers.
 
 use std::mem::{offset_of, size_of};
-use std::os::raw::{c_char, c_int, c_longlong, c_ulonglong};
+use std::os::raw::{c_char, c_int, c_longlong, c_uint, c_ulonglong, c_void};
 
 use model::{Extent, Fid};
 
@@ -17,6 +17,12 @@ pub(super) struct CopytoolPrivate {
 /// An action's handle in the library.
 #[repr(C)]
 pub(super) struct CopyActionPrivate {
+    _opaque: [u8; 0],
+}
+
+/// A layout in the library.
+#[repr(C)]
+pub(super) struct LayoutPrivate {
     _opaque: [u8; 0],
 }
 
@@ -153,6 +159,85 @@ pub(super) struct HsmUserItem {
 
 const _: () = assert!(size_of::<HsmUserItem>() == 32 && offset_of!(HsmUserItem, extent) == 16);
 
+/// The fixed part of `struct changelog_rec`; extensions follow as its flags say, then the names.
+#[repr(C)]
+pub(super) struct ChangelogRec {
+    pub(super) namelen: u16,
+    pub(super) flags: u16,
+    pub(super) kind: u32,
+    pub(super) index: u64,
+    pub(super) prev: u64,
+    pub(super) time: u64,
+    pub(super) tfid: LuFid,
+    pub(super) pfid: LuFid,
+}
+
+const _: () = assert!(size_of::<ChangelogRec>() == 64);
+const _: () = assert!(offset_of!(ChangelogRec, namelen) == 0 && offset_of!(ChangelogRec, flags) == 2);
+const _: () = assert!(offset_of!(ChangelogRec, kind) == 4 && offset_of!(ChangelogRec, index) == 8);
+const _: () = assert!(offset_of!(ChangelogRec, prev) == 16 && offset_of!(ChangelogRec, time) == 24);
+const _: () = assert!(offset_of!(ChangelogRec, tfid) == 32 && offset_of!(ChangelogRec, pfid) == 48);
+
+/// The fixed part of `struct ll_ioc_lease`; its ids follow.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct LlIocLease {
+    pub(super) mode: u32,
+    pub(super) flags: u32,
+    pub(super) count: u32,
+}
+
+const _: () = assert!(size_of::<LlIocLease>() == 12);
+const _: () = assert!(offset_of!(LlIocLease, flags) == 4 && offset_of!(LlIocLease, count) == 8);
+
+/// `struct llapi_resync_comp`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(super) struct ResyncComp {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    pub(super) mirror_id: u32,
+    pub(super) id: u32,
+    /// C's `bool`, kept as a number: what the library leaves there need not be 0 or 1.
+    pub(super) synced: u8,
+}
+
+const _: () = assert!(size_of::<ResyncComp>() == 32);
+const _: () = assert!(offset_of!(ResyncComp, mirror_id) == 16 && offset_of!(ResyncComp, id) == 20);
+const _: () = assert!(offset_of!(ResyncComp, synced) == 24);
+
+/// `struct obd_statfs`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct ObdStatfs {
+    pub(super) kind: u64,
+    pub(super) blocks: u64,
+    pub(super) bfree: u64,
+    pub(super) bavail: u64,
+    pub(super) files: u64,
+    pub(super) ffree: u64,
+    pub(super) fsid: [u8; 40],
+    pub(super) bsize: u32,
+    pub(super) namelen: u32,
+    pub(super) maxbytes: u64,
+    pub(super) state: u32,
+    pub(super) fprecreated: u32,
+    pub(super) granted: u32,
+    pub(super) spare: [u32; 7],
+}
+
+const _: () = assert!(size_of::<ObdStatfs>() == 144);
+const _: () = assert!(offset_of!(ObdStatfs, bsize) == 88 && offset_of!(ObdStatfs, state) == 104);
+
+/// `struct obd_uuid`.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(super) struct ObdUuid {
+    pub(super) text: [u8; 40],
+}
+
+const _: () = assert!(size_of::<ObdUuid>() == 40);
+
 // The parsers read the wire's little-endian numbers; the structs here are in the machine's order.
 const _: () = assert!(cfg!(target_endian = "little"), "Lustre's structs are read as little-endian");
 
@@ -194,3 +279,47 @@ pub(super) type Path2Fid = unsafe extern "C" fn(*const c_char, *mut LuFid) -> c_
 pub(super) type GetMdtIndexByFid = unsafe extern "C" fn(c_int, *const LuFid, *mut c_int) -> c_int;
 pub(super) type GetDataVersion = unsafe extern "C" fn(c_int, *mut u64, u64) -> c_int;
 pub(super) type MsgSetLevel = unsafe extern "C" fn(c_int);
+
+pub(super) type ChangelogStart = unsafe extern "C" fn(*mut *mut c_void, c_uint, *const c_char, c_longlong) -> c_int;
+pub(super) type ChangelogRecv = unsafe extern "C" fn(*mut c_void, *mut *mut ChangelogRec) -> c_int;
+pub(super) type ChangelogFree = unsafe extern "C" fn(*mut *mut ChangelogRec) -> c_int;
+pub(super) type ChangelogFini = unsafe extern "C" fn(*mut *mut c_void) -> c_int;
+pub(super) type ChangelogOnHandle = unsafe extern "C" fn(*mut c_void) -> c_int;
+pub(super) type ChangelogClear = unsafe extern "C" fn(*const c_char, *const c_char, c_longlong) -> c_int;
+pub(super) type ChangelogSetXflags = unsafe extern "C" fn(*mut c_void, c_uint) -> c_int;
+
+pub(super) type OnFd = unsafe extern "C" fn(c_int) -> c_int;
+pub(super) type LeaseAcquire = unsafe extern "C" fn(c_int, c_uint) -> c_int;
+pub(super) type LeaseSet = unsafe extern "C" fn(c_int, *const LlIocLease) -> c_int;
+pub(super) type CreateVolatile = unsafe extern "C" fn(*const c_char, c_int, c_int) -> c_int;
+pub(super) type SwapLayouts = unsafe extern "C" fn(c_int, c_int, u64, u64, u64) -> c_int;
+pub(super) type SwapLayoutsGrouplock = unsafe extern "C" fn(c_int, c_int, u64, u64, c_int, u64) -> c_int;
+pub(super) type GroupLock = unsafe extern "C" fn(c_int, c_int) -> c_int;
+
+pub(super) type LayoutAlloc = unsafe extern "C" fn() -> *mut LayoutPrivate;
+pub(super) type LayoutGetByFd = unsafe extern "C" fn(c_int, u32) -> *mut LayoutPrivate;
+pub(super) type LayoutFree = unsafe extern "C" fn(*mut LayoutPrivate);
+pub(super) type LayoutSet = unsafe extern "C" fn(*mut LayoutPrivate, u64) -> c_int;
+pub(super) type LayoutPoolSet = unsafe extern "C" fn(*mut LayoutPrivate, *const c_char) -> c_int;
+pub(super) type LayoutOstSet = unsafe extern "C" fn(*mut LayoutPrivate, c_int, u64) -> c_int;
+pub(super) type LayoutFileOpen =
+    unsafe extern "C" fn(*const c_char, c_int, libc::mode_t, *const LayoutPrivate) -> c_int;
+pub(super) type LayoutGet64 = unsafe extern "C" fn(*const LayoutPrivate, *mut u64) -> c_int;
+pub(super) type LayoutGet32 = unsafe extern "C" fn(*const LayoutPrivate, *mut u32) -> c_int;
+pub(super) type LayoutGetExtent = unsafe extern "C" fn(*const LayoutPrivate, *mut u64, *mut u64) -> c_int;
+pub(super) type LayoutGetOst = unsafe extern "C" fn(*const LayoutPrivate, u64, *mut u64) -> c_int;
+pub(super) type LayoutGetPool = unsafe extern "C" fn(*const LayoutPrivate, *mut c_char, usize) -> c_int;
+pub(super) type LayoutUse = unsafe extern "C" fn(*mut LayoutPrivate, c_uint) -> c_int;
+
+pub(super) type MirrorSet = unsafe extern "C" fn(c_int, c_uint) -> c_int;
+pub(super) type MirrorRead = unsafe extern "C" fn(c_int, c_uint, *mut c_void, usize, libc::off_t) -> isize;
+pub(super) type MirrorWrite = unsafe extern "C" fn(c_int, c_uint, *const c_void, usize, libc::off_t) -> isize;
+pub(super) type MirrorDataSeek = unsafe extern "C" fn(c_int, c_uint, libc::off_t, *mut usize) -> libc::off_t;
+pub(super) type MirrorFindStale =
+    unsafe extern "C" fn(*mut LayoutPrivate, *mut ResyncComp, usize, *mut u16, c_int) -> c_int;
+pub(super) type MirrorResyncMany =
+    unsafe extern "C" fn(c_int, *mut LayoutPrivate, *mut ResyncComp, c_int, u64, u64) -> c_int;
+
+pub(super) type OstStatfs = unsafe extern "C" fn(*mut c_char, u32, u32, *mut ObdStatfs, *mut ObdUuid) -> c_int;
+pub(super) type GetPoolMembers =
+    unsafe extern "C" fn(*const c_char, *mut *mut c_char, c_int, *mut c_char, c_int) -> c_int;

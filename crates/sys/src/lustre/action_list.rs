@@ -9,6 +9,7 @@ use std::mem::{offset_of, size_of};
 use model::{Extent, Fid};
 
 use super::abi::{HsmActionItem, HsmActionList};
+use super::wire::{fid_at, u32_at, u64_at};
 
 const HEADER: usize = size_of::<HsmActionList>();
 const ITEM: usize = size_of::<HsmActionItem>();
@@ -325,18 +326,6 @@ impl ActionList {
         // As much as another item: the count was too small. Less may be padding.
         if rest.len() >= ITEM { Err(Damage::Left { says: count, left: rest.len() }) } else { Ok(()) }
     }
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes.get(at..)?.first_chunk().map(|raw| u32::from_le_bytes(*raw))
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes.get(at..)?.first_chunk().map(|raw| u64::from_le_bytes(*raw))
-}
-
-fn fid_at(bytes: &[u8], at: usize) -> Option<Fid> {
-    Some(Fid { seq: u64_at(bytes, at)?, oid: u32_at(bytes, at + 8)?, ver: u32_at(bytes, at + 12)? })
 }
 
 #[cfg(test)]

@@ -76,10 +76,6 @@ macro_rules! functions {
                     },)+
                 })
             }
-
-            /// The functions' names, to compare with what a library exports.
-            #[cfg(test)]
-            const SYMBOLS: &[&str] = &[$($symbol),+];
         }
     };
 }
@@ -108,6 +104,86 @@ functions!(
     }
 );
 
+functions!(
+    /// What a reader of changelogs needs.
+    Changelog, "reading a changelog", {
+        start: abi::ChangelogStart = "llapi_changelog_start",
+        recv: abi::ChangelogRecv = "llapi_changelog_recv",
+        free: abi::ChangelogFree = "llapi_changelog_free",
+        fini: abi::ChangelogFini = "llapi_changelog_fini",
+        get_fd: abi::ChangelogOnHandle = "llapi_changelog_get_fd",
+        in_buf: abi::ChangelogOnHandle = "llapi_changelog_in_buf",
+        clear: abi::ChangelogClear = "llapi_changelog_clear",
+        set_xflags: abi::ChangelogSetXflags = "llapi_changelog_set_xflags",
+    }
+);
+
+functions!(
+    /// What changes a file's layout under a lease.
+    Leases, "changing a file's layout", {
+        acquire: abi::LeaseAcquire = "llapi_lease_acquire",
+        check: abi::OnFd = "llapi_lease_check",
+        release: abi::OnFd = "llapi_lease_release",
+        set: abi::LeaseSet = "llapi_lease_set",
+        create_volatile: abi::CreateVolatile = "llapi_create_volatile_idx",
+        file_flush: abi::OnFd = "llapi_file_flush",
+        swap: abi::SwapLayouts = "llapi_fswap_layouts",
+        swap_grouplock: abi::SwapLayoutsGrouplock = "llapi_fswap_layouts_grouplock",
+        group_lock: abi::GroupLock = "llapi_group_lock",
+        group_unlock: abi::GroupLock = "llapi_group_unlock",
+    }
+);
+
+functions!(
+    /// What makes layouts and files that have them.
+    Layouts, "making layouts", {
+        alloc: abi::LayoutAlloc = "llapi_layout_alloc",
+        get_by_fd: abi::LayoutGetByFd = "llapi_layout_get_by_fd",
+        free: abi::LayoutFree = "llapi_layout_free",
+        stripe_count_set: abi::LayoutSet = "llapi_layout_stripe_count_set",
+        stripe_size_set: abi::LayoutSet = "llapi_layout_stripe_size_set",
+        pool_name_set: abi::LayoutPoolSet = "llapi_layout_pool_name_set",
+        ost_index_set: abi::LayoutOstSet = "llapi_layout_ost_index_set",
+        file_open: abi::LayoutFileOpen = "llapi_layout_file_open",
+    }
+);
+
+functions!(
+    /// What tells a layout's components.
+    LayoutReading, "reading layouts", {
+        comp_use: abi::LayoutUse = "llapi_layout_comp_use",
+        comp_id_get: abi::LayoutGet32 = "llapi_layout_comp_id_get",
+        comp_flags_get: abi::LayoutGet32 = "llapi_layout_comp_flags_get",
+        comp_extent_get: abi::LayoutGetExtent = "llapi_layout_comp_extent_get",
+        mirror_id_get: abi::LayoutGet32 = "llapi_layout_mirror_id_get",
+        stripe_count_get: abi::LayoutGet64 = "llapi_layout_stripe_count_get",
+        stripe_size_get: abi::LayoutGet64 = "llapi_layout_stripe_size_get",
+        ost_index_get: abi::LayoutGetOst = "llapi_layout_ost_index_get",
+        pool_name_get: abi::LayoutGetPool = "llapi_layout_pool_name_get",
+    }
+);
+
+functions!(
+    /// What reads and writes single mirrors.
+    Mirrors, "file-level replication", {
+        set: abi::MirrorSet = "llapi_mirror_set",
+        clear: abi::OnFd = "llapi_mirror_clear",
+        read: abi::MirrorRead = "llapi_mirror_read",
+        write: abi::MirrorWrite = "llapi_mirror_write",
+        data_seek: abi::MirrorDataSeek = "llapi_mirror_data_seek",
+        find_stale: abi::MirrorFindStale = "llapi_mirror_find_stale",
+        resync_many: abi::MirrorResyncMany = "llapi_mirror_resync_many",
+    }
+);
+
+functions!(
+    /// What tells how full OSTs are.
+    Targets, "fill levels of OSTs", {
+        statfs: abi::OstStatfs = "llapi_obd_statfs",
+        get_pool_members: abi::GetPoolMembers = "llapi_get_poolmembers",
+    }
+);
+
 /// The library; cheap to clone. It is never unloaded: its functions may be called until the process ends.
 ///
 /// Its functions may be called from several threads at once: they keep what they know in the handles they are given,
@@ -119,8 +195,18 @@ pub struct Library {
 
 struct Inner {
     path: PathBuf,
+    loaded: Loaded,
     hsm: Hsm,
+    // Looked up when they are first used: an agent that only archives does without.
+    changelog: Group<Changelog>,
+    leases: Group<Leases>,
+    layouts: Group<Layouts>,
+    layout_reading: Group<LayoutReading>,
+    mirrors: Group<Mirrors>,
+    targets: Group<Targets>,
 }
+
+type Group<T> = OnceLock<Result<T, LoadError>>;
 
 impl std::fmt::Debug for Library {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -145,7 +231,7 @@ impl Library {
     pub fn load_from(path: &Path) -> Result<Self, LoadError> {
         // SAFETY: liblustreapi's initialisers only set its own variables. Whoever names another file here names code
         // to run, as with any program.
-        let loaded = unsafe { Loaded::open(Some(path), RTLD_NOW | RTLD_LOCAL) };
+        let loaded = unsafe { Loaded::open(Some(path), RTLD_NOW | RTLD_LOCAL | libc::RTLD_NODELETE) };
         let loaded =
             loaded.map_err(|error| LoadError::Absent { path: path.to_owned(), reason: linker_s_words(&error) })?;
         let hsm = Hsm::look_up(&loaded, path)?;
@@ -154,9 +240,18 @@ impl Library {
             // SAFETY: takes a number and sets a variable of the library.
             unsafe { set_level(SILENT) };
         }
-        // Stays loaded: no function pointer ever dangles.
-        std::mem::forget(loaded);
-        Ok(Self { inner: Arc::new(Inner { path: path.to_owned(), hsm }) })
+        let inner = Inner {
+            path: path.to_owned(),
+            loaded,
+            hsm,
+            changelog: OnceLock::new(),
+            leases: OnceLock::new(),
+            layouts: OnceLock::new(),
+            layout_reading: OnceLock::new(),
+            mirrors: OnceLock::new(),
+            targets: OnceLock::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
     }
 
     /// From where it was loaded.
@@ -167,6 +262,38 @@ impl Library {
 
     pub(super) fn hsm(&self) -> &Hsm {
         &self.inner.hsm
+    }
+
+    pub(super) fn changelog(&self) -> Result<&Changelog, LoadError> {
+        self.group(&self.inner.changelog, Changelog::look_up)
+    }
+
+    pub(super) fn leases(&self) -> Result<&Leases, LoadError> {
+        self.group(&self.inner.leases, Leases::look_up)
+    }
+
+    pub(super) fn layouts(&self) -> Result<&Layouts, LoadError> {
+        self.group(&self.inner.layouts, Layouts::look_up)
+    }
+
+    pub(super) fn layout_reading(&self) -> Result<&LayoutReading, LoadError> {
+        self.group(&self.inner.layout_reading, LayoutReading::look_up)
+    }
+
+    pub(super) fn mirrors(&self) -> Result<&Mirrors, LoadError> {
+        self.group(&self.inner.mirrors, Mirrors::look_up)
+    }
+
+    pub(super) fn targets(&self) -> Result<&Targets, LoadError> {
+        self.group(&self.inner.targets, Targets::look_up)
+    }
+
+    fn group<'a, T>(
+        &'a self,
+        group: &'a Group<T>,
+        look_up: fn(&Loaded, &Path) -> Result<T, LoadError>,
+    ) -> Result<&'a T, LoadError> {
+        group.get_or_init(|| look_up(&self.inner.loaded, &self.inner.path)).as_ref().map_err(Clone::clone)
     }
 }
 
@@ -193,7 +320,7 @@ mod tests {
     fn a_library_without_lustre_s_functions_is_named_with_the_first_that_is_missing() {
         let error = Library::load_from(Path::new("libc.so.6")).unwrap_err();
         match error {
-            LoadError::TooOld { symbol, .. } => assert_eq!(symbol, Hsm::SYMBOLS[0]),
+            LoadError::TooOld { symbol, .. } => assert_eq!(symbol, "llapi_hsm_copytool_register"),
             LoadError::Absent { .. } => panic!("{error}"),
         }
     }

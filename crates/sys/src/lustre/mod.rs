@@ -1,7 +1,8 @@
 //! Lustre, through its client library `liblustreapi`, which is loaded when it is there.
 //!
 //! What is here: the library ([`Library`]), the coordinator's side of HSM for an agent ([`Copytool`], [`CopyAction`]), the
-//! users' side ([`state`], [`request`] and others), each with what the library frees behind a value that does it when dropped.
+//! users' side ([`state`], [`request`] and others), changelogs ([`Changelog`]), layouts and mirrors ([`Layout`], [`LayoutLease`],
+//! [`MirrorFile`]) and OSTs ([`osts`]), each with what the library frees behind a value that does it when dropped.
 //! Errors are [`io::Error`] with the error number that the library returned, because callers decide by it. What comes from the
 //! kernel in messages is read by checked parsers, never believed.
 //!
@@ -11,19 +12,32 @@
 
 mod abi;
 mod action_list;
+mod changelog;
+mod changelog_record;
 mod copy_action;
 mod copytool;
 mod hsm;
+mod layout;
+mod layout_lease;
 mod library;
+mod mirror;
+mod targets;
+mod wire;
 
 pub use action_list::{Action, ActionList, Damage, Item, ItemError, READER_IS_BLOCKED};
+pub use changelog::Changelog;
+pub use changelog_record::{HsmEvent, Record, RecordDamage, RecordKind, RenamedFrom};
 pub use copy_action::{Begin, CopyAction, ProgressFlags};
 pub use copytool::{Copytool, Handle};
 pub use hsm::{
     CurrentAction, Flush, Import, MAX_REQUEST_ITEMS, Request, RequestError, UserAction, UserState, current_action,
     data_version, fid2path, import, mdt_index_by_fid, path2fid, request, state, state_set,
 };
+pub use layout::{Component, Layout};
+pub use layout_lease::{GroupLock, LayoutLease, LeaseMode, create_volatile, flush};
 pub use library::{Library, LoadError};
+pub use mirror::{MirrorFile, StaleComponent, find_stale};
+pub use targets::{Ost, ost, osts, pool_members};
 
 use std::ffi::CString;
 use std::io;
