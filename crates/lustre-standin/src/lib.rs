@@ -1,0 +1,67 @@
+//! For tests only: a `liblustreapi.so.1` over an ordinary directory, which behaves, and fails, as Lustre does.
+//!
+//! All processes that load it share a directory ([`Root`]); there is no daemon. Whoever calls in plays the coordinator.
+//! It is a second witness: structs and numbers are its own ([`abi`]), nothing is shared with what is tested.
+//!
+//! How tests use it: [`Root::make`] on a directory, [`library_dir`] for the `LD_LIBRARY_PATH` of the processes they
+//! start, [`control`] for knobs, faults, blocked readers and what the coordinator knows. Root is needed (attributes named
+//! `trusted.…`), and a filesystem with holes and extended attributes.
+//!
+//! What it cannot play, because no system call of a program goes through it: a plain `open` and `read` of a released file does
+//! not block, but reads zeros ([`control::read`] blocks); writes are noticed by the time of modification and the size; the
+//! attribute `lustre.lov`; records of the changelog for what programs do by themselves.
+
+#![allow(
+    clippy::missing_safety_doc,
+    reason = "the contract of each function is liblustreapi's: pointers are null, or valid for what their type says"
+)]
+
+pub mod abi;
+mod boundary;
+mod changelog;
+pub mod changelog_reader;
+mod completion;
+pub mod control;
+mod coordinator;
+pub mod copyaction;
+pub mod copytool;
+mod file;
+pub mod import;
+mod root;
+mod state;
+pub mod user;
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+pub use boundary::{Errno, Result};
+pub use changelog::KIND_HSM;
+pub use root::Root;
+pub use state::{Client, Request, Status};
+
+/// The shared object that cargo built along with the running test.
+///
+/// # Panics
+/// When it is not there: a test cannot go on without.
+#[allow(clippy::panic, reason = "it is how a test learns that a prerequisite is missing")]
+pub fn shared_object() -> PathBuf {
+    const NAME: &str = "liblustreapi_standin.so";
+    let executable = std::env::current_exe().unwrap_or_default();
+    let beside = executable.ancestors().skip(1).take(2);
+    let mut candidates = beside.flat_map(|directory| [directory.join(NAME), directory.join("deps").join(NAME)]);
+    candidates.find(|candidate| candidate.exists()).unwrap_or_else(|| {
+        panic!(
+            "{NAME} is not beside {}: it is built for tests of crates that have lustre-standin among their \
+             dev-dependencies, or by `cargo build -p sifaka-lustre-standin`",
+            executable.display()
+        )
+    })
+}
+
+/// Makes `into` a directory for `LD_LIBRARY_PATH`: with [`shared_object`] under the name Lustre's library has.
+pub fn library_dir(into: &Path) -> io::Result<()> {
+    fs::create_dir_all(into)?;
+    symlink(shared_object(), into.join("liblustreapi.so.1"))
+}
