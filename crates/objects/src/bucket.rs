@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
+use tokio::sync::OnceCell;
 use tokio::time::{Instant, timeout_at};
 use transfer::TransferError;
 
@@ -48,6 +49,8 @@ pub struct Bucket {
     traits: Traits,
     uploads: Option<Arc<Uploads>>,
     thaws: Option<Arc<Thaws>>,
+    /// Whether the service heeds what a put depends on, once somebody wanted to know.
+    keeps_conditions: OnceCell<bool>,
     /// When it was there last.
     seen: Mutex<Option<Instant>>,
     /// When it last did what it was asked for.
@@ -153,6 +156,7 @@ impl Bucket {
             traits,
             uploads,
             thaws,
+            keeps_conditions: OnceCell::new(),
             seen: Mutex::new(None),
             served: served.clone(),
         }))
@@ -230,6 +234,10 @@ impl Bucket {
 
     pub(crate) fn thaws(&self) -> Option<Arc<Thaws>> {
         self.thaws.clone()
+    }
+
+    pub(crate) fn keeps_conditions(&self) -> &OnceCell<bool> {
+        &self.keeps_conditions
     }
 
     pub(crate) fn operator(&self) -> &Operator {

@@ -22,6 +22,9 @@ const EAGAIN: i32 = 11;
 /// S3's and Azure's codes for content that cannot be read before it is thawed.
 pub(crate) const CODES_OF_COLD: [&str; 3] = ["InvalidObjectState", "BlobArchived", "BlobBeingRehydrated"];
 
+/// What stands for a code where a HEAD was answered by 400, with which no code comes.
+pub(crate) const HEAD_REFUSED: &str = "400";
+
 /// Why a request did not end well; can be told to several who wait for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fault {

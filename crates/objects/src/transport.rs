@@ -13,7 +13,7 @@
 //!
 //! TLS is rustls with ring; the system's certificates, and those of a file. Proxies are taken from the environment (`HTTPS_PROXY`, `NO_PROXY`).
 
-use crate::fault::{CODES_OF_COLD, Said};
+use crate::fault::{CODES_OF_COLD, HEAD_REFUSED, Said};
 use crate::settings::{Limits, SettingsError};
 use crate::signed::Refusal;
 use bytes::{Buf as _, Bytes};
@@ -182,8 +182,10 @@ impl HttpTransport for Transport {
         }
         let mut body = HttpBody::new(Box::pin(pieces(answer, idle, most, place)), length);
         if is_head && status == StatusCode::BAD_REQUEST {
-            // No reason comes with it, and nothing of it can be wrong by itself: so they refuse credentials that expired.
-            return Err(Error::new(ErrorKind::Unexpected, status.to_string()).set_temporary());
+            // No reason comes with it, and nothing of it can be wrong by itself: so they refuse credentials that expired, and what is encrypted with
+            // somebody else's key.
+            let error = Error::new(ErrorKind::Unexpected, status.to_string()).set_temporary();
+            return Err(error.set_source(Said { code: HEAD_REFUSED.to_owned() }));
         }
         if status.is_client_error() && !is_head && length.is_none_or(|length| length <= MAX_ERROR_BYTES) {
             let text = body.to_buffer().await?;

@@ -47,7 +47,7 @@ fn order(layout: Layout, id: &ObjectId, size: Option<u64>) -> Vec<String> {
 
 impl ObjectStore {
     /// Reads an object, into `target` if there is one.
-    pub(super) fn read(
+    fn read(
         &self,
         id: &ObjectId,
         target: Option<&OpenFile>,
@@ -98,6 +98,22 @@ impl ObjectStore {
         restore_stream((&object, &path, stored_bytes), encoding, target, expected, monitor)
     }
 
+    /// Reads an object that may be brought to its path in the middle of that.
+    pub(super) fn read_moving(
+        &self,
+        id: &ObjectId,
+        target: Option<&OpenFile>,
+        expected: Expected,
+        monitor: &dyn Monitor,
+    ) -> Result<Restored, TransferError> {
+        match self.read(id, target, expected, monitor) {
+            Err(TransferError::Missing { .. }) if self.bucket.layout() == Layout::Path => {
+                self.read(id, target, expected, monitor)
+            }
+            read => read,
+        }
+    }
+
     pub(super) fn restore(
         &self,
         id: &ObjectId,
@@ -105,13 +121,7 @@ impl ObjectStore {
         expected: Expected,
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
-        let restored = match self.read(id, Some(target), expected, monitor) {
-            // It may have been brought to its path in the middle of that.
-            Err(TransferError::Missing { .. }) if self.bucket.layout() == Layout::Path => {
-                self.read(id, Some(target), expected, monitor)?
-            }
-            read => read?,
-        };
+        let restored = self.read_moving(id, Some(target), expected, monitor)?;
         if restored.bytes >= SYNC_ALONE_FROM_BYTES {
             // Whoever asked syncs before the content counts: small files many at a time.
             target.file().sync_data().map_err(TransferError::io("sync", target.path()))?;
@@ -143,8 +153,15 @@ impl ObjectStore {
                 done => return done,
             }
         }
-        let described = self.describe(id, expected.size, monitor)?.ok_or_else(none)?;
-        let restored = part(described.clone())?;
+        let mut described = self.describe(id, expected.size, monitor)?.ok_or_else(none)?;
+        let restored = match part(described.clone()) {
+            // It was brought to its path in the middle of that.
+            Err(TransferError::Missing { .. }) if self.bucket.layout() == Layout::Path => {
+                described = self.describe(id, expected.size, monitor)?.ok_or_else(none)?;
+                part(described.clone())?
+            }
+            restored => restored?,
+        };
         self.known.keep(id, described);
         Ok(restored)
     }

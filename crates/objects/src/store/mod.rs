@@ -306,7 +306,7 @@ impl Store for ObjectStore {
     }
 
     fn verify(&self, id: &ObjectId, expected: Expected, monitor: &dyn Monitor) -> Result<Restored, TransferError> {
-        self.read(id, None, expected, monitor)
+        self.read_moving(id, None, expected, monitor)
     }
 
     fn put_record(&self, record: &Manifest, done: Done) {

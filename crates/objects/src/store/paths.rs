@@ -6,17 +6,19 @@
 //! its way. Nothing is ever written over that says another id of itself, or none.
 
 use super::listing::Listing;
-use super::place::{self, Claim, Place, There};
+use super::place::{self, Claim, MARK, Place, There};
 use crate::Bucket;
-use crate::fault::Fault;
+use crate::fault::{Fault, HEAD_REFUSED};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::{StreamExt as _, stream};
 use model::ObjectId;
-use opendal::Metadata;
+use opendal::options::ReadOptions;
+use opendal::{Buffer, Metadata};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::Semaphore;
+use uuid::Uuid;
 
 /// The text of an object that says whose it is.
 const ID: &str = "id";
@@ -28,7 +30,11 @@ const PATH: &str = "path";
 const OURS: &str = ".sifaka";
 /// The longest key that every service takes, with the prefix.
 const MAX_KEY_BYTES: usize = 1024;
-/// How many objects are looked at at a time while everything is listed.
+/// Azure takes no keys of more parts than 254, prefix and all.
+const MAX_PARTS: usize = 254;
+/// Google takes no keys that begin so.
+const NOT_GOOGLE: &str = ".well-known/acme-challenge/";
+/// How many objects are looked at at a time.
 const LOOKS: usize = 32;
 /// How many objects are brought to their paths at a time; each is in memory.
 static MOVES: Semaphore = Semaphore::const_new(2);
@@ -45,7 +51,10 @@ impl Visible {
     pub(super) fn of(bucket: &Bucket, path: &[u8], id: &ObjectId) -> Option<Self> {
         let path = std::str::from_utf8(path).ok().filter(|path| is_key(path))?;
         let beside = format!("{path}~{id}");
-        (bucket.key_in_whole(&beside).len() <= MAX_KEY_BYTES).then(|| Self { path: path.to_owned(), beside })
+        let whole = bucket.key_in_whole(&beside);
+        let fits =
+            whole.len() <= MAX_KEY_BYTES && whole.split('/').count() <= MAX_PARTS && !whole.starts_with(NOT_GOOGLE);
+        fits.then(|| Self { path: path.to_owned(), beside })
     }
 
     fn keys(self) -> [String; 2] {
@@ -94,40 +103,84 @@ pub(super) fn describe(manifest: &mut Place, visible: Option<&Visible>) {
 /// Chooses between the path and what is beside it, by what is there now.
 pub(super) async fn choose(bucket: &Bucket, place: &mut Place, visible: &Visible) -> Result<(), Fault> {
     place.key.clone_from(&visible.path);
-    if place.look(bucket).await? == There::Strange {
-        place.key.clone_from(&visible.beside);
+    match place.look(bucket).await {
+        Ok(There::Strange) => place.key.clone_from(&visible.beside),
+        Err(fault) if is_hidden(&fault) => place.key.clone_from(&visible.beside),
+        looked => drop(looked?),
     }
     Ok(())
+}
+
+/// Whether the object may be one that the service does not let us look at, as opposed to others: encrypted with a key of somebody's own, or denied by a rule.
+fn is_hidden(fault: &Fault) -> bool {
+    fault.code() == HEAD_REFUSED || fault.is_forbidden()
+}
+
+/// Whether the service takes no object under this key, and might under another: a file is in the way where a directory would be, for instance.
+pub(super) fn is_no_place(fault: &Fault) -> bool {
+    fault.told == opendal::ErrorKind::Conflict || fault.is_refused() && !fault.is_forbidden()
 }
 
 fn is_of(found: &Metadata, id: &ObjectId) -> bool {
     found.user_metadata().and_then(|texts| texts.get(ID)).is_some_and(|text| *text == *id.as_str())
 }
 
-/// Where a manifest says that its object was meant to lie.
-pub(super) async fn meant(bucket: &Bucket, id: &ObjectId) -> Result<Option<Visible>, Fault> {
-    let Some(found) = bucket.stat(&bucket.layout().manifest(id)).await? else { return Ok(None) };
-    let text = found.user_metadata().and_then(|texts| texts.get(PATH));
-    let path = text.and_then(|text| BASE64_STANDARD.decode(text.as_bytes()).ok());
-    Ok(path.and_then(|path| Visible::of(bucket, &path, id)))
+/// What a manifest says besides.
+struct Described {
+    /// Where its object was meant to lie.
+    visible: Option<Visible>,
+    /// The attempt that it is of.
+    mark: String,
 }
 
-/// Finds an object; `None` when there is none.
+async fn described(bucket: &Bucket, id: &ObjectId) -> Result<Option<Described>, Fault> {
+    let Some(found) = bucket.stat(&bucket.layout().manifest(id)).await? else { return Ok(None) };
+    let text = |name: &str| found.user_metadata().and_then(|texts| texts.get(name));
+    let path = text(PATH).and_then(|text| BASE64_STANDARD.decode(text.as_bytes()).ok());
+    let visible = path.and_then(|path| Visible::of(bucket, &path, id));
+    Ok(Some(Described { visible, mark: text(MARK).map(ToString::to_string).unwrap_or_default() }))
+}
+
+/// Where a manifest says that its object was meant to lie.
+async fn meant(bucket: &Bucket, id: &ObjectId) -> Result<Option<Visible>, Fault> {
+    Ok(described(bucket, id).await?.and_then(|described| described.visible))
+}
+
+/// Finds an object; `None` when there is none. Of several that say the id, it is the one of the manifest's own attempt.
 pub(super) async fn find(bucket: &Bucket, id: &ObjectId) -> Result<Option<(String, Metadata)>, Fault> {
     // Twice: it may be brought to its path between the two questions.
     for _ in 0..2 {
-        let visible = meant(bucket, id).await?;
-        for key in visible.clone().into_iter().flat_map(Visible::keys) {
-            if let Some(found) = bucket.stat(&key).await?.filter(|found| is_of(found, id)) {
-                return Ok(Some((key, found)));
-            }
+        let (found, may_move) = find_once(bucket, id).await?;
+        if found.is_some() || !may_move {
+            return Ok(found);
         }
-        if visible.is_none() {
-            break;
+    }
+    Ok(None)
+}
+
+/// Also says whether it may be somewhere else the next time.
+async fn find_once(bucket: &Bucket, id: &ObjectId) -> Result<(Option<(String, Metadata)>, bool), Fault> {
+    let described = described(bucket, id).await?;
+    let (visible, mark) = described.map_or((None, String::new()), |described| (described.visible, described.mark));
+    let may_move = visible.is_some();
+    let (mut older, mut hidden) = (None, None);
+    for key in visible.into_iter().flat_map(Visible::keys) {
+        match bucket.stat(&key).await {
+            Ok(Some(found)) if is_of(&found, id) && place::is_of_attempt(&found, &mark) => {
+                return Ok((Some((key, found)), may_move));
+            }
+            Ok(Some(found)) if is_of(&found, id) => drop(older.get_or_insert((key, found))),
+            Ok(_) => {}
+            Err(fault) if is_hidden(&fault) => hidden = Some(fault),
+            Err(fault) => return Err(fault),
         }
     }
     let key = bucket.layout().object(id);
-    Ok(bucket.stat(&key).await?.map(|found| (key, found)))
+    let by_id = bucket.stat(&key).await?.map(|found| (key, found));
+    match (by_id.or(older), hidden) {
+        (None, Some(fault)) => Err(fault),
+        (found, _) => Ok((found, may_move)),
+    }
 }
 
 /// Removes an object and its manifest, and brings another one to the path that is free then.
@@ -159,20 +212,39 @@ async fn remove_if_of(bucket: &Bucket, key: &String, id: &ObjectId) -> Result<()
     }
 }
 
-/// Removes what earlier attempts left of this id elsewhere than at the keys `own`, and in other forms. What is of the attempt `mark` stays, wherever it was
-/// brought meanwhile.
-pub(super) async fn remove_older(
+/// Removes what earlier attempts left at another path than `now`. Before the manifest is written over that leads there: nothing else does.
+pub(super) async fn leave_old_path(
     bucket: &Bucket,
     id: &ObjectId,
-    (own, mark): (&[String], &str),
-    before: Option<Visible>,
+    now: Option<&Visible>,
+    mark: &str,
 ) -> Result<(), Fault> {
+    match meant(bucket, id).await? {
+        Some(before) if Some(&before) != now => remove_attempts(bucket, id, before.keys(), mark).await,
+        _ => Ok(()),
+    }
+}
+
+/// Removes what earlier attempts left of this id elsewhere than at the keys `own`, and in other forms. What is of the attempt `mark` stays, wherever it was
+/// brought meanwhile.
+pub(super) async fn remove_older(bucket: &Bucket, id: &ObjectId, (own, mark): (&[String], &str)) -> Result<(), Fault> {
     for other in bucket.layout().other_forms(id) {
         remove(bucket, &other).await?;
     }
-    let now = meant(bucket, id).await?;
-    let keys = [before, now].into_iter().flatten().flat_map(Visible::keys).chain([bucket.layout().object(id)]);
-    for key in keys.filter(|key| !own.contains(key)) {
+    let keys = meant(bucket, id).await?.into_iter().flat_map(Visible::keys).chain([bucket.layout().object(id)]);
+    remove_attempts(bucket, id, keys.filter(|key| !own.contains(key)), mark).await?;
+    let manifest = bucket.layout().manifest(id);
+    if own.contains(&manifest) { Ok(()) } else { bucket.remove(&[manifest]).await }
+}
+
+/// Removes what says this id under these keys, and is of another attempt than `mark`.
+async fn remove_attempts(
+    bucket: &Bucket,
+    id: &ObjectId,
+    keys: impl IntoIterator<Item = String>,
+    mark: &str,
+) -> Result<(), Fault> {
+    for key in keys {
         match bucket.stat(&key).await? {
             Some(found) if is_of(&found, id) && !place::is_of_attempt(&found, mark) => {
                 bucket.remove(std::slice::from_ref(&key)).await?;
@@ -180,13 +252,20 @@ pub(super) async fn remove_older(
             _ => {}
         }
     }
-    let manifest = bucket.layout().manifest(id);
-    if own.contains(&manifest) { Ok(()) } else { bucket.remove(&[manifest]).await }
+    Ok(())
+}
+
+/// Whether the object of this id was brought to its path while a repeated attempt chose what is beside it.
+pub(super) async fn was_brought(bucket: &Bucket, id: &ObjectId, visible: &Visible) -> Result<bool, Fault> {
+    Ok(bucket.stat(&visible.path).await?.is_some_and(|found| is_of(&found, id)))
 }
 
 /// Brings the newest object that lies beside a path to it, if nothing is there. What is larger than one request is stays where it is.
+///
+/// The object may be archived anew at the same moment. That attempt puts its manifest first and looks at the path then; here the path is put first, and
+/// then the manifest is looked at. So one of the two sees the other: either what lies beside the path is left alone here, or it is not written to there.
 async fn bring(bucket: &Bucket, path: &str, gone: &ObjectId) -> Result<(), Fault> {
-    if bucket.stat(path).await?.is_some() {
+    if bucket.stat(path).await?.is_some() || !keeps_conditions(bucket).await? {
         return Ok(());
     }
     let Some((id, found)) = newest_beside(bucket, path, gone).await? else { return Ok(()) };
@@ -196,57 +275,105 @@ async fn bring(bucket: &Bucket, path: &str, gone: &ObjectId) -> Result<(), Fault
     let _turn = MOVES.acquire().await;
     let beside = format!("{path}~{id}");
     // Read and put: not every service looks at conditions when it copies.
-    let content = match bucket.request(|| bucket.operator().read(&beside)).await {
+    let options = ReadOptions { if_match: found.etag().map(str::to_owned), ..ReadOptions::default() };
+    let content = match bucket.request(|| bucket.operator().read_options(&beside, options.clone())).await {
         // It stays where it is: a better place is not worth a thaw, and the removal that made room is done.
         Err(fault) if fault.is_cold() => return Ok(()),
+        // Somebody replaced it, or brought it away.
+        Err(fault) if fault.is_missing() || fault.told == opendal::ErrorKind::ConditionNotMatch => return Ok(()),
         read => read?,
     };
+    if content.len() as u64 != found.content_length() {
+        return Err(Fault::strange("the service gave another number of bytes than there are"));
+    }
     let place = Place::copy_of(&found, path.to_owned(), claim(&id));
-    match place.put(bucket, content).await {
-        Ok(_) => {}
+    if !place.put_new(bucket, content).await? {
         // Somebody else was faster.
-        Err(fault) if fault.told == opendal::ErrorKind::Conflict => return Ok(()),
-        Err(fault) => return Err(fault),
+        return Ok(());
     }
-    if bucket.stat(&bucket.layout().manifest(&id)).await?.is_none() {
+    match described(bucket, &id).await? {
+        Some(described) if described.mark == place.mark => remove_if_made_by(bucket, &beside, &place.mark).await,
+        // It is being archived anew. That attempt removes this one, or finds its own, whose mark is the manifest's.
+        Some(_) => Ok(()),
         // It was removed meanwhile, by somebody who may not have seen this.
-        return remove_if_of(bucket, &place.key, &id).await;
+        None => remove_if_made_by(bucket, &place.key, &place.mark).await,
     }
-    remove_if_of(bucket, &beside, &id).await
 }
 
-async fn newest_beside(bucket: &Bucket, path: &str, gone: &ObjectId) -> Result<Option<(ObjectId, Metadata)>, Fault> {
-    let prefix = format!("{path}~");
-    let mut listing = Listing::of(bucket, &prefix, None)?;
-    let mut newest: Option<(ObjectId, Metadata)> = None;
-    loop {
-        let batch = listing.next_batch(bucket).await?;
-        for id in batch.entries.iter().filter_map(|entry| super::keys::id(&prefix, entry.path())) {
-            let Some(found) = bucket.stat(&format!("{prefix}{id}")).await?.filter(|found| is_of(found, &id)) else {
-                continue;
-            };
-            // There may be a file that is really called so.
-            let is_meant = id != *gone && meant(bucket, &id).await?.is_some_and(|visible| visible.path == path);
-            let is_newer = |old: &(ObjectId, Metadata)| archived(&found) > archived(&old.1);
-            if is_meant && newest.as_ref().is_none_or(is_newer) {
-                newest = Some((id, found));
+async fn remove_if_made_by(bucket: &Bucket, key: &String, mark: &str) -> Result<(), Fault> {
+    match bucket.stat(key).await? {
+        Some(found) if place::is_of_attempt(&found, mark) => bucket.remove(std::slice::from_ref(key)).await,
+        _ => Ok(()),
+    }
+}
+
+/// Whether the service heeds what a put depends on. If not, what is brought to a path could replace what somebody puts there at the same moment.
+async fn keeps_conditions(bucket: &Bucket) -> Result<bool, Fault> {
+    let ask = || async {
+        let place = Place::ours(format!("{OURS}/probe-{}", Uuid::new_v4()));
+        let options = place.options(bucket, &There::Nothing);
+        let mut kept = false;
+        for _ in 0..2 {
+            let put = bucket.request(|| bucket.usual().write_options(&place.key, Buffer::new(), options.clone())).await;
+            match put {
+                Ok(_) => {}
+                Err(fault) if fault.told == opendal::ErrorKind::ConditionNotMatch => kept = true,
+                Err(fault) => return Err(fault),
             }
         }
-        if batch.is_last {
-            return Ok(newest);
-        }
-    }
+        bucket.remove(std::slice::from_ref(&place.key)).await?;
+        Ok(kept)
+    };
+    bucket.keeps_conditions().get_or_try_init(ask).await.copied()
 }
 
-/// The ids of the objects among these keys: each is looked at.
+/// Among the first thousand that may be some: there may be any number of files that are called so.
+async fn newest_beside(bucket: &Bucket, path: &str, gone: &ObjectId) -> Result<Option<(ObjectId, Metadata)>, Fault> {
+    let prefix = format!("{path}~");
+    let batch = Listing::of(bucket, &prefix, None)?.next_batch(bucket).await?;
+    let ids: Vec<ObjectId> = batch.entries.iter().filter_map(|entry| super::keys::id(&prefix, entry.path())).collect();
+    let looks = ids.into_iter().filter(|id| id != gone).map(|id| look_beside(bucket, path, id));
+    let mut found = stream::iter(looks).buffer_unordered(LOOKS);
+    let mut newest: Option<(ObjectId, Metadata)> = None;
+    while let Some(looked) = found.next().await {
+        let Some((id, found)) = looked? else { continue };
+        if newest.as_ref().is_none_or(|(_, old)| archived(&found) > archived(old)) {
+            newest = Some((id, found));
+        }
+    }
+    Ok(newest)
+}
+
+/// What lies beside a path, if it was meant to lie at it, and is what its manifest is of. There may be a file that is really called so.
+async fn look_beside(bucket: &Bucket, path: &str, id: ObjectId) -> Result<Option<(ObjectId, Metadata)>, Fault> {
+    let found = match bucket.stat(&format!("{path}~{id}")).await {
+        Err(fault) if is_hidden(&fault) => None,
+        found => found?,
+    };
+    let Some(found) = found.filter(|found| is_of(found, &id)) else { return Ok(None) };
+    let is_meant = described(bucket, &id).await?.is_some_and(|described| {
+        described.visible.is_some_and(|visible| visible.path == path) && place::is_of_attempt(&found, &described.mark)
+    });
+    Ok(is_meant.then_some((id, found)))
+}
+
+/// The ids of the objects among these keys: each is looked at. What the service does not let us look at, while it lists it, is none of ours: people share the
+/// bucket.
 pub(super) async fn ids(bucket: &Arc<Bucket>, keys: Vec<String>) -> Result<Vec<ObjectId>, Fault> {
-    let is_visible = |key: &String| !key.ends_with('/') && key.split('/').next() != Some(OURS);
-    let looks = keys.into_iter().filter(is_visible).map(|key| {
+    // Others may not be asked for as they are listed.
+    let looks = keys.into_iter().filter(|key| is_key(key)).map(|key| {
         let bucket = bucket.clone();
         async move {
-            let Some(found) = bucket.stat(&key).await? else { return Ok(None) };
-            let id = found.user_metadata().and_then(|texts| texts.get(ID)).and_then(|id| ObjectId::parse(id).ok());
-            Ok::<_, Fault>(id)
+            let found = match bucket.stat(&key).await {
+                Err(fault) if is_hidden(&fault) => {
+                    let path = bucket.path(&key);
+                    tracing::warn!(object = %path.display(), error = fault.why(), "an object cannot be looked at, and is passed over");
+                    None
+                }
+                found => found?,
+            };
+            let texts = found.as_ref().and_then(Metadata::user_metadata);
+            Ok::<_, Fault>(texts.and_then(|texts| texts.get(ID)).and_then(|id| ObjectId::parse(id).ok()))
         }
     });
     let found: Vec<_> = stream::iter(looks).buffer_unordered(LOOKS).collect().await;

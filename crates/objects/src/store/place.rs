@@ -260,6 +260,19 @@ impl Place {
         }
     }
 
+    /// Puts a whole object where nothing is. Says whether it is there now.
+    pub(super) async fn put_new(&self, bucket: &Bucket, content: Buffer) -> Result<bool, Fault> {
+        let options = self.options(bucket, &There::Nothing);
+        let request = || bucket.operator().write_options(&self.key, content.clone(), options.clone());
+        let Err(fault) = bucket.request(request).await else { return Ok(true) };
+        match self.look(bucket).await? {
+            // It was done, and only the answer lost.
+            There::This(bytes) if bytes == content.len() as u64 => Ok(true),
+            There::Nothing => Err(fault),
+            _ => Ok(false),
+        }
+    }
+
     /// Begins an object that is made of parts.
     pub(super) fn begin(&self, bucket: &Bucket, there: &There, concurrent: usize) -> opendal::Result<oio::Writer> {
         let operator = self.operator(bucket);

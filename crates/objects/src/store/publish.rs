@@ -72,13 +72,15 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
     };
     let mut described = place.beside(layout.manifest(&id));
     paths::describe(&mut described, visible.as_ref());
-    let before =
-        if repeated && layout == Layout::Path { paths::meant(bucket, &id).await.map_err(failed)? } else { None };
+    if repeated && layout == Layout::Path {
+        let left = paths::leave_old_path(bucket, &id, visible.as_ref(), &described.mark).await;
+        tolerated(bucket, &id, left).map_err(failed)?;
+    }
     let is_first = visible.is_some();
     if is_first && let Some(table) = manifest.take() {
         put_manifest(bucket, &described, table).await?;
     }
-    let (key, replaced, is_answered) = match put_content(bucket, content, visible.as_ref(), repeated).await {
+    let (key, replaced, is_answered) = match put_content(bucket, &id, content, visible.as_ref(), repeated).await {
         Ok(put) => put,
         Err(fault) => {
             // It may be there all the same. With a manifest it is found by whoever looks for remains.
@@ -105,7 +107,7 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
         }
     }
     if repeated || replaced {
-        remove_older_forms(bucket, &id, (&own, &described.mark), before).await.map_err(failed)?;
+        remove_older_forms(bucket, &id, (&own, &described.mark)).await.map_err(failed)?;
     }
     if (repeated || replaced) && is_answered {
         abort_older_uploads(bucket, &id, begun).await;
@@ -116,6 +118,7 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
 /// Where it was put, whether it may have replaced something, and whether the service said that it is done.
 async fn put_content(
     bucket: &Bucket,
+    id: &ObjectId,
     content: StagedContent,
     visible: Option<&Visible>,
     repeated: bool,
@@ -124,22 +127,35 @@ async fn put_content(
         StagedContent::Whole(place, bytes, memory) => (place, bytes, memory),
         StagedContent::Parts(sent) => {
             let key = sent.place.key.clone();
+            if let Some(visible) = visible.filter(|visible| repeated && visible.beside == key)
+                && paths::was_brought(bucket, id, visible).await?
+            {
+                return Err(Fault::contended("what an earlier attempt stored is at its path now"));
+            }
             return Ok((key, repeated, sent.complete().await?));
         }
     };
-    if let Some(visible) = visible {
-        // Looked at, whatever the service thinks of conditions.
-        paths::choose(bucket, &mut place, visible).await?;
-    }
-    let put = match (place.put(bucket, bytes.clone().into()).await, visible) {
-        (Err(fault), Some(visible)) if fault.told == ErrorKind::Conflict && place.key == visible.path => {
-            // Somebody else was faster.
-            place.key.clone_from(&visible.beside);
-            place.put(bucket, bytes.into()).await
-        }
-        (put, _) => put,
+    let Some(visible) = visible else {
+        let replaced = place.put(bucket, bytes.into()).await?;
+        return Ok((place.key, replaced, true));
     };
-    Ok((place.key.clone(), put?, true))
+    // Looked at, whatever the service thinks of conditions.
+    paths::choose(bucket, &mut place, visible).await?;
+    let mut put = place.put(bucket, bytes.clone().into()).await;
+    if place.key == visible.path && matches!(&put, Err(fault) if fault.told == ErrorKind::Conflict) {
+        // Somebody else was faster.
+        place.key.clone_from(&visible.beside);
+        put = place.put(bucket, bytes.clone().into()).await;
+    }
+    if let Err(fault) = &put
+        && paths::is_no_place(fault)
+    {
+        let path = bucket.path(&place.key);
+        tracing::warn!(object = %path.display(), error = fault.why(), "the service takes no object there; it is kept by its id");
+        place.key = bucket.layout().object(id);
+        put = place.put(bucket, bytes.into()).await;
+    }
+    Ok((place.key, put?, true))
 }
 
 async fn put_manifest(bucket: &Arc<Bucket>, place: &Place, table: Table) -> Result<(), TransferError> {
@@ -202,26 +218,26 @@ async fn take_back(bucket: &Bucket, places: [&Place; 2]) {
     }
 }
 
-/// An earlier attempt of the same archive may have chosen another encoding, or had a manifest. What cannot be removed for now fails the attempt, and the next
-/// one does it. Where nothing may be removed at all, something may stay (`sifaka fsck` tells): an archive for which that is so is of use all the same.
-async fn remove_older_forms(
-    bucket: &Bucket,
-    id: &ObjectId,
-    (own, mark): (&[String], &str),
-    before: Option<Visible>,
-) -> Result<(), Fault> {
+/// An earlier attempt of the same archive may have chosen another encoding, or had a manifest.
+async fn remove_older_forms(bucket: &Bucket, id: &ObjectId, (own, mark): (&[String], &str)) -> Result<(), Fault> {
     let layout = bucket.layout();
     let removed = if layout == Layout::Path {
-        paths::remove_older(bucket, id, (own, mark), before).await
+        paths::remove_older(bucket, id, (own, mark)).await
     } else {
         let all = layout.other_forms(id).chain([id.clone()]).flat_map(|id| layout.all(&id));
         let old: Vec<String> = all.filter(|key| !own.contains(key)).collect();
         bucket.remove(&old).await
     };
+    tolerated(bucket, id, removed)
+}
+
+/// What cannot be removed for now fails the attempt, and the next one does it. Where nothing may be removed at all, something may stay (`sifaka fsck` tells):
+/// an archive for which that is so is of use all the same.
+fn tolerated(bucket: &Bucket, id: &ObjectId, removed: Result<(), Fault>) -> Result<(), Fault> {
     match removed {
         Err(fault) if fault.is_refused() => {
-            let path = bucket.path(&layout.object(id));
-            tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove older forms of an object");
+            let path = bucket.path(&bucket.layout().object(id));
+            tracing::warn!(object = %path.display(), error = fault.why(), "cannot remove what earlier attempts left of an object");
             Ok(())
         }
         removed => removed,

@@ -10,7 +10,10 @@ use opendal::options::WriteOptions;
 use std::collections::{BTreeSet, HashMap};
 use std::ops::ControlFlow;
 use std::path::Path;
+use std::time::Duration;
+use testkit::fault_proxy::{Fault, FaultProxy, Reply, Request, When};
 use testkit::services::Rgw;
+use testkit::wait_until;
 use transfer::{Encoding, Expected, Origin, PutOptions, Store as _, Stored, TransferError, Unwatched};
 
 const PREFIX: &str = "site/a prefix/";
@@ -38,6 +41,34 @@ impl PathBed {
 
     fn put_at(&self, name: &str, path: &[u8], content: &[u8]) -> Result<Stored, TransferError> {
         self.put(&id(name), &self.file("source", content), at(path))
+    }
+
+    /// On a server that things can happen to on the way.
+    fn behind_a_proxy() -> (FaultProxy, Self) {
+        let server = Rgw::start();
+        server.create_bucket(BUCKET);
+        let proxy = FaultProxy::start(&server.server().authority());
+        let settings = Settings { layout: Layout::Path, ..settings(proxy.url()) };
+        (proxy, Self(ServerBed::with(server, &settings)))
+    }
+
+    /// Past the store.
+    fn remove_only(&self, key: &str) {
+        self.0.server.request("DELETE", &format!("/{BUCKET}/site/a%20prefix/{key}"), None, &[]).ok();
+    }
+
+    fn put_again(&self, name: &str, path: &[u8], content: &[u8]) -> Result<Stored, TransferError> {
+        let options = PutOptions { repeated: true, ..at(path) };
+        self.put(&id(name), &self.file("again", content), options)
+    }
+
+    /// Past the store: an object with texts.
+    fn write_at(&self, key: &str, content: &[u8], texts: HashMap<String, String>) {
+        let (bucket, content, key) = (self.0.store.bucket().clone(), content.to_vec(), key.to_owned());
+        let options = move || WriteOptions { user_metadata: Some(texts.clone()), ..WriteOptions::default() };
+        let written =
+            async move { bucket.request(|| bucket.operator().write_options(&key, content.clone(), options())).await };
+        self.0.store.bucket().engine().wait(written).unwrap();
     }
 
     fn holds_content(&self, stored: &Stored, content: &[u8]) {
@@ -98,12 +129,7 @@ impl Bed for PathBed {
             Half::Object => self.find(id).unwrap_or_else(|| (format!(".sifaka/objects/{id}"), HashMap::new())),
             Half::Manifest => (manifest.clone(), self.texts(&manifest)),
         };
-        let (bucket, content) = (self.0.store.bucket().clone(), bytes.to_vec());
-        let options = move || WriteOptions { user_metadata: Some(texts.clone()), ..WriteOptions::default() };
-        let written = self.0.store.bucket().engine().wait(async move {
-            bucket.request(|| bucket.operator().write_options(&key, content.clone(), options())).await
-        });
-        written.unwrap();
+        self.write_at(&key, bytes, texts);
     }
 }
 
@@ -224,8 +250,7 @@ fn p7_a_repeated_attempt_leaves_nothing_at_the_path_that_the_file_had_before() {
 #[test]
 fn p1_a_removal_that_is_broken_off_anywhere_is_finished_by_the_next_one() {
     let bed = PathBed::new();
-    let delete =
-        |key: &str| drop(bed.0.server.request("DELETE", &format!("/{BUCKET}/site/a%20prefix/{key}"), None, &[]).ok());
+    let delete = |key: &str| bed.remove_only(key);
     // Only the object went.
     let first = bed.put_at("aaaaa-1", b"f", b"first").unwrap();
     let second = bed.put_at("aaaaa-2", b"f", b"second").unwrap();
@@ -240,10 +265,7 @@ fn p1_a_removal_that_is_broken_off_anywhere_is_finished_by_the_next_one() {
     bed.write(&third.id, Half::Object, b"third");
     let (key, texts) = bed.find(&third.id).unwrap();
     assert_eq!(key, "f~aaaaa-3");
-    let (bucket, mark) = (bed.store().bucket().clone(), texts);
-    let put = move || WriteOptions { user_metadata: Some(mark.clone()), ..WriteOptions::default() };
-    let copied = async move { bucket.request(|| bucket.operator().write_options("f", "third", put())).await };
-    bed.store().bucket().engine().wait(copied).unwrap();
+    bed.write_at("f", b"third", texts);
     assert_eq!(bed.visible(), ["f", "f~aaaaa-3"]);
     bed.holds_content(&third, b"third");
     bed.store().verify(&third.id, expected(&third), &Unwatched).unwrap();
@@ -256,4 +278,130 @@ fn p1_a_removal_that_is_broken_off_anywhere_is_finished_by_the_next_one() {
     bed.remove(&id("aaaaa-4")).unwrap();
     bed.remove(&second.id).unwrap();
     bed.holds(Vec::new());
+}
+
+/// What is put, but for manifests.
+fn puts_of_content() -> When {
+    When::method("PUT").and(|request: &Request| !request.path.contains("/.sifaka/"))
+}
+
+#[test]
+fn p1_what_is_archived_anew_is_not_replaced_by_what_is_brought_to_its_path() {
+    let (proxy, bed) = PathBed::behind_a_proxy();
+    let first = bed.put_at("aaaaa-1", b"f", b"first").unwrap();
+    bed.put_at("aaaaa-2", b"f", b"an attempt").unwrap();
+    // It is read to be brought there; and before it is put, the next attempt is done.
+    let read = proxy.add(When::method("GET").path("aaaaa-2").times(1), Fault::DelayAnswer(Duration::from_secs(3)));
+    let second = std::thread::scope(|scope| {
+        scope.spawn(|| bed.remove(&first.id).unwrap());
+        wait_until(Duration::from_secs(10), "it is being brought", || proxy.hits(read) == 1);
+        bed.put_again("aaaaa-2", b"f", b"the next attempt").unwrap()
+    });
+    assert_eq!(bed.visible(), ["f"]);
+    bed.holds_content(&second, b"the next attempt");
+
+    // An attempt that is under way, or was broken off: nothing of it is touched.
+    bed.put_at("aaaaa-3", b"f", b"an attempt").unwrap();
+    proxy.add(puts_of_content().times(1), Fault::status(403));
+    bed.put_again("aaaaa-3", b"f", b"the next attempt").unwrap_err();
+    bed.remove(&second.id).unwrap();
+    assert_eq!(bed.visible(), ["f~aaaaa-3"]);
+    let third = bed.put_again("aaaaa-3", b"f", b"the last attempt").unwrap();
+    assert_eq!(bed.visible(), ["f"]);
+    bed.holds_content(&third, b"the last attempt");
+
+    // Of two, that of the manifest's attempt counts, wherever it lies.
+    let fourth = bed.put_at("aaaaa-4", b"f", b"the one").unwrap();
+    bed.remove_only("f");
+    bed.write_at(
+        "f",
+        b"another",
+        HashMap::from([("id", "aaaaa-4"), ("sifaka", "mark")].map(|(k, v)| (k.into(), v.into()))),
+    );
+    bed.holds_content(&fourth, b"the one");
+    bed.remove(&fourth.id).unwrap();
+    bed.remove(&third.id).unwrap();
+    bed.holds(Vec::new());
+}
+
+#[test]
+fn p1_nothing_is_brought_where_the_service_heeds_no_conditions() {
+    let (proxy, bed) = PathBed::behind_a_proxy();
+    let [first, second] = [("aaaaa-1", "first"), ("aaaaa-2", "second")]
+        .map(|(name, content)| bed.put_at(name, b"f", content.as_bytes()).unwrap());
+    let asked = proxy.add(When::method("PUT").path("/.sifaka/probe-"), Fault::status(200));
+    bed.remove(&first.id).unwrap();
+    assert_eq!((proxy.hits(asked), bed.visible()), (2, vec!["f~aaaaa-2".to_owned()]));
+    bed.holds_content(&second, b"second");
+}
+
+/// The manifest leads to the new path, and the attempt ends there.
+#[test]
+fn p7_a_broken_off_attempt_at_a_new_path_leaves_nothing_at_the_old_one() {
+    let (proxy, bed) = PathBed::behind_a_proxy();
+    bed.put_at("abcdef", b"before", b"content").unwrap();
+    proxy.add(puts_of_content().times(1), Fault::status(403));
+    bed.put_again("abcdef", b"after", b"content").unwrap_err();
+    let (tell, told) = std::sync::mpsc::channel();
+    bed.store().remove_attempt(&id("abcdef"), Box::new(move |result| tell.send(result).unwrap()));
+    told.recv().unwrap().unwrap();
+    bed.holds(Vec::new());
+}
+
+#[test]
+fn objects_that_nobody_may_look_at_end_no_listing_and_no_archive() {
+    let (proxy, bed) = PathBed::behind_a_proxy();
+    let stored = bed.put_at("aaaaa-1", b"dir/ours", b"ours").unwrap();
+    for theirs in ["dir/sealed", "dir/denied", "dir//odd", "%20blank", "dir/"] {
+        bed.0.server.request("PUT", &format!("/{BUCKET}/site/a%20prefix/{theirs}"), Some(b"theirs"), &[]).ok();
+    }
+    let sealed = |request: &Request| request.path.ends_with("/dir/sealed");
+    proxy.add(When::method("HEAD").and(sealed), Fault::status(400));
+    proxy.add(When::method("HEAD").path("/dir/denied"), Fault::status(403));
+    let mut listed = Vec::new();
+    let collect = &mut |id| {
+        listed.push(id);
+        ControlFlow::Continue(())
+    };
+    bed.store().list(collect).unwrap();
+    assert_eq!(listed, [stored.id]);
+    let beside = bed.put_at("aaaaa-2", b"dir/sealed", b"ours, too").unwrap();
+    assert_eq!(bed.find(&beside.id).unwrap().0, "dir/sealed~aaaaa-2");
+    bed.holds_content(&beside, b"ours, too");
+}
+
+/// Where names are a tree, a file may be where a directory is wanted.
+#[test]
+fn what_the_service_takes_under_no_such_key_is_kept_by_its_id() {
+    let (proxy, bed) = PathBed::behind_a_proxy();
+    for (status, code) in [(400, "XMinioParentIsObject"), (409, "PathConflict")] {
+        let reply = Reply::status(status).body(format!("<Error><Code>{code}</Code></Error>"));
+        proxy.add(When::method("PUT").path("/dir/f"), Fault::Answer(reply));
+        let stored = bed.put_at("abcdef", b"dir/f", b"content").unwrap();
+        assert_eq!(bed.visible(), [""; 0]);
+        bed.holds_content(&stored, b"content");
+        proxy.heal();
+        let again = bed.put_again("abcdef", b"dir/f", b"content").unwrap();
+        assert_eq!(bed.visible(), ["dir/f"]);
+        bed.remove(&again.id).unwrap();
+        bed.holds(Vec::new());
+    }
+    let deep = vec!["d"; 254].join("/");
+    bed.put_at("abcdef", deep.as_bytes(), b"content").unwrap();
+    assert_eq!(bed.visible(), [""; 0]);
+}
+
+#[test]
+fn what_is_brought_away_while_it_is_read_is_found_again() {
+    let (proxy, bed) = PathBed::behind_a_proxy();
+    let stored = bed.put_at("abcdef", b"f", b"content").unwrap();
+    let gone = || proxy.add(When::method("GET").path("/f").times(1), Fault::status(404));
+    gone();
+    bed.store().verify(&stored.id, expected(&stored), &Unwatched).unwrap();
+    gone();
+    bed.holds_content(&stored, b"content");
+    let all = proxy.add(When::method("GET").path("/f"), Fault::status(404));
+    let error = bed.store().verify(&stored.id, expected(&stored), &Unwatched).unwrap_err();
+    assert!(matches!(error, TransferError::Missing { .. }), "{error}");
+    assert_eq!(proxy.hits(all), 2);
 }
