@@ -20,13 +20,17 @@ struct Cold {
 
 impl Cold {
     fn start(agent: &str) -> Self {
+        Self::with_looks_every(1, agent)
+    }
+
+    fn with_looks_every(seconds: u32, agent: &str) -> Self {
         let server = Rgw::start();
         server.create_bucket("archive");
         let proxy = FaultProxy::start(&server.server().authority());
         let hsm = Hsm::start_with(FsKind::Ext4, 300, |site| {
             site.add_agent_setting(agent);
             let archive = s3_at(&proxy.url(), "archive");
-            archive_in_bucket(site, &format!("{archive}\nmax_in_flight = 1\nthaw {{ check_interval_s = 1 }}"));
+            archive_in_bucket(site, &format!("{archive}\nmax_in_flight = 1\nthaw {{ check_interval_s = {seconds} }}"));
         });
         Self { hsm, proxy, _server: server }
     }
@@ -175,6 +179,30 @@ fn p5_parts_of_a_file_wait_for_the_thaw_too() {
     assert!(cold.thawing(&path).is_empty());
     assert!(fs::read(&path).unwrap() == content);
     assert_eq!(freezer.thaws(&cold.proxy), 1);
+}
+
+/// `restore.timeout_s` is over before anybody looks again.
+#[test]
+fn p5_readers_who_come_between_two_looks_wait_as_well() {
+    let cold = Cold::with_looks_every(9, "restore { timeout_s = 4 mode = \"range\" threshold = \"4MiB\" }");
+    let files = [("whole", 5000), ("parts", 5 * MIB)].map(|(name, size)| {
+        let content = noise(size as u64, size);
+        let (path, freezer) = cold.file(name, &content);
+        (path, freezer, content)
+    });
+    let first = files.each_ref().map(|(path, ..)| cat(path));
+    for (path, ..) in &files {
+        cold.wait_for_thaw(path);
+    }
+    let second = files.each_ref().map(|(path, ..)| cat(path));
+    for ((path, freezer, content), readers) in files.iter().zip(first.into_iter().zip(second)) {
+        freezer.thaw();
+        for reader in [readers.0, readers.1] {
+            let read = reader.wait_with_output().unwrap();
+            let why = String::from_utf8_lossy(&read.stderr);
+            assert!(read.status.success() && read.stdout == *content, "{}: {why}", path.display());
+        }
+    }
 }
 
 #[test]

@@ -290,7 +290,7 @@ impl Brain {
     }
 
     pub(super) fn block(&mut self, file: &FileHandle, event: crate::guard::PendingEvent) {
-        let waiting = self.blocked(event);
+        let waiting = self.blocked(event, file);
         self.inodes.entry(file.clone()).or_default().blocked.push(waiting);
     }
 }

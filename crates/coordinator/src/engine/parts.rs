@@ -197,6 +197,8 @@ pub(crate) struct Parts {
     pub(crate) attempts: u32,
     /// Nothing is fetched before then: the last fetch failed for now.
     pub(crate) retry_at: Option<Instant>,
+    /// The last fetch found the object on its way out of a cold storage class.
+    pub(crate) thawing: bool,
     /// More is there than is written down.
     pub(crate) unrecorded: bool,
     /// It is being written down.
@@ -230,6 +232,7 @@ impl Parts {
             used_before: false,
             attempts: 0,
             retry_at: None,
+            thawing: false,
             unrecorded: false,
             recording: false,
             recorded_at: Instant::now(),

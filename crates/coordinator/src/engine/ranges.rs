@@ -111,7 +111,7 @@ impl Brain {
     /// Somebody opens a file that is there in parts in a way that needs all of it, or accesses it so. That goes for opens that truncate
     /// it, too: until the truncation is done, nobody could say what is there.
     pub(super) fn wait_for_all(&mut self, event: PendingEvent, file: &FileHandle) {
-        let waiting = self.blocked(event);
+        let waiting = self.blocked(event, file);
         if let Some(parts) = self.parts(file) {
             parts.owner = owner_of(&waiting.event);
             parts.whole.push(waiting);
@@ -164,7 +164,7 @@ impl Brain {
         if parts.resident.contains(&touched) {
             self.let_through(event, file, &touched);
         } else {
-            let waiting = self.blocked(event);
+            let waiting = self.blocked(event, file);
             self.queue_reader(file, waiting, touched);
         }
         self.pump(file);
@@ -308,7 +308,12 @@ impl Brain {
             suspect: &parts.suspect,
         };
         let piece = if all_of_it { 16 } else { (limit / 4).clamp(1, 16) };
-        let fetches = plan(flight, &demanded, &ahead, all_of_it, Limits { demanded: DEMANDED, ahead: AHEAD, piece });
+        let limits = Limits { demanded: DEMANDED, ahead: AHEAD, piece };
+        let mut fetches = plan(flight, &demanded, &ahead, all_of_it, limits);
+        if parts.thawing {
+            // One finds out as well as many whether it can be read by now.
+            fetches.truncate(usize::from(parts.fetches.is_empty()));
+        }
         // What was fetched ahead, or is not worth it any more, is not planned again.
         let all = parts.all();
         let (resident, in_flight) = (&parts.resident, &parts.in_flight);
@@ -436,6 +441,7 @@ impl Brain {
         parts.suspect.remove(&run);
         parts.resident.insert_bounded(run.clone(), MAX_RUNS);
         parts.attempts = 0;
+        parts.thawing = false;
         parts.came_at = Instant::now();
         if !std::mem::replace(&mut parts.unrecorded, true) {
             parts.recorded_at = parts.came_at;
@@ -463,6 +469,7 @@ impl Brain {
         }
         let backoff = model::Backoff { max_attempts: 0, ..self.config.backoff };
         let Some(parts) = self.parts(file) else { return };
+        parts.thawing = false;
         if parts.retry_at.is_none() {
             parts.attempts = parts.attempts.saturating_add(1);
         }
@@ -481,6 +488,7 @@ impl Brain {
     /// It will not work: who asked for just this chunk is told; of more than one, each is tried alone.
     fn part_failed(&mut self, file: &FileHandle, run: Run, failure: &Failure) {
         let Some(parts) = self.parts(file) else { return };
+        parts.thawing = false;
         if parts.phase != Phase::Ready {
             return;
         }

@@ -7,6 +7,7 @@ use crate::guard::PendingEvent;
 use crate::prepare::{EIO, NotRestorable, Opened, emptied, why_not_restorable};
 use crate::state::FileState;
 use model::{Class, Command, ErrorKind, Failure, FileHandle};
+use std::cell::OnceCell;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -91,10 +92,13 @@ impl Brain {
         }
     }
 
-    /// A reader who begins to wait, or goes on: his deadline stays.
-    pub(super) fn blocked(&mut self, event: PendingEvent) -> Blocked {
+    /// A reader who begins to wait, or goes on: his deadline stays, unless that is for something that is heard of later.
+    pub(super) fn blocked(&mut self, mut event: PendingEvent, file: &FileHandle) -> Blocked {
         let timeout = self.config.restore_timeout;
-        let deadline = *event.deadline.get_or_init(|| timeout.map(|timeout| Instant::now() + timeout));
+        let from_now = *event.deadline.get_or_init(|| timeout.map(|timeout| Instant::now() + timeout));
+        let from_look = timeout.and_then(|timeout| Some(self.next_look(file)? + timeout));
+        let deadline = from_now.max(from_look);
+        event.deadline = OnceCell::from(deadline);
         if let Some(deadline) = deadline {
             self.due(deadline);
         }

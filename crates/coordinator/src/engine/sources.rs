@@ -43,6 +43,16 @@ impl Sources {
         !self.failed.is_empty()
     }
 
+    /// Whether the next copy is tried after this failure of one, or there is a verdict on all.
+    fn go_on_after(&self, failure: &Failure) -> bool {
+        // Another copy may be there at once, when this one takes hours. And what fails for now says nothing of one that is being thawed.
+        let thaws = |failure: &Failure| failure.thaw.is_some();
+        failure.kind == ErrorKind::Permanent
+            || failure.errno == ENOTCONN
+            || thaws(failure)
+            || self.failed.iter().any(|(_, failure)| thaws(failure))
+    }
+
     /// What became of the whole. It may work later when any copy may.
     pub(super) fn verdict(self) -> Failure {
         let mut failed = self.failed;
@@ -82,17 +92,15 @@ impl Brain {
         }
     }
 
-    /// Whether a restore that failed goes on with another copy. A failure that is only for now, and no thaw, is that copy's: it is tried again later.
+    /// Whether a restore that failed goes on with another copy. A failure that is only for now is that copy's: it is tried again later.
     pub(super) fn tries_another_copy(&mut self, key: u64, failure: &Failure) -> bool {
         let Some(job) = self.jobs.get_mut(&key) else { return false };
         let wanted = job.action.command == Command::Restore
             && matches!(job.purpose, Purpose::Queued | Purpose::Reader)
             && !job.cancelled
             && !failure.is_cancelled();
-        // Another copy may be there at once, when this one takes hours.
-        let hopeless = failure.kind == ErrorKind::Permanent || failure.errno == ENOTCONN || failure.thaw.is_some();
         let begun = job.file.is_some() && (!job.sources.rest.is_empty() || job.sources.went_on());
-        if !(wanted && hopeless && begun) {
+        if !(wanted && begun && job.sources.go_on_after(failure)) {
             return false;
         }
         job.sources.failed.push((job.archive_id, failure.clone()));
@@ -149,5 +157,19 @@ mod tests {
         let both = Sources { rest: VecDeque::new(), failed: vec![damaged(1), damaged(2)] }.verdict();
         assert_eq!((both.kind, both.errno), (ErrorKind::Permanent, 5));
         assert_eq!(both.message, "object 1 is damaged; the copy in archive 2: object 2 is damaged");
+    }
+
+    #[test]
+    fn what_thaws_is_waited_for_when_the_other_copy_fails_for_now() {
+        let mut found = sources(&[1, 2]);
+        let busy = || Failure::temporary(5, "it is busy");
+        assert!(!found.go_on_after(&busy()));
+        let _ = found.next(|_| true);
+        found.failed.push((1, Failure::thawing("it is being thawed", 9)));
+        let _ = found.next(|_| true);
+        assert!(found.go_on_after(&busy()));
+        found.failed.push((2, busy()));
+        assert_eq!(found.next(|_| true), None);
+        assert_eq!(found.verdict().thaw.map(|thaw| thaw.again_s), Some(9));
     }
 }

@@ -127,6 +127,7 @@ impl Brain {
     pub(in crate::engine) fn parts_wait_for_thaw(&mut self, file: &FileHandle, failure: &Failure, thaw: Thaw) {
         let Some(parts) = self.parts(file) else { return };
         parts.ahead.clear();
+        parts.thawing = true;
         let entries = std::mem::take(&mut parts.entries);
         let archive_id = parts.file.as_ref().map_or(0, |f| f.archive_id);
         let path = (!parts.is_unwanted()).then(|| parts.path.clone());
