@@ -15,11 +15,11 @@ use super::{Library, abi, check, path_argument, result};
 /// The library's buffer: no list is longer.
 const MAX_LIST: usize = 1 << 20;
 
-/// One registration. Registers once; lists arrive until it is dropped.
+/// One registration: lists arrive until it is dropped.
 ///
 /// **One agent a mount.** A second registration through the same mount gets every action too, and the end of either
-/// ends both. So before registering anew, end every [`CopyAction`](super::CopyAction) of the old registration and drop it:
-/// [`Copytool::handle`] says whether it is gone.
+/// ends both. So before registering anew, end every [`CopyAction`](super::CopyAction) of the old registration, and drop it
+/// and its handles.
 ///
 /// **Read on a thread of its own**, always: while nobody reads, the MDT's call to us blocks, and so does whoever waits for that.
 ///
@@ -73,7 +73,7 @@ impl Copytool {
         // Others' descriptors would be taken for the library's.
         static REGISTERING: Mutex<()> = Mutex::new(());
         let lock = REGISTERING.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = open_descriptors()?;
+        let before = inheritable_descriptors()?;
         let mut raw = ptr::null_mut();
         // SAFETY: all pointers are valid for the call; the library copies the path and the ids, of which there are `count`.
         let code = unsafe {
@@ -86,7 +86,7 @@ impl Copytool {
         // SAFETY: the handle is registered.
         let pipe = result(unsafe { (library.hsm().copytool_get_fd)(raw.as_ptr()) })?;
         close_on_exec(pipe)?;
-        for fd in open_descriptors()? {
+        for fd in inheritable_descriptors()? {
             if !before.contains(&fd) && is_of_registration(fd, mount) {
                 // An error says that it was another thread's, and is closed.
                 let _ = close_on_exec(fd);
@@ -175,10 +175,13 @@ pub(super) fn close_on_exec(fd: RawFd) -> io::Result<()> {
     crate::check(unsafe { libc::fcntl(fd, libc::F_SETFD, libc::FD_CLOEXEC) }).map(|_| ())
 }
 
-fn open_descriptors() -> io::Result<Vec<RawFd>> {
+/// Those that a program would inherit. The one that lists them is none.
+fn inheritable_descriptors() -> io::Result<Vec<RawFd>> {
     let mut descriptors = Vec::new();
     for entry in fs::read_dir("/proc/self/fd")? {
-        descriptors.extend(entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok()));
+        let fd = entry?.file_name().to_str().and_then(|name| name.parse::<RawFd>().ok());
+        // SAFETY: takes an integer; -1, for a number that is no descriptor any more, has the flag set.
+        descriptors.extend(fd.filter(|fd| unsafe { libc::fcntl(*fd, libc::F_GETFD) } & libc::FD_CLOEXEC == 0));
     }
     Ok(descriptors)
 }
