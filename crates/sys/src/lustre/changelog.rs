@@ -89,7 +89,8 @@ impl Changelog {
         Ok(result(unsafe { (self.library.changelog()?.in_buf)(self.raw.as_ptr()) })? > 0)
     }
 
-    /// Tells the MDT that `user` (as `cl1`, registered with `lctl changelog_register`) has no use any more for the records up to and with `to`.
+    /// Tells the MDT that `user` (as `cl1`, registered with `lctl changelog_register`) has no use any more for
+    /// the records up to and with `to`.
     /// 0 means all there are. `ENOENT` for a user that is not registered.
     pub fn clear(library: &Library, mdt: &str, user: &str, to: u64) -> io::Result<()> {
         let (mdt, user) = (argument(mdt.as_bytes())?, argument(user.as_bytes())?);

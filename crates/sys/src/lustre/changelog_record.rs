@@ -23,7 +23,8 @@ const JOBID: u16 = 0x4000;
 const EXTRA: u16 = 0x8000;
 const KIND_BITS: u16 = 0x0fff;
 
-/// The further extensions, in their order: bit and size (owner, network address, open mode, attribute's name). Bit 0x10 only says how the network address is written.
+/// The further extensions, in their order: bit and size (owner, network address, open mode,
+/// attribute's name). Bit 0x10 only says how the network address is written.
 const EXTRAS: [(u64, usize); 4] = [(0x1, 16), (0x2, 24), (0x4, 4), (0x8, 256)];
 const EXTRA_OWNER: u64 = 0x1;
 const KNOWN_EXTRAS: u64 = 0x1f;

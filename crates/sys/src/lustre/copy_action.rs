@@ -135,7 +135,8 @@ impl CopyAction {
     /// **A restore that ends with 0 is believed**: what was not written is cut off. Check size and content first. The library
     /// syncs the file and sets its times.
     ///
-    /// `EBUSY`: the file was modified while it was archived; the request has failed, the file is dirty. `ENOENT`: the coordinator has lost it.
+    /// `EBUSY`: the file was modified while it was archived; the request has failed, the file is dirty.
+    /// `ENOENT`: the coordinator has lost it.
     pub fn end(mut self, extent: Extent, flags: ProgressFlags, errno: i32) -> io::Result<()> {
         self.finish(extent, flags, errno)
     }

@@ -92,8 +92,8 @@ impl<F: AsFd> LayoutLease<F> {
         self.end_with(SPLIT, &[number(placeholder.as_fd())?, mirror])
     }
 
-    /// Gives the file the objects of `copy` and the reverse, and ends the lease; the versions say what was copied. `EBUSY` or `EAGAIN` when the
-    /// file was opened or written meanwhile.
+    /// Gives the file the objects of `copy` and the reverse, and ends the lease; the versions say what was copied.
+    /// `EBUSY` or `EAGAIN` when the file was opened or written meanwhile.
     ///
     /// The descriptor is good for nothing but closing afterwards.
     pub fn swap(mut self, copy: impl AsFd, version: u64, copy_version: u64) -> io::Result<()> {

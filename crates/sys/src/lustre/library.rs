@@ -187,7 +187,10 @@ functions!(
 /// The library; cheap to clone. It is never unloaded: its functions may be called until the process ends.
 ///
 /// Its functions may be called from several threads at once: they keep what they know in the handles they are given,
-/// and no handle here is used by two threads in a way the library writes to.
+/// and no handle here is used by two threads in a way the library writes to. With one exception:
+/// [`fid2path`](super::fid2path) and [`request`](super::request) share a descriptor of the root of the filesystem that was
+/// asked for last. So call them for one filesystem from several threads, or for several from one. It stays open: a mount
+/// point they were called for is busy until the process ends, and has to be detached (`MNT_DETACH`).
 #[derive(Clone)]
 pub struct Library {
     inner: Arc<Inner>,
