@@ -37,6 +37,20 @@ pub(crate) fn negative(result: Result<c_int>) -> c_int {
     result.unwrap_or_else(|error| -error.0)
 }
 
+/// The convention of the `llapi_layout_…` functions: -1, and the number in `errno`.
+pub(crate) fn minus_one(result: Result<c_int>) -> c_int {
+    result.unwrap_or_else(|error| {
+        set_errno(error);
+        -1
+    })
+}
+
+/// Sets the calling thread's `errno`.
+pub(crate) fn set_errno(error: Errno) {
+    // SAFETY: the C library returns a valid pointer to the thread's own errno.
+    unsafe { *libc::__errno_location() = error.0 };
+}
+
 /// A path or name from C.
 ///
 /// # Safety

@@ -17,7 +17,7 @@ use crate::changelog::{self, Entry};
 use crate::coordinator::{MESSAGE_HEADER, MESSAGE_MAGIC, forget_running, pipe_path, restore_for_reader, turn};
 use crate::file::{Hsm, fid_of, open_inheritable};
 use crate::root::Root;
-use crate::state::{ChangelogUser, Client, Request, Session, State};
+use crate::state::{ChangelogUser, Client, Request, Session, State, Status};
 use crate::user::put_text;
 
 /// Sets a knob and lets the coordinator notice.
@@ -70,19 +70,23 @@ pub fn read(path: &Path, patience: Duration) -> Result<Vec<u8>> {
     let root = Root::of(path)?;
     let deadline = Instant::now() + patience;
     let watch = watch(&root.inside(""))?;
-    let mut cookie = None;
+    let mut asked = None;
     while Hsm::read(path)?.has(state::RELEASED) {
-        if let Some(cookie) = cookie {
+        if let Some(cookie) = asked {
             let requests = requests(&root)?;
             let request = requests.iter().find(|request| request.cookie == cookie).ok_or(Errno(libc::ENODATA))?;
-            // Done and released once more is nothing the reader would notice; but it is asked for again.
             if !request.is_open() {
-                return Err(Errno(libc::ENODATA));
+                // It may have ended since we looked at the file. Released once more, it is asked for again.
+                if request.status != Status::Succeeded && Hsm::read(path)?.has(state::RELEASED) {
+                    return Err(Errno(libc::ENODATA));
+                }
+                asked = None;
+                continue;
             }
         } else {
             let mut session = Session::begin(&root)?;
             let fid = fid_of(&mut session, path)?;
-            cookie = restore_for_reader(&mut session, fid)?;
+            asked = restore_for_reader(&mut session, fid)?;
             turn(&mut session)?;
             continue;
         }
@@ -180,6 +184,17 @@ pub fn log_rename(path: &Path, old_parent: &Path, old_name: &[u8]) -> Result<()>
         entry.name = name.as_encoded_bytes().to_vec();
     }
     changelog::append(&mut session, entry)
+}
+
+/// Adds an OST of `size` bytes, of which something else than files takes `other`; or changes one.
+pub fn set_ost(root: &Root, index: u32, size: u64, other: u64) -> Result<()> {
+    Ok(fs::write(root.inside("ost").join(index.to_string()), format!("{size} {other}"))?)
+}
+
+/// Makes a pool of OSTs, or changes one.
+pub fn set_pool(root: &Root, name: &str, osts: &[u32]) -> Result<()> {
+    let text: Vec<_> = osts.iter().map(u32::to_string).collect();
+    Ok(fs::write(root.inside("pools").join(name), text.join(" "))?)
 }
 
 /// [`Root::make`].

@@ -49,7 +49,7 @@ impl Fid {
     }
 }
 
-fn attribute(path: &Path, name: &str) -> Result<Option<String>> {
+pub(crate) fn attribute(path: &Path, name: &str) -> Result<Option<String>> {
     let mut value = vec![0; 4096];
     match rustix::fs::getxattr(path, name, &mut value) {
         Ok(len) => {
@@ -61,7 +61,7 @@ fn attribute(path: &Path, name: &str) -> Result<Option<String>> {
     }
 }
 
-fn set_attribute(path: &Path, name: &str, value: &str) -> Result<()> {
+pub(crate) fn set_attribute(path: &Path, name: &str, value: &str) -> Result<()> {
     Ok(rustix::fs::setxattr(path, name, value.as_bytes(), XattrFlags::empty())?)
 }
 

@@ -10,6 +10,7 @@ use lustreapi_standin::abi::{
     self, ActionItem, ActionListHeader, ChangelogRecord, Copy, CurrentAction, Extent, Fid, LeaseRequest, Progress,
     ResyncComponent, StateSet, UserImport, UserItem, UserRequest, UserState,
 };
+use lustreapi_standin::ost::ObdStatfs;
 
 /// Functions of liblustreapi 2.12 to 2.17 that Sifaka uses.
 const FUNCTIONS: &[&str] = &[
@@ -21,10 +22,15 @@ const FUNCTIONS: &[&str] = &[
     "llapi_changelog_recv",
     "llapi_changelog_set_xflags",
     "llapi_changelog_start",
+    "llapi_create_volatile_idx",
     "llapi_fd2fid",
     "llapi_fid2path",
+    "llapi_file_flush",
+    "llapi_fswap_layouts",
+    "llapi_fswap_layouts_grouplock",
     "llapi_get_data_version",
     "llapi_get_mdt_index_by_fid",
+    "llapi_get_poolmembers",
     "llapi_hsm_action_begin",
     "llapi_hsm_action_end",
     "llapi_hsm_action_get_dfid",
@@ -42,6 +48,39 @@ const FUNCTIONS: &[&str] = &[
     "llapi_hsm_state_set",
     "llapi_hsm_state_set_fd",
     "llapi_hsm_user_request_alloc",
+    "llapi_layout_alloc",
+    "llapi_layout_comp_extent_get",
+    "llapi_layout_comp_flags_get",
+    "llapi_layout_comp_id_get",
+    "llapi_layout_comp_use",
+    "llapi_layout_file_open",
+    "llapi_layout_flags_get",
+    "llapi_layout_free",
+    "llapi_layout_get_by_fd",
+    "llapi_layout_get_by_path",
+    "llapi_layout_mirror_count_get",
+    "llapi_layout_mirror_id_get",
+    "llapi_layout_ost_index_get",
+    "llapi_layout_ost_index_set",
+    "llapi_layout_pool_name_get",
+    "llapi_layout_pool_name_set",
+    "llapi_layout_stripe_count_get",
+    "llapi_layout_stripe_count_set",
+    "llapi_layout_stripe_size_get",
+    "llapi_layout_stripe_size_set",
+    "llapi_lease_acquire",
+    "llapi_lease_check",
+    "llapi_lease_release",
+    "llapi_lease_set",
+    "llapi_mirror_clear",
+    "llapi_mirror_data_seek",
+    "llapi_mirror_find_stale",
+    "llapi_mirror_read",
+    "llapi_mirror_resync_many",
+    "llapi_mirror_set",
+    "llapi_mirror_truncate",
+    "llapi_mirror_write",
+    "llapi_obd_statfs",
     "llapi_path2fid",
 ];
 
@@ -91,6 +130,7 @@ fn structs_are_as_long_as_lustres_and_have_their_fields_where_it_has_them() {
         ChangelogRecord, 64, namelen @ 0, flags @ 2, kind @ 4, index @ 8, prev @ 16, time @ 24, tfid @ 32, pfid @ 48
     );
     layout!(LeaseRequest, 12, mode @ 0, flags @ 4, count @ 8);
+    layout!(ObdStatfs, 144, kind @ 0, blocks @ 8, bfree @ 16, bavail @ 24, fsid @ 48, bsize @ 88, maxbytes @ 96, state @ 104);
     layout!(ResyncComponent, 32, start @ 0, end @ 8, mirror_id @ 16, id @ 20, synced @ 24);
 }
 

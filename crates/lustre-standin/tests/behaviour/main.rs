@@ -10,4 +10,5 @@ mod actions;
 mod agents;
 mod changelog;
 mod kit;
+mod mirrors;
 mod requests;
