@@ -466,14 +466,16 @@ impl Control for LocalControl {
     fn action(&self, id: ActionId) -> Reply<'_, ActionReport> {
         Box::pin(async move {
             let running = self.engine.running_action(id);
+            let thawing = self.engine.thawing().into_iter().find(|thawing| thawing.id == id);
             let (live, ended) = self.with_queue(move |q| Ok((q.get(id)?, q.result(id)?))).await?;
             match (live, ended, running) {
                 (Some(entry), _, running) => Ok(ActionReport::Live(view(entry, running.as_ref()))),
                 (None, Some(finished), _) => Ok(ActionReport::Finished(finished_view(finished))),
                 (None, None, Some(running)) => Ok(ActionReport::Live(ephemeral_view(&running))),
-                (None, None, None) => {
-                    Err(ControlError::new(ErrorCode::NotFound, format!("action {id} is not known (any more)")))
-                }
+                (None, None, None) => match thawing {
+                    Some(thawing) => Ok(ActionReport::Live(thawing_view(thawing))),
+                    None => Err(ControlError::new(ErrorCode::NotFound, format!("action {id} is not known (any more)"))),
+                },
             }
         })
     }

@@ -17,6 +17,12 @@ use transfer::{Expected, Head, Monitor, PosixStore, Store, TransferError};
 pub trait Holdings: Sync {
     /// Visits the id of every object, in no order.
     fn objects(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), MaintenanceError>;
+    /// The same; also tells which of them lie where nothing leads to: the name, and the id.
+    fn objects_and_strays(
+        &self,
+        visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
+        stray: &mut dyn FnMut(PathBuf, ObjectId),
+    ) -> Result<(), MaintenanceError>;
     /// Visits the id of every manifest, in no order.
     fn manifests(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), MaintenanceError>;
     /// The manifest of an object; `None` when there is none.
@@ -69,6 +75,15 @@ trait Whole: Store {
         None
     }
 
+    /// As [`Holdings::objects_and_strays`]. In a directory each lies where its id says.
+    fn list_with_strays(
+        &self,
+        visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
+        _stray: &mut dyn FnMut(PathBuf, ObjectId),
+    ) -> Result<(), TransferError> {
+        self.list(visit)
+    }
+
     /// As [`Holdings::remove`]; `done` as for [`Store::remove`].
     fn remove_exactly(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>);
 
@@ -112,6 +127,14 @@ impl Whole for ObjectStore {
 
     fn id_of(&self, url: &ObjectUrl) -> Option<ObjectId> {
         Self::id_of(self, url)
+    }
+
+    fn list_with_strays(
+        &self,
+        visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
+        stray: &mut dyn FnMut(PathBuf, ObjectId),
+    ) -> Result<(), TransferError> {
+        Self::list_with_strays(self, visit, stray)
     }
 
     fn remove_exactly(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
@@ -167,6 +190,14 @@ fn explained<S: Whole>(store: &S, error: TransferError) -> MaintenanceError {
 impl<S: Whole> Holdings for S {
     fn objects(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), MaintenanceError> {
         Ok(self.list(visit)?)
+    }
+
+    fn objects_and_strays(
+        &self,
+        visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
+        stray: &mut dyn FnMut(PathBuf, ObjectId),
+    ) -> Result<(), MaintenanceError> {
+        Ok(self.list_with_strays(visit, stray)?)
     }
 
     fn manifests(&self, visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>) -> Result<(), MaintenanceError> {

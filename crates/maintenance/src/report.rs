@@ -30,6 +30,8 @@ pub enum Problem {
     Damage,
     /// Something in the archive that nobody names.
     Orphan,
+    /// A copy of an object under a key that nothing leads to.
+    Stray,
     /// An object whose name cannot be that of a file.
     BadName,
     /// An object that is another version than the one that its file names, and the file cannot be made anew.

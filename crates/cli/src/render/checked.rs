@@ -20,6 +20,7 @@ pub(crate) fn human(report: &Report) -> String {
         (report.troubles, "files or directories could not be seen"),
         (report.unreadable, "have a manifest that cannot be read, and no file that names them"),
         (report.strange, "lie among the archive's objects and are perhaps somebody else's"),
+        (report.strays, "copies of objects lie under keys that nothing leads to"),
         (report.foreign, "were archived from another filesystem and are named by no file here (see --foreign)"),
         (report.imported, "files name objects of others, which were imported: those were not looked at"),
         (report.claimed, "are on their way: the agent sees to them"),

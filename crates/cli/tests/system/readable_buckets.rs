@@ -1,7 +1,7 @@
 //! Archives with `layout = "path"`: the whole cycle, and what people find in the bucket.
 
 use crate::objects::{archive_in_bucket, s3};
-use crate::support::{Hsm, LONG, is_released, noise};
+use crate::support::{Hsm, LONG, is_released, noise, uuid_of};
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::Path;
@@ -78,6 +78,14 @@ fn the_whole_cycle_in_a_bucket_that_people_read() {
         (&4.into(), &4.into(), &0.into()),
         "{report}"
     );
+    assert_eq!(report["strays"], 0, "{report}");
+    let texts: Vec<String> = ["id", "sifaka"].map(|name| format!("x-amz-meta-{name}: {}", uuid_of(&renamed))).into();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    server.request("PUT", "/archive/hsm/copy", Some(b"a copy"), &texts).ok();
+    let told = sifaka(&["fsck", "--json"]);
+    let report: serde_json::Value = serde_json::from_str(told.lines().last().unwrap()).unwrap();
+    assert!(report["strays"] == 1 && told.contains("\"stray\"") && told.contains("hsm/copy"), "{told}");
+    server.request("DELETE", "/archive/hsm/copy", None, &[]).ok();
     sifaka(&["scrub", "--json"]);
     hsm.ok(&["remove", "--wait"], &[&renamed]);
     wait_until(LONG, "the path is free, and taken", || content(names[1]) == b"another one");

@@ -4,7 +4,9 @@ use crate::objects::{archive_in_bucket, s3_at};
 use crate::support::{Hsm, LONG, cat, is_released, kill, noise, uuid_of};
 use serde_json::Value;
 use std::fs::{self, File};
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use testkit::fault_proxy::{Fault, FaultProxy, Freezer, Reply, When};
 use testkit::services::Rgw;
@@ -68,6 +70,15 @@ impl Cold {
         found
     }
 
+    /// What `GET /v1/actions/<id>` says of an action.
+    fn action(&self, id: &Value) -> String {
+        let mut stream = UnixStream::connect(self.hsm.site.admin_socket()).unwrap();
+        write!(stream, "GET /v1/actions/{id} HTTP/1.1\r\nhost: agent\r\nconnection: close\r\n\r\n").unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    }
+
     /// How often its object was asked about since the beginning.
     fn looks(&self, path: &Path) -> usize {
         let uuid = uuid_of(path);
@@ -92,6 +103,8 @@ fn p5_a_reader_waits_for_the_thaw_through_deaths_and_holds_nobody_up() {
     let reader = cat(&path);
     let first = cold.wait_for_thaw(&path);
     assert_eq!((&first["class"], &first["archive_id"]), (&"reader".into(), &2.into()), "{first}");
+    let alone = cold.action(&first["id"]);
+    assert!(alone.starts_with("HTTP/1.1 200") && alone.contains("\"thawing\""), "{alone}");
     let text = cold.hsm.ok(&["actions"], &[]);
     assert!(text.contains("thawing for"), "{text}");
     cold.hsm.ok(&["restore"], &[&queued]);

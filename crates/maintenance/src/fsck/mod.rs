@@ -78,6 +78,8 @@ pub struct Report {
     pub unreadable: u64,
     /// Not named by a file, and nothing says that Sifaka put it there: somebody else's, perhaps, and left alone.
     pub strange: u64,
+    /// Copies of objects in a bucket under keys that nothing leads to. They are left alone.
+    pub strays: u64,
     /// Files whose object is gone.
     pub missing: u64,
     /// Files marked lost although their object is there.
@@ -206,7 +208,15 @@ fn list(
     };
     // Manifests first: an object that comes between has none in the list, and is young.
     let manifests = holdings.manifests(&mut |id| step(comparison.add_manifest(id.as_str())));
-    let objects = holdings.objects(&mut |id| step(comparison.add_object(id.as_str())));
+    let mut strays = 0;
+    let stray = &mut |name: PathBuf, id: ObjectId| {
+        strays += 1;
+        let what =
+            format!("nothing leads to {}: remove it yourself, unless files have lost this object", name.display());
+        watcher.found(Finding::new(Problem::Stray, what).of(id.as_str()));
+    };
+    let objects = holdings.objects_and_strays(&mut |id| step(comparison.add_object(id.as_str())), stray);
+    report.strays = strays;
     comparison.end()?;
     added?;
     // What is in a pack that cannot be read is not listed, so nobody's it cannot be.

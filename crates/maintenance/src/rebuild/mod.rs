@@ -98,9 +98,12 @@ impl Counts {
             Problem::Conflict => &mut self.conflicts,
             Problem::NoInode => &mut self.without_inode,
             Problem::Attribute => &mut self.attributes,
-            Problem::Damage | Problem::Orphan | Problem::BadName | Problem::Changed | Problem::Failed => {
-                &mut self.failed
-            }
+            Problem::Damage
+            | Problem::Orphan
+            | Problem::Stray
+            | Problem::BadName
+            | Problem::Changed
+            | Problem::Failed => &mut self.failed,
         };
         *counter += 1;
     }

@@ -158,23 +158,45 @@ impl ObjectStore {
         }
     }
 
+    /// As [`Store::list`]; also tells which objects nothing leads to, so that no removal of their ids finds them: the name of each, and its id. Only where keys are
+    /// paths there may be such. They are visited too.
+    pub fn list_with_strays(
+        &self,
+        visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
+        stray: &mut dyn FnMut(PathBuf, ObjectId),
+    ) -> Result<(), TransferError> {
+        if self.bucket.layout() != Layout::Path {
+            return self.list(visit);
+        }
+        if self.list_visible(visit, Some(stray))?.is_break() {
+            return Ok(());
+        }
+        self.list_all(self.bucket.layout().objects(), visit)
+    }
+
     /// What lies at the paths of files: each key is asked for what it is.
     fn list_visible(
         &self,
         visit: &mut dyn FnMut(ObjectId) -> ControlFlow<()>,
+        mut stray: Option<&mut dyn FnMut(PathBuf, ObjectId)>,
     ) -> Result<ControlFlow<()>, TransferError> {
         let failed = |fault: Fault| fault.of_bucket().into_error("list", self.bucket.path(""));
+        let wants_strays = stray.is_some();
         let mut listing = Listing::of(&self.bucket, "", None).map_err(failed)?;
         loop {
             let bucket = self.bucket.clone();
             let batch = async move {
                 let batch = listing.next_batch(&bucket).await?;
                 let keys = batch.entries.iter().map(|entry| entry.path().to_owned()).collect();
-                let ids = paths::ids(&bucket, keys).await?;
-                Ok((listing, ids, batch.is_last))
+                let objects = paths::objects(&bucket, keys).await?;
+                let strays = if wants_strays { paths::strays(&bucket, objects.clone()).await? } else { Vec::new() };
+                Ok((listing, (objects, strays), batch.is_last))
             };
-            let (next, ids, is_last) = self.bucket.engine().wait(batch).map_err(failed)?;
-            for id in ids {
+            let (next, (objects, strays), is_last) = self.bucket.engine().wait(batch).map_err(failed)?;
+            for (key, id) in strays {
+                stray.as_mut().into_iter().for_each(|stray| stray(self.bucket.path(&key), id.clone()));
+            }
+            for (_, id) in objects {
                 if visit(id).is_break() {
                     return Ok(ControlFlow::Break(()));
                 }
@@ -450,7 +472,7 @@ impl Store for ObjectStore {
         if self.bucket.layout() == Layout::LemurAz {
             return Err(lemur_az::unlisted(&self.bucket));
         }
-        if self.bucket.layout() == Layout::Path && self.list_visible(visit)?.is_break() {
+        if self.bucket.layout() == Layout::Path && self.list_visible(visit, None)?.is_break() {
             return Ok(());
         }
         self.list_all(self.bucket.layout().objects(), visit)

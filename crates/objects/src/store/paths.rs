@@ -357,9 +357,9 @@ async fn look_beside(bucket: &Bucket, path: &str, id: ObjectId) -> Result<Option
     Ok(is_meant.then_some((id, found)))
 }
 
-/// The ids of the objects among these keys: each is looked at. What the service does not let us look at, while it lists it, is none of ours: people share the
+/// The objects among these keys, and their ids: each is looked at. What the service does not let us look at, while it lists it, is none of ours: people share the
 /// bucket.
-pub(super) async fn ids(bucket: &Arc<Bucket>, keys: Vec<String>) -> Result<Vec<ObjectId>, Fault> {
+pub(super) async fn objects(bucket: &Arc<Bucket>, keys: Vec<String>) -> Result<Vec<(String, ObjectId)>, Fault> {
     // Others may not be asked for as they are listed.
     let looks = keys.into_iter().filter(|key| is_key(key)).map(|key| {
         let bucket = bucket.clone();
@@ -373,7 +373,30 @@ pub(super) async fn ids(bucket: &Arc<Bucket>, keys: Vec<String>) -> Result<Vec<O
                 found => found?,
             };
             let texts = found.as_ref().and_then(Metadata::user_metadata);
-            Ok::<_, Fault>(texts.and_then(|texts| texts.get(ID)).and_then(|id| ObjectId::parse(id).ok()))
+            let id = texts.and_then(|texts| texts.get(ID)).and_then(|id| ObjectId::parse(id).ok());
+            Ok::<_, Fault>(id.map(|id| (key, id)))
+        }
+    });
+    let found: Vec<_> = stream::iter(looks).buffer_unordered(LOOKS).collect().await;
+    found.into_iter().filter_map(Result::transpose).collect()
+}
+
+/// Which of these nothing leads to: there is no manifest, or it says another path. A late request of an attempt that was given up may have made one, or somebody
+/// who copied an object with its texts.
+pub(super) async fn strays(
+    bucket: &Arc<Bucket>,
+    objects: Vec<(String, ObjectId)>,
+) -> Result<Vec<(String, ObjectId)>, Fault> {
+    let looks = objects.into_iter().map(|(key, id)| {
+        let bucket = bucket.clone();
+        async move {
+            let leads_there = |visible: &Visible| visible.path == key || visible.beside == key;
+            if meant(&bucket, &id).await?.as_ref().is_some_and(leads_there) {
+                return Ok(None);
+            }
+            // It may just have been removed, or moved.
+            let is_there = bucket.stat(&key).await?.is_some_and(|found| is_of(&found, &id));
+            Ok::<_, Fault>(is_there.then_some((key, id)))
         }
     });
     let found: Vec<_> = stream::iter(looks).buffer_unordered(LOOKS).collect().await;

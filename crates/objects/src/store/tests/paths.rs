@@ -348,6 +348,28 @@ fn p7_a_broken_off_attempt_at_a_new_path_leaves_nothing_at_the_old_one() {
     bed.holds(Vec::new());
 }
 
+/// A copy with its texts, or what a late request of an attempt left.
+#[test]
+fn p7_what_nothing_leads_to_is_told() {
+    let bed = PathBed::new();
+    let stored = bed.put_at("aaaaa-1", b"f", b"content").unwrap();
+    let beside = bed.put_at("aaaaa-2", b"f", b"beside").unwrap();
+    let texts = |id: &str| HashMap::from([("id".to_owned(), id.to_owned())]);
+    bed.write_at("a copy", b"content", texts("aaaaa-1"));
+    bed.write_at("late", b"content", texts("aaaaa-3"));
+    let (mut listed, mut strays) = (BTreeSet::new(), Vec::new());
+    let visit = &mut |id| {
+        listed.insert(id);
+        ControlFlow::Continue(())
+    };
+    let stray = &mut |name: std::path::PathBuf, id| strays.push((name, id));
+    bed.store().list_with_strays(visit, stray).unwrap();
+    assert_eq!(listed, BTreeSet::from([stored.id.clone(), beside.id, id("aaaaa-3")]));
+    strays.sort();
+    let name = |key: &str| bed.store().bucket().path(key);
+    assert_eq!(strays, [(name("a copy"), stored.id), (name("late"), id("aaaaa-3"))]);
+}
+
 #[test]
 fn objects_that_nobody_may_look_at_end_no_listing_and_no_archive() {
     let (proxy, bed) = PathBed::behind_a_proxy();
