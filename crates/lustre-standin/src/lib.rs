@@ -26,6 +26,7 @@ mod coordinator;
 pub mod copyaction;
 pub mod copytool;
 mod file;
+pub mod group;
 pub mod import;
 mod layout;
 pub mod layout_api;

@@ -151,7 +151,7 @@ impl Root {
 
     /// Whether it behaves as Lustre 2.15 where that is different.
     pub fn is_old(&self) -> Result<bool> {
-        Ok(self.knob("version")?.starts_with("2.1") && self.knob("version")?.as_str() < "2.17")
+        Ok(matches!(self.knob("version")?.as_str(), "2.12" | "2.15"))
     }
 
     /// Fails when the knob `fail/<function>` says so: an errno, and how often (without: always).

@@ -31,6 +31,8 @@ const FUNCTIONS: &[&str] = &[
     "llapi_get_data_version",
     "llapi_get_mdt_index_by_fid",
     "llapi_get_poolmembers",
+    "llapi_group_lock",
+    "llapi_group_unlock",
     "llapi_hsm_action_begin",
     "llapi_hsm_action_end",
     "llapi_hsm_action_get_dfid",
@@ -80,6 +82,7 @@ const FUNCTIONS: &[&str] = &[
     "llapi_mirror_set",
     "llapi_mirror_truncate",
     "llapi_mirror_write",
+    "llapi_msg_set_level",
     "llapi_obd_statfs",
     "llapi_path2fid",
 ];

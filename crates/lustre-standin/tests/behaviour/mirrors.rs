@@ -9,6 +9,7 @@ use std::ptr;
 
 use lustreapi_standin::abi::{LeaseRequest, ResyncComponent};
 use lustreapi_standin::control;
+use lustreapi_standin::group::{llapi_group_lock, llapi_group_unlock};
 use lustreapi_standin::layout_api::{
     llapi_layout_alloc, llapi_layout_comp_flags_get, llapi_layout_comp_use, llapi_layout_file_open,
     llapi_layout_flags_get, llapi_layout_free, llapi_layout_get_by_fd, llapi_layout_mirror_count_get,
@@ -269,4 +270,21 @@ fn one_mirror_is_read_by_direct_access_alone() {
     let result = unsafe { llapi_mirror_read(file.as_raw_fd(), 2, buffer.as_mut_ptr().cast(), 16, 0) };
     assert_eq!(result, -isize::try_from(libc::EINVAL).unwrap());
     assert_eq!(read_mirror(&site.root.top().join("f"), 9), Err(-isize::try_from(libc::EINVAL).unwrap()));
+}
+
+#[test]
+fn a_group_lock_is_shared_by_the_group_alone() {
+    let site = Site::new();
+    let path = site.file("f", b"content");
+    let open = || OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(&path).unwrap();
+    let (first, second, third) = (open(), open(), open());
+    assert_eq!(llapi_group_lock(first.as_raw_fd(), 7), 0);
+    assert_eq!(llapi_group_lock(second.as_raw_fd(), 7), 0);
+    assert_eq!(llapi_group_lock(second.as_raw_fd(), 7), -libc::EINVAL, "held already");
+    assert_eq!(llapi_group_lock(third.as_raw_fd(), 8), -libc::EAGAIN);
+    assert_eq!(llapi_group_unlock(first.as_raw_fd(), 7), 0);
+    assert_eq!(llapi_group_lock(third.as_raw_fd(), 8), -libc::EAGAIN);
+    assert_eq!(llapi_group_unlock(second.as_raw_fd(), 7), 0);
+    assert_eq!(llapi_group_lock(third.as_raw_fd(), 8), 0);
+    assert_eq!(llapi_group_unlock(third.as_raw_fd(), 9), -libc::EINVAL);
 }
