@@ -54,6 +54,8 @@ pub(crate) struct Item {
     pub(crate) key: u64,
     pub(crate) file: Opened,
     pub(crate) archive_id: u32,
+    /// The id that the agent proposed, if the action stores something.
+    pub(crate) proposed: String,
     pub(crate) step: Step,
 }
 
@@ -141,7 +143,7 @@ fn first_replaced(item: &Item) -> Option<OrphanCheck> {
     let was_in = u32::try_from(item.file.state.hsm.archive_id).unwrap_or(item.archive_id);
     let gone = match &item.step {
         Step::Archived(new, archive_id) => {
-            let replaced = was_in == *archive_id && is_replaced(&old.uuid, &new.uuid);
+            let replaced = was_in == *archive_id && old.uuid == item.proposed && is_replaced(&old.uuid, &new.uuid);
             !old.uuid.is_empty() && old.uuid != new.uuid && !replaced
         }
         Step::Detach => true,
@@ -157,8 +159,9 @@ fn first_replaced(item: &Item) -> Option<OrphanCheck> {
     })
 }
 
-/// Whether the old object's id is the beginning of the new one's: then an earlier attempt of the same archive stored it, under the proposed id itself. The
-/// mover has replaced it; and a removal by a proposed id is one of all that attempts stored, in whatever encoding, the new one too.
+/// Whether the old object's id, which is the proposed one itself, is the beginning of the new one's: then an earlier attempt of the same archive stored it.
+/// The mover has replaced it; and a removal by a proposed id is one of all that attempts stored, in whatever encoding, the new one too. Of ids that were
+/// not proposed this says nothing: where they are paths, `log` is not replaced by `log.1`.
 fn is_replaced(old: &str, new: &str) -> bool {
     new.strip_prefix(old).is_some_and(|suffix| suffix.starts_with('.'))
 }
@@ -482,7 +485,8 @@ mod tests {
         };
         // Not truncated by that: ext4 would write it back at once.
         File::options().write(true).open(path).unwrap().write_all(&CONTENT).unwrap();
-        let item = Item { key: 0, file, archive_id: 1, step: Step::Restored(Identity::default(), None) };
+        let step = Step::Restored(Identity::default(), None);
+        let item = Item { key: 0, file, archive_id: 1, proposed: String::new(), step };
         Half { item, outcome: Ok(Vec::new()), lease: None }
     }
 

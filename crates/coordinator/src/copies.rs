@@ -82,6 +82,17 @@ pub(crate) fn names(fd: impl AsFd, uuid: &str) -> Result<bool, StateError> {
     Ok(state.identity.uuid == uuid || read(fd, &state)?.iter().any(|copy| copy.identity.uuid == uuid))
 }
 
+/// Whether the file may name exactly this object, its URL included: ids may be used again, and URLs tell such objects apart.
+pub(crate) fn may_name(fd: impl AsFd, object: &Identity) -> bool {
+    let fd = fd.as_fd();
+    let is_it = |identity: &Identity| (&identity.uuid, &identity.url) == (&object.uuid, &object.url);
+    let names = || -> Result<bool, StateError> {
+        let state = FileState::read(fd)?;
+        Ok(is_it(&state.identity) || read(fd, &state)?.iter().any(|copy| is_it(&copy.identity)))
+    };
+    names().unwrap_or(true)
+}
+
 /// Whether the file names an object of attempts to archive it under a proposed id: movers may have added to that.
 pub(crate) fn names_attempt(fd: impl AsFd, proposed: &str) -> Result<bool, StateError> {
     let fd = fd.as_fd();
@@ -183,6 +194,21 @@ mod tests {
         let (one, other) = (Some(Digest::Blake3([1; 32])), Some(Digest::Blake3([2; 32])));
         assert!(may_be_equal(one, one) && !may_be_equal(one, other));
         assert!(may_be_equal(one, None) && may_be_equal(one, Some(Digest::Sha1([2; 20]))));
+    }
+
+    #[test]
+    fn a_file_names_an_object_by_its_id_and_its_url() {
+        let scratch = testkit::Scratch::new("names");
+        let file = std::fs::File::create(scratch.path().join("file")).unwrap();
+        let at = |url: &str| Identity { url: url.into(), ..identity("a", 1) };
+        let further = Copy { archive_id: 2, identity: at("az://c/a#sifaka=2") };
+        FileState { identity: at("az://c/a#sifaka=1"), ..state() }.write(&file).unwrap();
+        assert!(may_name(&file, &at("az://c/a#sifaka=1")) && !may_name(&file, &at("az://c/a#sifaka=2")));
+        write(&file, "a", vec![further]).unwrap();
+        assert!(may_name(&file, &at("az://c/a#sifaka=2")) && !may_name(&file, &at("az://c/a#sifaka=3")));
+        // What cannot be read may say anything.
+        set(&file, xattr::HSM, b"garbage").unwrap();
+        assert!(may_name(&file, &at("az://c/a#sifaka=3")));
     }
 
     #[test]

@@ -10,6 +10,7 @@
     reason = "a panic is how a test fails, and this crate is used by tests alone"
 )]
 
+pub mod attributes;
 pub mod fault_proxy;
 pub mod faults;
 pub mod lemur;
@@ -25,6 +26,7 @@ pub mod tool;
 pub mod tree;
 pub mod wait;
 
+pub use attributes::set_attribute;
 pub use fault_proxy::FaultProxy;
 pub use loopfs::{FsKind, LoopFs};
 pub use process::Daemon;

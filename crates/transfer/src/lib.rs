@@ -32,5 +32,5 @@ pub use monitor::{Monitor, Unwatched};
 pub use open_file::OpenFile;
 pub use store::{
     Compression, Done, Expected, ForeignObject, GivenUp, Head, Origin, Part, PosixStore, PutOptions, Repacked,
-    Restored, StagedFile, Store, Stored, Swept, forms, packing,
+    Restored, StagedFile, Store, Stored, StoredAt, Swept, forms, packing,
 };

@@ -7,7 +7,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, UNIX_EPOCH};
 use testkit::services::{Azurite, Rgw};
-use testkit::{FsKind, wait_until};
+use testkit::{FsKind, Site, wait_until};
 
 const MIB: usize = 1 << 20;
 
@@ -94,6 +94,10 @@ fn the_whole_cycle_in_lemur_s_layout_of_s3() {
 }
 
 fn az() -> (Azurite, Hsm) {
+    az_with(|_| {})
+}
+
+fn az_with(more: impl FnOnce(&mut Site)) -> (Azurite, Hsm) {
     let server = Azurite::start();
     server.create_container("archive");
     let hsm = Hsm::start_with(FsKind::Ext4, 300, |site| {
@@ -105,6 +109,7 @@ fn az() -> (Azurite, Hsm) {
             server.endpoint()
         );
         site.add_mover("az", &text);
+        more(site);
     });
     (server, hsm)
 }
@@ -139,7 +144,10 @@ fn the_whole_cycle_in_lemur_s_layout_of_azure() {
     assert_eq!(server.blobs("archive", false), keys, "no records, no manifests");
     for (name, (path, content)) in names.iter().zip(&files) {
         assert_eq!(uuid_of(path), *name, "the id is the path");
-        assert_eq!(url_of(path), format!("az://archive/lemur%20hsm/{}", name.replace(' ', "%20")));
+        let url = url_of(path);
+        let (bare, mark) = url.split_once("#sifaka=").unwrap();
+        assert_eq!(bare, format!("az://archive/lemur%20hsm/{}", name.replace(' ', "%20")));
+        assert_eq!(mark.len(), 36, "{url}");
         assert!(blob(&server, name) == *content, "{name}");
     }
     let head = server.request("HEAD", "/archive/lemur%20hsm/dir/sub%20dir/a%20file", None, &[]).ok();
@@ -157,29 +165,37 @@ fn the_whole_cycle_in_lemur_s_layout_of_azure() {
     assert_eq!(blob(&server, names[1]), b"changed");
     hsm.release(&[paths[1]]);
     assert_eq!(fs::read(paths[1]).unwrap(), b"changed");
-    // Renamed, and another one in its place: neither takes the other's content away.
+    // Renamed, and another one in its place, which lies beside the first one's object: neither takes the other's content away.
     hsm.release(&[paths[1]]);
     let renamed = hsm.path("dir/renamed");
     fs::rename(paths[1], &renamed).unwrap();
     fs::write(paths[1], "another one").unwrap();
-    hsm.ok(&["archive", "-i", "2"], &[paths[1]]);
-    refused(&hsm);
+    hsm.ok(&["archive", "--wait", "-i", "2"], &[paths[1]]);
+    assert!(uuid_of(paths[1]).starts_with(&format!("{}~", names[1])), "{}", uuid_of(paths[1]));
+    hsm.release(&[paths[1]]);
     assert_eq!(fs::read(&renamed).unwrap(), b"changed");
     fs::write(&renamed, "changed again").unwrap();
     hsm.ok(&["archive", "--wait", "-i", "2"], &[&renamed]);
     assert_eq!(uuid_of(&renamed), "dir/renamed");
-    // The old name is free now, and what waits for it goes on.
+    wait_until(LONG, "the old name is free", || {
+        !server.blobs("archive", false).contains(&format!("lemur hsm/{}", names[1]))
+    });
+    assert_eq!(fs::read(paths[1]).unwrap(), b"another one");
+    // The next version takes the name that is free now.
+    fs::write(paths[1], "another two").unwrap();
     hsm.ok(&["archive", "--wait", "-i", "2"], &[paths[1]]);
+    assert_eq!(uuid_of(paths[1]), names[1]);
+    hsm.settle();
     assert_eq!(
         (blob(&server, names[1]), blob(&server, "dir/renamed")),
-        (b"another one".to_vec(), b"changed again".to_vec())
+        (b"another two".to_vec(), b"changed again".to_vec())
     );
     hsm.ok(&["remove", "--wait"], &[paths[0], paths[1], paths[2], &renamed]);
     wait_until(LONG, "the container is empty", || server.blobs("archive", false).is_empty());
 }
 
 #[test]
-fn what_lemur_left_in_azure_is_restored_and_written_over_by_its_file_alone() {
+fn what_lemur_left_in_azure_is_restored_and_never_written_over() {
     let (server, hsm) = az();
     let content = noise(9, 70_000);
     let put = |name: &str| {
@@ -197,26 +213,74 @@ fn what_lemur_left_in_azure_is_restored_and_written_over_by_its_file_alone() {
     assert!(out.status.success(), "{out:?}");
     assert!(is_released(&path));
     assert!(fs::read(&path).unwrap() == content);
-    // The file that names it may replace one that says nothing of itself.
-    let path = hsm.file("dir/named", b"first");
+    // Edited, it is archived anew, beside: others may have been imported from the same object.
+    fs::write(&path, "edited").unwrap();
     hsm.ok(&["archive", "--wait", "-i", "2"], &[&path]);
-    put("named");
-    fs::write(&path, "second").unwrap();
-    hsm.ok(&["archive", "--wait", "-i", "2"], &[&path]);
-    assert_eq!(blob(&server, "dir/named"), b"second");
-    // Another one may not.
+    assert!(uuid_of(&path).starts_with("dir/old~"), "{}", uuid_of(&path));
+    hsm.release(&[&path]);
+    assert_eq!(fs::read(&path).unwrap(), b"edited");
+    // Nor does another file take a place that has one.
     put("whose");
     let path = hsm.file("dir/whose", b"mine");
-    hsm.ok(&["archive", "-i", "2"], &[&path]);
-    refused(&hsm);
-    assert!(blob(&server, "dir/whose") == content);
-    server.request("DELETE", "/archive/lemur%20hsm/dir/whose", None, &[]).ok();
+    hsm.ok(&["archive", "--wait", "-i", "2"], &[&path]);
+    hsm.ok(&["remove", "--wait"], &[&path]);
     hsm.settle();
-    assert_eq!(blob(&server, "dir/whose"), b"mine");
+    for name in ["dir/old", "dir/whose"] {
+        assert!(blob(&server, name) == content, "{name}");
+    }
 }
 
-/// Waits until an action was refused for what is there already.
-fn refused(hsm: &Hsm) {
-    let said = || String::from_utf8(hsm.run(&["actions", "--json"], &[]).stdout).unwrap();
-    wait_until(LONG, "it waits for the other one's object to go", || said().contains("object of another file"));
+/// Renamed away, archived, renamed back and archived: what was kept of the first version is due while its name is in use again.
+#[test]
+fn p1_the_removal_of_a_kept_version_takes_no_later_one_of_the_same_name() {
+    let (server, hsm) = az_with(|site| site.add_agent_setting("keep_versions_s = 3"));
+    let (a, b) = (hsm.file("a", b"first"), hsm.path("b"));
+    let archive = |path: &Path| hsm.ok(&["archive", "--wait", "-i", "2"], &[path]);
+    archive(&a);
+    fs::rename(&a, &b).unwrap();
+    fs::write(&b, "second").unwrap();
+    archive(&b);
+    fs::rename(&b, &a).unwrap();
+    fs::write(&a, "third").unwrap();
+    archive(&a);
+    hsm.release(&[&a]);
+    let left = format!("lemur hsm/{}", uuid_of(&a));
+    wait_until(LONG, "older versions are gone", || server.blobs("archive", false) == [left.clone()]);
+    assert_eq!(fs::read(&a).unwrap(), b"third");
+    // And back at the name that is free again.
+    fs::write(&a, "fourth").unwrap();
+    archive(&a);
+    assert_eq!(uuid_of(&a), "a");
+    hsm.release(&[&a]);
+    wait_until(LONG, "older versions are gone", || server.blobs("archive", false) == ["lemur hsm/a"]);
+    assert_eq!(fs::read(&a).unwrap(), b"fourth");
+}
+
+/// As programs save files, and as logs are rotated: by names that begin with one another.
+#[test]
+fn p7_what_was_renamed_to_a_longer_name_leaves_nothing_at_its_old_one() {
+    let (server, hsm) = az_with(|site| site.add_agent_setting("remove_grace_s = 0"));
+    let (log, older) = (hsm.file("app.log", b"first"), hsm.path("app.log.1"));
+    let archive = |path: &Path| hsm.ok(&["archive", "--wait", "-i", "2"], &[path]);
+    archive(&log);
+    fs::rename(&log, &older).unwrap();
+    fs::write(&older, "first, and its last line").unwrap();
+    archive(&older);
+    wait_until(LONG, "the old name is free", || server.blobs("archive", false) == ["lemur hsm/app.log.1"]);
+    fs::write(&log, "second").unwrap();
+    archive(&log);
+    assert_eq!(uuid_of(&log), "app.log");
+    // Saved by a rename, which removes the last name of what it replaces.
+    let draft = hsm.file("draft", b"third");
+    fs::rename(&draft, &log).unwrap();
+    archive(&log);
+    hsm.release(&[&log, &older]);
+    let left = || server.blobs("archive", false);
+    let mut own = [format!("lemur hsm/{}", uuid_of(&log)), "lemur hsm/app.log.1".to_owned()];
+    own.sort();
+    wait_until(LONG, "the replaced one is gone", || left() == own);
+    assert_eq!(
+        (fs::read(&log).unwrap(), fs::read(&older).unwrap()),
+        (b"third".to_vec(), b"first, and its last line".to_vec())
+    );
 }

@@ -132,7 +132,8 @@ impl Brain {
             Prepared::Parts => self.take_over(key),
             Prepared::Detach(file) => {
                 job.identity = file.state.identity.clone();
-                let item = Item { key, file, archive_id: job.action.archive_id, step: Step::Detach };
+                let (archive_id, step) = (job.action.archive_id, Step::Detach);
+                let item = Item { key, file, archive_id, proposed: String::new(), step };
                 let _ = self.commit_others.send(item);
             }
             Prepared::Done(_) if job.detached => self.object_settled(key),

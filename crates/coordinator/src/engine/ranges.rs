@@ -577,7 +577,7 @@ impl Brain {
             Err(error) => return self.parts_committed(key, Err(crate::prepare::attribute(&error)), Vec::new()),
         }
         let step = Step::Restored(opened.state.identity.clone(), None);
-        let item = Item { key, file: opened, archive_id: f.archive_id, step };
+        let item = Item { key, file: opened, archive_id: f.archive_id, proposed: String::new(), step };
         let _ = self.commit_restores.send(item);
     }
 

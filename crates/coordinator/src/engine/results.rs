@@ -44,7 +44,8 @@ impl Brain {
             job.identity = identity.clone();
         }
         let committer = if matches!(step, Step::Restored(..)) { &self.commit_restores } else { &self.commit_others };
-        let _ = committer.send(Item { key, file, archive_id: job.action.archive_id, step });
+        let (archive_id, proposed) = (job.action.archive_id, job.action.identity.uuid.clone());
+        let _ = committer.send(Item { key, file, archive_id, proposed, step });
     }
 
     /// The archive has a record. An older one under another name goes.
@@ -194,12 +195,14 @@ impl Brain {
         self.record(changes, vec![id]);
     }
 
-    /// An object under an id of the mover's own, stored by an attempt that failed after all: no retry will overwrite it.
+    /// An object under an id of the mover's own, stored by an attempt that failed after all: no retry will overwrite it. Not what the file names
+    /// already, when its commit failed only after that was written.
     fn foreign_object(&self, job: &Job, now_ms: u64) -> Option<Change> {
         let stored = &job.identity;
         let own = job.action.command == Command::Archive
             && !stored.uuid.is_empty()
-            && !stored.uuid.starts_with(&job.action.identity.uuid);
+            && !stored.uuid.starts_with(&job.action.identity.uuid)
+            && !job.file.as_ref().is_some_and(|file| crate::copies::may_name(&*file.fd, stored));
         own.then(|| {
             removal(
                 job.action.archive_id,

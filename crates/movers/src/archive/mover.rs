@@ -59,7 +59,7 @@ impl<S: Store + 'static> ArchiveMover<S> {
             Err(error) => reply.fail(error.into_failure(&context)),
             Ok((staged, earlier)) => {
                 let given_up = Box::new(reply.cancellation());
-                let answer = self.answer_stored(task, reply, context);
+                let answer = self.answer_stored(reply, context);
                 self.store.commit_unless(given_up, staged, attempts::instead_of(self.store.clone(), earlier, answer));
             }
         }
@@ -70,7 +70,7 @@ impl<S: Store + 'static> ArchiveMover<S> {
         let context = self.context("record", task);
         match self.describe(task) {
             Err(error) => reply.fail(error.into_failure(&context)),
-            Ok(record) => self.store.put_record(&record, self.answer_stored(task, reply, context)),
+            Ok(record) => self.store.put_record(&record, self.answer_stored(reply, context)),
         }
     }
 
@@ -137,7 +137,7 @@ impl<S: Store + 'static> ArchiveMover<S> {
             );
             return reply.done(Identity::default());
         }
-        match self.store.named(&task.identity.uuid) {
+        match self.store.named(&task.identity) {
             None => {}
             Some(Err(error)) => return reply.fail(error.into_failure(&context)),
             Some(Ok(named)) => {
@@ -172,7 +172,7 @@ impl<S: Store + 'static> ArchiveMover<S> {
         if ObjectUrl::is_meant(&identity.uuid) {
             return Ok(Object::Foreign(ForeignObject::parse(identity)?));
         }
-        match self.store.named(&identity.uuid) {
+        match self.store.named(identity) {
             Some(named) => Ok(Object::Foreign(named?)),
             None => Ok(Object::Own(ObjectId::parse(&identity.uuid)?)),
         }
@@ -185,10 +185,10 @@ impl<S: Store + 'static> ArchiveMover<S> {
         }
     }
 
-    fn answer_stored(&self, task: &Task, reply: Reply, context: String) -> Done {
-        let (store, path) = (self.store.clone(), task.tree_path.clone());
+    fn answer_stored(&self, reply: Reply, context: String) -> Done {
+        let store = self.store.clone();
         Box::new(move |result: Result<Stored, TransferError>| match result {
-            Ok(stored) => reply.done(Identity { hash: stored.digest, ..store.identity(&stored.id, &path) }),
+            Ok(stored) => reply.done(Identity { hash: stored.digest, ..store.identity(&stored) }),
             Err(error) => reply.fail(error.into_failure(&context)),
         })
     }

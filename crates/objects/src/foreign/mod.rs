@@ -10,6 +10,7 @@ mod slashes;
 pub use list::{Described, Listed};
 
 use crate::Bucket;
+use crate::store::MARK;
 use crate::store::remote::{Remote, Tag};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -20,7 +21,7 @@ use opendal::raw::Timestamp;
 use parking_lot::Mutex;
 use sealed::{Sealed, md5_of};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use transfer::copy::restore_hashing;
 use transfer::manifest::ReadAt;
@@ -40,6 +41,8 @@ struct Seen {
     tag: Option<Tag>,
     md5: Option<[u8; 16]>,
     modified: Option<Timestamp>,
+    /// Of the attempt that stored it, if it was one of ours.
+    mark: Option<String>,
 }
 
 impl Seen {
@@ -68,7 +71,9 @@ impl Foreign {
 
     /// See [`transfer::Store::check_foreign`].
     pub(crate) fn check(&self, object: &ForeignObject) -> Result<(), TransferError> {
-        self.look(object, &Unwatched).map(drop)
+        let seen = self.look(object, &Unwatched)?;
+        let is_meant = object.mark.is_none() || object.mark == seen.mark;
+        if is_meant { Ok(()) } else { Err(another(self.whole.path(object.url.key()))) }
     }
 
     /// See [`transfer::Store::get_foreign`].
@@ -80,6 +85,9 @@ impl Foreign {
         monitor: &dyn Monitor,
     ) -> Result<Restored, TransferError> {
         let mut seen = self.look(object, monitor)?;
+        if object.mark.is_some() && seen.mark.is_none() && expected.digest.is_none() {
+            return Err(another(self.whole.path(object.url.key())));
+        }
         seen.md5 = seen.md5.filter(|_| object.compare);
         let path = self.whole.path(object.url.key());
         if let Some(size) = expected.size.filter(|size| *size != seen.size) {
@@ -114,6 +122,10 @@ impl Foreign {
         self.refuse_others(&object.url)?;
         let path = self.whole.path(object.url.key());
         let Some(seen) = self.stat(object.url.key(), monitor)? else { return Err(TransferError::Missing { path }) };
+        // One without a mark was perhaps brought back from somewhere: a hash tells.
+        if object.mark.is_some() && seen.mark.is_some() && object.mark != seen.mark {
+            return Err(another(path));
+        }
         match (&object.version, &seen.version) {
             (Some(meant), Some(found)) if meant != found => {
                 let why = format!("the service calls this version {}, and that one {}", shown(found), shown(meant));
@@ -162,7 +174,8 @@ impl Foreign {
             self.whole.place().is_some_and(|(scheme, bucket)| scheme == Scheme::S3 && !bucket.ends_with("--x-s3"));
         let tagged = found.etag().filter(|_| is_content && !is_sealed).and_then(md5_of);
         let modified = found.last_modified();
-        Seen { size: found.content_length(), version, tag, md5: told.or(tagged), modified }
+        let mark = found.user_metadata().and_then(|texts| texts.get(MARK)).map(|mark| mark.to_string());
+        Seen { size: found.content_length(), version, tag, md5: told.or(tagged), modified, mark }
     }
 
     /// Objects of other buckets, and those that no request can name.
@@ -174,6 +187,11 @@ impl Foreign {
         }
         if can_be_asked_for(url.key()) { Ok(()) } else { refused(UNASKABLE.to_owned()) }
     }
+}
+
+fn another(path: PathBuf) -> TransferError {
+    let why = "it was stored for another file, or for another version of this one".to_owned();
+    TransferError::Replaced { path, why }
 }
 
 /// Why an object cannot be had over HTTP as it is spoken here.

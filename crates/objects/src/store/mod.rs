@@ -46,7 +46,7 @@ use transfer::manifest::{Manifest, ManifestError};
 use transfer::pack::{MemberId, MemberName};
 use transfer::{
     Done, Encoding, Expected, ForeignObject, GivenUp, Head, Monitor, OpenFile, PutOptions, Restored, Store, Stored,
-    TransferError,
+    StoredAt, TransferError,
 };
 
 /// An archive in a bucket. Several processes, on any hosts, may have the same one open.
@@ -274,34 +274,38 @@ impl Store for ObjectStore {
         self.bucket.engine().spawn(async move {
             // The bucket is held until the very end: its threads do not go while they have something to tell.
             let path = bucket.path(&bucket.layout().object(&staged.id));
+            // Nobody else finds what is left where keys are paths and nothing is listed.
+            let may_be_left = (bucket.layout() == Layout::LemurAz).then(|| staged.places());
             let late = |fault: Fault| fault.into_error("store", path);
-            let published = bucket.in_time(publish(&bucket, staged), late);
-            ending.tell(unless(given_up, published).await);
+            let published = unless(given_up, bucket.in_time(publish(&bucket, staged), late)).await;
+            let left = may_be_left.filter(|_| published.is_err());
+            ending.tell(published);
+            for StoredAt { key, mark } in left.into_iter().flatten() {
+                lemur_az::take_back(&bucket, &key, &mark).await;
+            }
         });
     }
 
-    fn identity(&self, id: &ObjectId, path: &[u8]) -> Identity {
-        let id = id.to_string();
-        let (uuid, url) = match self.bucket.layout() {
-            Layout::Uuid | Layout::Path => (id, String::new()),
-            Layout::LemurS3 => (id.clone(), self.bucket.url(&format!("o/{id}"))),
-            Layout::LemurAz => {
-                let path = String::from_utf8_lossy(path).into_owned();
-                let url = self.bucket.url(&path);
-                (path, url)
+    fn identity(&self, stored: &Stored) -> Identity {
+        let uuid = stored.id.to_string();
+        match (&stored.at, self.bucket.layout()) {
+            (Some(at), _) => lemur_az::identity(&self.bucket, at),
+            (None, Layout::LemurS3) => {
+                Identity { url: self.bucket.url(&format!("o/{uuid}")), uuid, ..Identity::default() }
             }
-        };
-        Identity { uuid, hash: None, url }
+            (None, _) => Identity { uuid, ..Identity::default() },
+        }
     }
 
-    fn named(&self, uuid: &str) -> Option<Result<ForeignObject, TransferError>> {
-        (self.bucket.layout() == Layout::LemurAz).then(|| lemur_az::named(&self.bucket, uuid))
+    fn named(&self, identity: &Identity) -> Option<Result<ForeignObject, TransferError>> {
+        (self.bucket.layout() == Layout::LemurAz).then(|| lemur_az::named(&self.bucket, identity))
     }
 
     fn remove_named(&self, object: &ForeignObject, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
         let (bucket, ending, key) = (self.bucket.whole(), Ending::new(done), object.url.key().to_owned());
+        let mark = object.mark.clone();
         self.bucket.engine().spawn(async move {
-            let removed = bucket.in_time(bucket.remove(std::slice::from_ref(&key)), |late| late).await;
+            let removed = bucket.in_time(lemur_az::remove(&bucket, &key, mark.as_deref()), |late| late).await;
             ending.tell(removed.map_err(|fault| fault.into_error("remove", bucket.path(&key))));
         });
     }
@@ -348,7 +352,7 @@ impl Store for ObjectStore {
         self.bucket.engine().spawn(async move {
             let place = Place::ours(bucket.layout().manifest(&id));
             let put = put_bytes(&bucket, &place, bytes.into()).await;
-            ending.tell(put.map(|()| Stored { id, bytes: 0, digest: None }));
+            ending.tell(put.map(|()| Stored { id, bytes: 0, digest: None, at: None }));
         });
     }
 

@@ -57,7 +57,7 @@ impl Visible {
         fits.then(|| Self { path: path.to_owned(), beside })
     }
 
-    fn keys(self) -> [String; 2] {
+    pub(super) fn keys(self) -> [String; 2] {
         [self.path, self.beside]
     }
 }
@@ -77,6 +77,7 @@ fn is_key(path: &str) -> bool {
 pub(super) fn describe_object(place: &mut Place, id: &ObjectId) {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     place.say(ARCHIVED, format!("{}.{:09}", now.as_secs(), now.subsec_nanos()));
+    place.say(ID, id.to_string());
     place.claim(claim(id));
 }
 
@@ -90,7 +91,7 @@ fn archived(found: &Metadata) -> (u64, u32) {
 /// Only an object of this id is written over.
 pub(super) fn claim(id: &ObjectId) -> Claim {
     let refusal = "there is another object";
-    Claim { text: ID, value: id.to_string(), or_silent: false, refusal }
+    Claim { any_of: vec![(ID, id.to_string())], exactly: false, refusal }
 }
 
 /// What a manifest says besides.

@@ -47,12 +47,11 @@ pub(super) struct Place {
 /// What an object has to say of itself to be written over, where one key may be wanted for several things.
 #[derive(Debug, Clone)]
 pub(super) struct Claim {
-    /// The text that says what it is.
-    pub(super) text: &'static str,
-    pub(super) value: String,
-    /// One that does not say it may be written over, too.
-    pub(super) or_silent: bool,
-    /// What is said of one that may not.
+    /// A text and its value, any of these.
+    pub(super) any_of: Vec<(&'static str, String)>,
+    /// And only if it is still the one that was looked at, by its entity tag.
+    pub(super) exactly: bool,
+    /// What is said of one that may not be.
     pub(super) refusal: &'static str,
 }
 
@@ -63,7 +62,7 @@ pub(super) enum There {
     /// Made by this very attempt; so many bytes.
     This(u64),
     /// Made by another attempt of ours; or nobody can tell, on a service whose objects carry no texts.
-    /// With its version, where the service replaces exactly one.
+    /// With its version, or its entity tag (see [`Claim::exactly`]), where the service replaces exactly one.
     Earlier(Option<String>),
     /// Something that we did not make.
     Strange,
@@ -86,9 +85,8 @@ impl Place {
         Self { key, mark, texts, claim: None, is_ours_alone: false }
     }
 
-    /// Only what says the same of itself is written over.
+    /// Only what is claimed is written over.
     pub(super) fn claim(&mut self, claim: Claim) {
-        self.texts.insert(claim.text.to_owned(), claim.value.clone());
         self.claim = Some(claim);
     }
 
@@ -173,6 +171,9 @@ impl Place {
             options.user_metadata = Some(self.texts.clone());
         }
         match there {
+            There::Earlier(tag) if self.claim.as_ref().is_some_and(|claim| claim.exactly) => {
+                options.if_match = tag.clone();
+            }
             // Not `If-Match`, with the entity tag: of several services each compares something else.
             There::Earlier(version) => options.if_version_match = version.clone(),
             _ => options.if_not_exists = true,
@@ -196,15 +197,14 @@ impl Place {
 
     fn judge(&self, bucket: &Bucket, found: &Metadata) -> There {
         let mark = found.user_metadata().and_then(|texts| texts.get(MARK));
-        let claims = |claim: &Claim| match found.user_metadata().and_then(|texts| texts.get(claim.text)) {
-            Some(value) => *value == claim.value,
-            None => claim.or_silent,
-        };
+        let says = |text: &str| found.user_metadata().and_then(|texts| texts.get(text));
+        let claims =
+            |claim: &Claim| claim.any_of.iter().any(|(text, value)| says(text).is_some_and(|said| *said == **value));
         match mark {
             Some(mark) if mark == self.mark => There::This(found.content_length()),
             _ if let Some(claim) = &self.claim => {
                 if claims(claim) {
-                    There::Earlier(None)
+                    There::Earlier(found.etag().filter(|_| claim.exactly).map(str::to_owned))
                 } else {
                     There::Strange
                 }

@@ -14,7 +14,7 @@ use opendal::{Buffer, ErrorKind};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 use transfer::manifest::ReadAt as _;
-use transfer::{GivenUp, OpenFile, Stored, TransferError};
+use transfer::{GivenUp, OpenFile, Stored, StoredAt, TransferError};
 
 /// How soon it is noticed that nobody wants it any more (P4).
 const LOOK: Duration = Duration::from_millis(200);
@@ -76,7 +76,8 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
         let left = paths::leave_old_path(bucket, &id, visible.as_ref(), &described.mark).await;
         tolerated(bucket, &id, left).map_err(failed)?;
     }
-    let is_first = visible.is_some();
+    let is_first = layout == Layout::Path && visible.is_some();
+    let mark = place.mark.clone();
     if is_first && let Some(table) = manifest.take() {
         put_manifest(bucket, &described, table).await?;
     }
@@ -94,6 +95,7 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
             return Err(failed(fault));
         }
     };
+    let at = (layout == Layout::LemurAz).then(|| StoredAt { key: key.clone(), mark });
     let mut own = vec![key];
     if is_first {
         own.push(described.key.clone());
@@ -112,7 +114,7 @@ pub(super) async fn publish(bucket: &Arc<Bucket>, staged: StagedObject) -> Resul
     if (repeated || replaced) && is_answered {
         abort_older_uploads(bucket, &id, begun).await;
     }
-    Ok(Stored { id, bytes: copied.bytes, digest: copied.digest })
+    Ok(Stored { id, bytes: copied.bytes, digest: copied.digest, at })
 }
 
 /// Where it was put, whether it may have replaced something, and whether the service said that it is done.
@@ -123,11 +125,12 @@ async fn put_content(
     visible: Option<&Visible>,
     repeated: bool,
 ) -> Result<(String, bool, bool), Fault> {
+    let has_ids = bucket.layout() == Layout::Path;
     let (mut place, bytes, _memory) = match content {
         StagedContent::Whole(place, bytes, memory) => (place, bytes, memory),
         StagedContent::Parts(sent) => {
             let key = sent.place.key.clone();
-            if let Some(visible) = visible.filter(|visible| repeated && visible.beside == key)
+            if let Some(visible) = visible.filter(|visible| has_ids && repeated && visible.beside == key)
                 && paths::was_brought(bucket, id, visible).await?
             {
                 return Err(Fault::contended("what an earlier attempt stored is at its path now"));
@@ -139,8 +142,10 @@ async fn put_content(
         let replaced = place.put(bucket, bytes.into()).await?;
         return Ok((place.key, replaced, true));
     };
-    // Looked at, whatever the service thinks of conditions.
-    paths::choose(bucket, &mut place, visible).await?;
+    if has_ids {
+        // Looked at, whatever the service thinks of conditions.
+        paths::choose(bucket, &mut place, visible).await?;
+    }
     let mut put = place.put(bucket, bytes.clone().into()).await;
     if place.key == visible.path && matches!(&put, Err(fault) if fault.told == ErrorKind::Conflict) {
         // Somebody else was faster.
@@ -148,6 +153,7 @@ async fn put_content(
         put = place.put(bucket, bytes.clone().into()).await;
     }
     if let Err(fault) = &put
+        && has_ids
         && paths::is_no_place(fault)
     {
         let path = bucket.path(&place.key);

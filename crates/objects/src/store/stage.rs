@@ -16,7 +16,7 @@ use std::sync::Arc;
 use transfer::copy::{Archived, Copied, WriteAt, archive_file};
 use transfer::forms::{not_reserved, with_encoding};
 use transfer::packing::{Packed, as_object};
-use transfer::{DigestKind, Encoding, Monitor, OpenFile, PutOptions, TransferError};
+use transfer::{DigestKind, Encoding, Monitor, OpenFile, PutOptions, StoredAt, TransferError};
 
 /// From this size on, a file's manifest (36 KiB to 45 KiB for each GiB) is collected on disk.
 const SPOOL_FROM_BYTES: u64 = 64 << 30;
@@ -112,12 +112,12 @@ impl ObjectStore {
         };
         let table = Table::new(size, self.bucket.path(&layout.manifest(&id)))?;
         let mut place = Place::new(layout.object(&id));
+        let mut visible = None;
         if layout == Layout::LemurAz {
-            lemur_az::describe(&mut place, &self.bucket, source, origin)?;
+            visible = Some(lemur_az::describe(&mut place, &self.bucket, &id, source, origin)?);
         } else {
             place.describe(source)?;
         }
-        let mut visible = None;
         if layout == Layout::Path {
             paths::describe_object(&mut place, &id);
             // What gets no manifest is found by its id alone.
@@ -151,7 +151,7 @@ impl ObjectStore {
             }
             _ => true,
         });
-        if visible.is_some() && !archived.described {
+        if layout == Layout::Path && visible.is_some() && !archived.described {
             let why =
                 "it is larger than what can be described, and without a description it is not found again".to_owned();
             return Err(TransferError::Undescribed { path: source.path().to_owned(), why });
@@ -189,6 +189,16 @@ impl ObjectStore {
 }
 
 impl StagedObject {
+    /// Where it may come to lie, if that is by a path.
+    pub(super) fn places(&self) -> Vec<StoredAt> {
+        let place = match &self.content {
+            StagedContent::Whole(place, ..) => place,
+            StagedContent::Parts(sent) => &sent.place,
+        };
+        let keys = self.visible.clone().into_iter().flat_map(Visible::keys);
+        keys.map(|key| StoredAt { key, mark: place.mark.clone() }).collect()
+    }
+
     /// What was to go into a pack, as an object of its own.
     pub(super) fn of_member(
         bucket: &Arc<Bucket>,

@@ -57,10 +57,10 @@ pub trait Store: Send + Sync {
         self.commit(staged, done);
     }
 
-    /// What a file is to carry that was archived from this path, without the hash: the object's id and no URL, but where an archive that others
+    /// What a file is to carry whose content was stored so, without the hash: the object's id and no URL, but where an archive that others
     /// read too wants more, or something else.
-    fn identity(&self, id: &ObjectId, _path: &[u8]) -> Identity {
-        Identity { uuid: id.to_string(), ..Identity::default() }
+    fn identity(&self, stored: &Stored) -> Identity {
+        Identity { uuid: stored.id.to_string(), ..Identity::default() }
     }
 
     /// Writes the content of an object into `target`, over whatever that holds, and makes it durable. The encoding is read from the id.
@@ -106,11 +106,12 @@ pub trait Store: Send + Sync {
 
     /// The object that an identity names where files are known by their paths; `None` in all other archives. It is had by
     /// [`Store::get_foreign`], and removed by [`Store::remove_named`].
-    fn named(&self, _uuid: &str) -> Option<Result<ForeignObject, TransferError>> {
+    fn named(&self, _identity: &Identity) -> Option<Result<ForeignObject, TransferError>> {
         None
     }
 
-    /// Removes an object that [`Store::named`] gave. `done` as for [`Store::remove`].
+    /// Removes an object that [`Store::named`] gave, if it is the one that was meant: of its [`ForeignObject::mark`], or without a mark if it has none.
+    /// Another one, which came to be called the same, stays, and it counts as done. `done` as for [`Store::remove`].
     fn remove_named(&self, object: &ForeignObject, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
         done(object.unknown_here());
     }
@@ -175,6 +176,8 @@ pub struct ForeignObject {
     pub version: Option<String>,
     /// Whether its content is compared with what the service knows of it.
     pub compare: bool,
+    /// The mark of the attempt that stored it, as the object carries it, where ids are used again: see [`Store::named`].
+    pub mark: Option<String>,
 }
 
 impl ForeignObject {
@@ -183,7 +186,7 @@ impl ForeignObject {
         let unusable = |e: ObjectUrlError| TransferError::Foreign { url: identity.uuid.clone(), why: e.to_string() };
         let url = ObjectUrl::parse(&identity.uuid).map_err(unusable)?;
         let version = url.version(&identity.url).map_err(unusable)?;
-        Ok(Self { url, version, compare: true })
+        Ok(Self { url, version, compare: true, mark: None })
     }
 
     fn unknown_here<T>(&self) -> Result<T, TransferError> {
@@ -250,6 +253,17 @@ pub struct Stored {
     pub bytes: u64,
     /// Hash of the content, if one was asked for.
     pub digest: Option<Digest>,
+    /// Where it is, in an archive whose files go by that: see [`Store::identity`].
+    pub at: Option<StoredAt>,
+}
+
+/// Where an object was put whose key says nothing of its id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoredAt {
+    /// Below the archive's prefix.
+    pub key: String,
+    /// What tells it from whatever else comes to lie there.
+    pub mark: String,
 }
 
 /// What an object's content has to be.

@@ -325,7 +325,7 @@ impl Store for PosixStore {
         match self.write_record(record) {
             Ok(written) => {
                 let id = record.object.clone();
-                let stored = Stored { id: id.clone(), bytes: 0, digest: None };
+                let stored = Stored { id: id.clone(), bytes: 0, digest: None, at: None };
                 let done = Box::new(move |result: Result<(), TransferError>| done(result.map(|()| stored)));
                 self.group.submit(Item::Publish { written, id, synced: false, done });
             }
@@ -405,7 +405,7 @@ fn milliseconds((seconds, nanos): sys::file::Moment) -> u64 {
 pub(super) fn publish(group: &GroupSync, root: &Arc<Root>, object: StagedObject, done: Done) {
     let StagedObject { id, written, copied, synced } = object;
     let root = root.clone();
-    let stored = Stored { id: id.clone(), bytes: copied.bytes, digest: copied.digest };
+    let stored = Stored { id: id.clone(), bytes: copied.bytes, digest: copied.digest, at: None };
     let has_manifest = written.manifest.is_some();
     let acknowledge = move |result: Result<(), TransferError>| {
         done(result.map(|()| {

@@ -112,7 +112,7 @@ pub(crate) fn a_record_is_kept_listed_replaced_and_removed<B: Bed>() {
         let record = description.with_kind(name.clone(), kind);
         let (tell, told) = channel();
         bed.store().put_record(&record, Box::new(move |result| tell.send(result).unwrap()));
-        assert_eq!(told.recv().unwrap().unwrap(), Stored { id: name.clone(), bytes: 0, digest: None });
+        assert_eq!(told.recv().unwrap().unwrap(), Stored { id: name.clone(), bytes: 0, digest: None, at: None });
         assert_eq!(bed.store().manifest(&name).unwrap(), Some(record));
         bed.holds(vec![manifest(&name)]);
     }

@@ -200,7 +200,7 @@ impl Waiter {
     fn stored(self, pack: PackId) {
         let Self { name, bytes, digest, ending, .. } = self;
         let id = MemberId { pack, name }.object_id().map_err(TransferError::from);
-        ending.tell(id.map(|id| Stored { id, bytes, digest }));
+        ending.tell(id.map(|id| Stored { id, bytes, digest, at: None }));
     }
 }
 

@@ -40,6 +40,7 @@ impl Bed {
             url: ObjectUrl::new(self.scheme, "archive", key).unwrap(),
             version: version.unwrap(),
             compare: true,
+            mark: None,
         }
     }
 
@@ -107,6 +108,7 @@ fn reads_whole_and_only_what_was_meant(settings: &Settings) {
         url: ObjectUrl::new(bed.scheme, bucket, key).unwrap(),
         version: None,
         compare: true,
+        mark: None,
     };
     let missing = at("archive", "a/nothing");
     assert!(matches!(bed.get(&missing, Expected::default()), Err(TransferError::Missing { .. })));
@@ -243,8 +245,12 @@ fn what_google_has_compressed_comes_as_it_is_stored() {
         .unwrap();
     let path = "/storage/v1/b/archive/o/a.gz?alt=media";
     assert_eq!(server.request("GET", path, None, &[]).ok().body, b"content", "for who does not say that he can");
-    let object =
-        ForeignObject { url: ObjectUrl::new(Scheme::Google, "archive", "a.gz").unwrap(), version: None, compare: true };
+    let object = ForeignObject {
+        url: ObjectUrl::new(Scheme::Google, "archive", "a.gz").unwrap(),
+        version: None,
+        compare: true,
+        mark: None,
+    };
     let size = Expected { size: Some(stored.len() as u64), digest: None };
     assert!(bed.get(&object, size).unwrap().1 == stored);
     // Whatever else is asked for, nobody would decompress.
@@ -268,7 +274,7 @@ fn the_md5_of_what_is_changed_in_place_is_none() {
     let get = |key: &str| {
         let url = ObjectUrl::new(Scheme::Azure, "archive", key).unwrap();
         let (path, target) = bed.target();
-        let object = ForeignObject { url, version: None, compare: true };
+        let object = ForeignObject { url, version: None, compare: true, mark: None };
         bed.store
             .get_foreign(&object, Some(&target), Expected::default(), &Unwatched)
             .map(|_| std::fs::read(path).unwrap())

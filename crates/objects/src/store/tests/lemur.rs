@@ -7,7 +7,7 @@ use crate::{Layout, Settings};
 use model::{ErrorKind, Extent};
 use std::ops::ControlFlow;
 use testkit::services::Rgw;
-use transfer::{DigestKind, Encoding, Expected, Store as _, TransferError, Unwatched};
+use transfer::{DigestKind, Encoding, Expected, Store as _, Stored, TransferError, Unwatched};
 
 const LARGE: usize = 20 << 20;
 
@@ -22,7 +22,8 @@ fn s3() -> ServerBed<Rgw> {
 fn in_s3_an_object_is_the_content_below_o_whatever_is_asked_for() {
     let bed = s3();
     let known = id("0e2f9a7c-5ad1-4b6e-9b7a-0a4dd0c8f0aa");
-    let identity = bed.store.identity(&known, b"home/file");
+    let stored = Stored { id: known.clone(), bytes: 0, digest: None, at: None };
+    let identity = bed.store.identity(&stored);
     assert_eq!(identity.uuid, known.as_str());
     assert_eq!(identity.url, format!("s3://{BUCKET}/hsm/a%20b/o/{known}"));
     let key = format!("hsm/a b/o/{known}");

@@ -54,6 +54,7 @@ mod foreign;
 mod gcs;
 mod hostile;
 mod lemur;
+mod lemur_az;
 mod memory;
 mod packs;
 mod paths;

@@ -38,7 +38,7 @@ impl Waiter {
     pub(super) fn stored(self, pack: PackId) {
         let Self { name, bytes, digest, done } = self;
         let id = MemberId { pack, name }.object_id().map_err(TransferError::from);
-        done(id.map(|id| Stored { id, bytes, digest }));
+        done(id.map(|id| Stored { id, bytes, digest, at: None }));
     }
 
     /// Tells that there is no member.
