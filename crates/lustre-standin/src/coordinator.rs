@@ -2,9 +2,8 @@
 //!
 //! Whoever calls into the library takes it. What agents answer is in [`crate::completion`].
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::Write;
-use std::path::Path;
 
 use rustix::fs::OFlags;
 
@@ -233,14 +232,14 @@ fn give_out(session: &mut Session) -> Result<()> {
             continue;
         }
         let is_cancel = request.action == action::CANCEL;
+        if !is_cancel && slots == 0 {
+            continue;
+        }
         let client = choose(state, request);
         if is_cancel && !settle_cancel(state, index, client.is_some()) {
             continue;
         }
         let Some(client) = client else { continue };
-        if !is_cancel && slots == 0 {
-            continue;
-        }
         slots -= usize::from(!is_cancel);
         let request = &mut state.requests[index];
         request.set(Status::Started, 0);
@@ -312,34 +311,30 @@ fn settle_cancel(state: &mut State, index: usize, has_client: bool) -> bool {
     }
 }
 
-/// Writes a list into the pipes of its client. False when there is no room; a client without pipes loses it.
+/// Writes a list into the pipes of its client. False when one of them has no room; a client without pipes loses it.
 fn send(session: &Session, list: &List, fsname: &str) -> Result<bool> {
     let message = encode(&session.state, list, fsname);
     let client = session.state.clients.iter().find(|client| client.mount == list.client);
-    for pipe in client.into_iter().flat_map(|client| &client.pipes) {
-        let path = pipe_path(&session.root, *pipe);
-        if !write(&path, &message)? {
+    let paths = client.into_iter().flat_map(|client| &client.pipes).map(|pipe| pipe_path(&session.root, *pipe));
+    // One that cannot be opened died this moment: what is sent to it now is lost.
+    let open = |path: std::path::PathBuf| open_inheritable(&path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC);
+    let pipes: Vec<File> = paths.filter_map(|path| open(path).ok()).collect();
+    for pipe in &pipes {
+        rustix::pipe::fcntl_setpipe_size(pipe, PIPE_SIZE)?;
+        let unread = usize::try_from(rustix::io::ioctl_fionread(pipe)?).unwrap_or(usize::MAX);
+        if unread > PIPE_SIZE / 4 {
             return Ok(false);
         }
     }
+    for mut pipe in pipes {
+        match pipe.write(&message) {
+            Ok(len) if len == message.len() => {}
+            Ok(_) => return Err(Errno(libc::EPROTO)),
+            Err(error) if error.raw_os_error() == Some(libc::EPIPE) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
     Ok(true)
-}
-
-fn write(path: &Path, message: &[u8]) -> Result<bool> {
-    let Ok(mut pipe) = open_inheritable(path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC) else {
-        return Ok(true); // It died this moment: what is sent to it now is lost.
-    };
-    rustix::pipe::fcntl_setpipe_size(&pipe, PIPE_SIZE)?;
-    let unread = usize::try_from(rustix::io::ioctl_fionread(&pipe)?).unwrap_or(usize::MAX);
-    if unread > PIPE_SIZE / 4 {
-        return Ok(false);
-    }
-    match pipe.write(message) {
-        Ok(len) if len == message.len() => Ok(true),
-        Ok(_) => Err(Errno(libc::EPROTO)),
-        Err(error) if error.raw_os_error() == Some(libc::EPIPE) => Ok(true),
-        Err(error) => Err(error.into()),
-    }
 }
 
 /// A message: its header, then the list.
