@@ -13,7 +13,6 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use futures_util::{StreamExt as _, stream};
 use model::ObjectId;
-use opendal::options::ReadOptions;
 use opendal::{Buffer, Metadata};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -276,18 +275,21 @@ async fn bring(bucket: &Bucket, path: &str, gone: &ObjectId) -> Result<(), Fault
     let _turn = MOVES.acquire().await;
     let beside = format!("{path}~{id}");
     // Read and put: not every service looks at conditions when it copies.
-    let options = ReadOptions { if_match: found.etag().map(str::to_owned), ..ReadOptions::default() };
-    let content = match bucket.request(|| bucket.operator().read_options(&beside, options.clone())).await {
+    let content = match bucket.request(|| bucket.operator().read(&beside)).await {
         // It stays where it is: a better place is not worth a thaw, and the removal that made room is done.
         Err(fault) if fault.is_cold() => return Ok(()),
-        // Somebody replaced it, or brought it away.
-        Err(fault) if fault.is_missing() || fault.told == opendal::ErrorKind::ConditionNotMatch => return Ok(()),
+        // Somebody brought it away.
+        Err(fault) if fault.is_missing() => return Ok(()),
         read => read?,
     };
+    let place = Place::copy_of(&found, path.to_owned(), claim(&id));
+    // Not `If-Match`, with the entity tag: of several services each compares something else.
+    if !bucket.stat(&beside).await?.is_some_and(|found| place::is_of_attempt(&found, &place.mark)) {
+        return Ok(());
+    }
     if content.len() as u64 != found.content_length() {
         return Err(Fault::strange("the service gave another number of bytes than there are"));
     }
-    let place = Place::copy_of(&found, path.to_owned(), claim(&id));
     if !place.put_new(bucket, content).await? {
         // Somebody else was faster.
         return Ok(());

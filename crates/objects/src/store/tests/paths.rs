@@ -1,8 +1,8 @@
-//! The layout "path" on Ceph's gateway: the suite, and what people see in the bucket.
+//! The layout "path": the suite on each service, and what people see in the bucket.
 
-use super::rgw::{BUCKET, settings};
-use super::suite::{Bed, Calls as _, Half, described, expected, id};
-use super::{ServerBed, read_key};
+use super::rgw::{self, BUCKET, settings};
+use super::suite::{self, Bed, Calls as _, Half, described, expected, id};
+use super::{ServerBed, azurite, gcs, read_key};
 use crate::store::paths;
 use crate::{Layout, ObjectStore, Settings};
 use model::{Digest, ObjectId};
@@ -12,15 +12,45 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::time::Duration;
 use testkit::fault_proxy::{Fault, FaultProxy, Reply, Request, When};
-use testkit::services::Rgw;
+use testkit::services::{Azurite, FakeGcs, Rgw};
 use testkit::wait_until;
 use transfer::{Encoding, Expected, Origin, PutOptions, Store as _, Stored, TransferError, Unwatched};
 
-const PREFIX: &str = "site/a prefix/";
+struct PathBed<S = Rgw>(ServerBed<S>);
 
-struct PathBed(ServerBed<Rgw>);
+/// A server that the layout is tried on.
+trait Host: Sized {
+    fn start() -> (Self, Settings);
 
-impl PathBed {
+    /// Uploads that are not completed.
+    fn unfinished(&self) -> Vec<String> {
+        Vec::new()
+    }
+}
+
+impl Host for Rgw {
+    fn start() -> (Self, Settings) {
+        rgw::start()
+    }
+
+    fn unfinished(&self) -> Vec<String> {
+        self.uploads(BUCKET)
+    }
+}
+
+impl Host for Azurite {
+    fn start() -> (Self, Settings) {
+        azurite::start()
+    }
+}
+
+impl Host for FakeGcs {
+    fn start() -> (Self, Settings) {
+        gcs::start()
+    }
+}
+
+impl<S: Host> PathBed<S> {
     fn find(&self, id: &ObjectId) -> Option<(String, HashMap<String, String>)> {
         let (bucket, id) = (self.0.store.bucket().clone(), id.clone());
         let found = self.0.store.bucket().engine().wait(async move { paths::find(&bucket, &id).await }).unwrap();
@@ -35,26 +65,12 @@ impl PathBed {
 
     /// What people see: no keys of ours.
     fn visible(&self) -> Vec<String> {
-        let keys = self.0.server.keys(BUCKET).into_iter().map(|key| key.strip_prefix(PREFIX).unwrap().to_owned());
+        let keys = super::names(&self.0.store).into_iter();
         keys.filter(|key| !key.starts_with(".sifaka/")).collect()
     }
 
     fn put_at(&self, name: &str, path: &[u8], content: &[u8]) -> Result<Stored, TransferError> {
         self.put(&id(name), &self.file("source", content), at(path))
-    }
-
-    /// On a server that things can happen to on the way.
-    fn behind_a_proxy() -> (FaultProxy, Self) {
-        let server = Rgw::start();
-        server.create_bucket(BUCKET);
-        let proxy = FaultProxy::start(&server.server().authority());
-        let settings = Settings { layout: Layout::Path, ..settings(proxy.url()) };
-        (proxy, Self(ServerBed::with(server, &settings)))
-    }
-
-    /// Past the store.
-    fn remove_only(&self, key: &str) {
-        self.0.server.request("DELETE", &format!("/{BUCKET}/site/a%20prefix/{key}"), None, &[]).ok();
     }
 
     fn put_again(&self, name: &str, path: &[u8], content: &[u8]) -> Result<Stored, TransferError> {
@@ -77,6 +93,22 @@ impl PathBed {
     }
 }
 
+impl PathBed {
+    /// On a server that things can happen to on the way.
+    fn behind_a_proxy() -> (FaultProxy, Self) {
+        let server = Rgw::start();
+        server.create_bucket(BUCKET);
+        let proxy = FaultProxy::start(&server.server().authority());
+        let settings = Settings { layout: Layout::Path, ..settings(proxy.url()) };
+        (proxy, Self(ServerBed::with(server, &settings)))
+    }
+
+    /// Past the store.
+    fn remove_only(&self, key: &str) {
+        self.0.server.request("DELETE", &format!("/{BUCKET}/site/a%20prefix/{key}"), None, &[]).ok();
+    }
+}
+
 fn texts<'a, K: ToString + 'a, V: ToString + 'a>(
     found: Option<impl IntoIterator<Item = (K, V)>>,
 ) -> HashMap<String, String> {
@@ -87,14 +119,12 @@ fn at(path: &[u8]) -> PutOptions<'_> {
     PutOptions { origin: Some(Origin { path, fsid: [1; 8] }), ..described(Encoding::Raw) }
 }
 
-impl Bed for PathBed {
+impl<S: Host> Bed for PathBed<S> {
     type Store = ObjectStore;
 
     fn new() -> Self {
-        let server = Rgw::start();
-        server.create_bucket(BUCKET);
-        let settings = Settings { layout: Layout::Path, ..settings(server.endpoint()) };
-        Self(ServerBed::with(server, &settings))
+        let (server, settings) = S::start();
+        Self(ServerBed::with(server, &Settings { layout: Layout::Path, ..settings }))
     }
 
     fn store(&self) -> &ObjectStore {
@@ -106,12 +136,13 @@ impl Bed for PathBed {
     }
 
     fn names(&self) -> Vec<String> {
-        let uploads = self.0.server.uploads(BUCKET).into_iter().map(|key| format!("unfinished {key}"));
-        let below = |key: String| match key.strip_prefix(PREFIX).unwrap().strip_prefix(".sifaka/") {
+        let uploads = self.0.server.unfinished().into_iter().map(|key| format!("unfinished {key}"));
+        let below = |key: String| match key.strip_prefix(".sifaka/") {
             Some(ours) => ours.to_owned(),
-            None => format!("objects/{}", self.texts(key.strip_prefix(PREFIX).unwrap())["id"]),
+            None => format!("objects/{}", self.texts(&key)["id"]),
         };
-        let mut names: Vec<String> = self.0.server.keys(BUCKET).into_iter().map(below).chain(uploads).collect();
+        let keys = super::names(&self.0.store).into_iter();
+        let mut names: Vec<String> = keys.map(below).chain(uploads).collect();
         names.sort();
         names
     }
@@ -135,9 +166,37 @@ impl Bed for PathBed {
 
 store_suite!(PathBed, without packs);
 
+mod in_azure {
+    use super::*;
+    store_suite!(PathBed<Azurite>, without packs);
+
+    #[test]
+    fn p1_a_path_is_taken_by_one_and_wanted_by_others() {
+        taken_by_one_and_wanted_by_others::<Azurite>();
+    }
+}
+
+mod in_gcs {
+    use super::*;
+    store_suite!(PathBed<FakeGcs>, without packs);
+
+    /// Google's own service heeds them, and this one does not.
+    #[test]
+    fn p1_nothing_is_brought_where_the_service_heeds_no_conditions() {
+        let bed = PathBed::<FakeGcs>::new();
+        let [first, second] = [("aaaaa-1", "first"), ("aaaaa-2", "second")]
+            .map(|(name, content)| bed.put_at(name, b"f", content.as_bytes()).unwrap());
+        bed.remove(&first.id).unwrap();
+        assert_eq!(bed.visible(), ["f~aaaaa-2"]);
+        bed.holds_content(&second, b"second");
+        bed.remove(&second.id).unwrap();
+        bed.holds(Vec::new());
+    }
+}
+
 #[test]
 fn objects_lie_where_their_files_lay() {
-    let bed = PathBed::new();
+    let bed = PathBed::<Rgw>::new();
     let odd = ["a", "home/some one/\u{fc}b+er&c=d?#%41~.txt", ".hidden/x", "home/some one"];
     let large = vec![7; 20 << 20];
     let mut stored = Vec::new();
@@ -159,7 +218,7 @@ fn objects_lie_where_their_files_lay() {
 
 #[test]
 fn paths_that_are_no_keys_are_found_by_their_ids() {
-    let bed = PathBed::new();
+    let bed = PathBed::<Rgw>::new();
     let long = vec![b'x'; 1100];
     let odd: [&[u8]; 8] =
         [b"a\nb", b"\xff\xfe", b"dot.", b" blank", b"back\\slash", b".sifaka/objects/abcdef", b"", &long];
@@ -176,7 +235,11 @@ fn paths_that_are_no_keys_are_found_by_their_ids() {
 /// Rewritten: the old version stays readable, and the new one gets the place when that goes.
 #[test]
 fn p1_a_path_is_taken_by_one_and_wanted_by_others() {
-    let bed = PathBed::new();
+    taken_by_one_and_wanted_by_others::<Rgw>();
+}
+
+fn taken_by_one_and_wanted_by_others<S: Host>() {
+    let bed = PathBed::<S>::new();
     let [first, second, third] = [("aaaaa-1", "first"), ("aaaaa-2", "second"), ("aaaaa-3", "third")]
         .map(|(name, content)| bed.put_at(name, b"dir/f", content.as_bytes()).unwrap());
     assert_eq!(bed.visible(), ["dir/f", "dir/f~aaaaa-2", "dir/f~aaaaa-3"]);
@@ -204,7 +267,7 @@ fn p1_a_path_is_taken_by_one_and_wanted_by_others() {
 
 #[test]
 fn p1_what_sifaka_did_not_make_is_left_alone() {
-    let bed = PathBed::new();
+    let bed = PathBed::<Rgw>::new();
     let theirs = format!("/{BUCKET}/site/a%20prefix/dir/f");
     let is_theirs = || assert_eq!(bed.0.server.request("GET", &theirs, None, &[]).ok().text(), "theirs");
     bed.0.server.request("PUT", &theirs, Some(b"theirs"), &[]).ok();
@@ -232,7 +295,7 @@ fn p1_what_sifaka_did_not_make_is_left_alone() {
 /// A renamed file's attempt is repeated: what the first attempt left at the old path goes.
 #[test]
 fn p7_a_repeated_attempt_leaves_nothing_at_the_path_that_the_file_had_before() {
-    let bed = PathBed::new();
+    let bed = PathBed::<Rgw>::new();
     bed.put_at("abcdef", b"before", b"content").unwrap();
     let again = PutOptions { repeated: true, ..at(b"after") };
     let stored = bed.put(&id("abcdef"), &bed.file("source", b"content"), again).unwrap();
@@ -249,7 +312,7 @@ fn p7_a_repeated_attempt_leaves_nothing_at_the_path_that_the_file_had_before() {
 /// Each step of a removal may be the last one of a process; the next one goes on from there.
 #[test]
 fn p1_a_removal_that_is_broken_off_anywhere_is_finished_by_the_next_one() {
-    let bed = PathBed::new();
+    let bed = PathBed::<Rgw>::new();
     let delete = |key: &str| bed.remove_only(key);
     // Only the object went.
     let first = bed.put_at("aaaaa-1", b"f", b"first").unwrap();
@@ -351,7 +414,7 @@ fn p7_a_broken_off_attempt_at_a_new_path_leaves_nothing_at_the_old_one() {
 /// A copy with its texts, or what a late request of an attempt left.
 #[test]
 fn p7_what_nothing_leads_to_is_told() {
-    let bed = PathBed::new();
+    let bed = PathBed::<Rgw>::new();
     let stored = bed.put_at("aaaaa-1", b"f", b"content").unwrap();
     let beside = bed.put_at("aaaaa-2", b"f", b"beside").unwrap();
     let texts = |id: &str| HashMap::from([("id".to_owned(), id.to_owned())]);
