@@ -129,9 +129,19 @@ fn the_whole_cycle_in_a_bucket_of_google() {
 
 #[test]
 fn p1_p5_movers_and_servers_die_in_the_middle() {
+    die_in_the_middle("");
+}
+
+/// What attempts left at the paths goes as well.
+#[test]
+fn p1_p5_p7_movers_and_servers_die_in_the_middle_of_a_readable_bucket() {
+    die_in_the_middle("layout = \"path\"");
+}
+
+fn die_in_the_middle(layout: &str) {
     let server = Rgw::start();
     server.create_bucket("archive");
-    let hsm = start(&s3(&server, "archive"));
+    let hsm = start(&format!("{layout}\n{}", s3(&server, "archive")));
     let mut random = Random::new(11);
     let files: Vec<_> = (0..40)
         .map(|seed| {

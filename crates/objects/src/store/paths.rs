@@ -265,11 +265,11 @@ pub(super) async fn was_brought(bucket: &Bucket, id: &ObjectId, visible: &Visibl
 /// The object may be archived anew at the same moment. That attempt puts its manifest first and looks at the path then; here the path is put first, and
 /// then the manifest is looked at. So one of the two sees the other: either what lies beside the path is left alone here, or it is not written to there.
 async fn bring(bucket: &Bucket, path: &str, gone: &ObjectId) -> Result<(), Fault> {
-    if bucket.stat(path).await?.is_some() || !keeps_conditions(bucket).await? {
+    if bucket.stat(path).await?.is_some() {
         return Ok(());
     }
     let Some((id, found)) = newest_beside(bucket, path, gone).await? else { return Ok(()) };
-    if found.content_length() > bucket.limits().part_bytes {
+    if found.content_length() > bucket.limits().part_bytes || !keeps_conditions(bucket).await? {
         return Ok(());
     }
     let _turn = MOVES.acquire().await;
