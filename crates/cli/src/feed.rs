@@ -2,6 +2,7 @@
 
 use crate::client::Client;
 use crate::exit::{CliError, Exit};
+use crate::lustre;
 use crate::names::{FilesArgs, Found, NamedFile, walk};
 use crate::output::{complain, escaped, escaped_path};
 use agent::admin::api::RecordRef;
@@ -19,6 +20,11 @@ const MAX_REFUSED_KEPT: usize = 1000;
 /// What is done with each batch. All on one thread: totals may be kept in cells.
 pub(crate) trait Job {
     async fn send(&self, client: &mut Client, batch: Vec<NamedFile>) -> Result<(), CliError>;
+
+    /// The same for files on Lustre, where the agent is not asked.
+    async fn lustre(&self, _: lustre::Batch) -> Result<(), CliError> {
+        Err(CliError::new(Exit::NotHere, "this is for files on local filesystems, and these are on Lustre"))
+    }
 
     /// For jobs whose files were asked for with records.
     async fn record(&self, _: &mut Client, _: Vec<RecordRef>) -> Result<(), CliError> {
@@ -38,6 +44,7 @@ pub(crate) async fn feed(socket: &Path, files: FilesArgs, workers: usize, job: &
             let next = found.lock().await.recv().await;
             match next {
                 Some(Found::Files(batch)) => job.send(&mut client, batch).await?,
+                Some(Found::Lustre(batch)) => job.lustre(batch).await?,
                 Some(Found::Records(batch)) => job.record(&mut client, batch).await?,
                 Some(Found::Problem { path, why }) => {
                     problems.set(problems.get() + 1);
@@ -75,6 +82,18 @@ pub(crate) async fn dry_run(what: &str, files: FilesArgs, json: bool) -> Result<
                         output.json(&serde_json::json!({ "would": what, "path": file.path, "handle": file.handle }))?;
                     } else {
                         let line = [format!("would {what} ").as_bytes(), &output.name(&shown), b"\n"].concat();
+                        output.put(line)?;
+                    }
+                }
+            }
+            Found::Lustre(batch) => {
+                for file in batch.files {
+                    if json {
+                        let path = file.shown.to_string_lossy();
+                        output
+                            .json(&serde_json::json!({ "would": what, "path": path, "fid": file.fid.to_string() }))?;
+                    } else {
+                        let line = [format!("would {what} ").as_bytes(), &output.name(&file.shown), b"\n"].concat();
                         output.put(line)?;
                     }
                 }

@@ -12,6 +12,7 @@ mod doctor;
 mod exit;
 mod feed;
 mod lemur;
+mod lustre;
 mod mend;
 mod names;
 mod output;

@@ -1,11 +1,12 @@
-//! From what the user named to files by handle: arguments or standard input, directories walked.
+//! From what the user named to files by handle, or by FID: arguments or standard input, directories walked.
 //!
 //! Runs on a thread of its own (it blocks) and hands over batches; memory is bounded by the depth of the tree and the size of
 //! a batch. Symbolic links are not followed, other filesystems are not entered. Names may be any bytes.
 
+use crate::lustre::{self, Filesystem, Looks, LustreFile};
 use agent::admin::api::{FileRef, RecordRef, fsid_text};
 use clap::Args;
-use model::FileHandle;
+use model::{Fid, FileHandle};
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions, ReadDir};
@@ -14,6 +15,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// A directory of snapshots.
@@ -31,15 +33,21 @@ pub(crate) struct FilesArgs {
     /// Read the paths from standard input, each ended by a NUL byte (as `find -print0` writes them)
     #[arg(short = '0', long = "null", conflicts_with = "paths")]
     pub(crate) null: bool,
-    /// Files, and directories with all that is below them
+    /// Files, and directories with all that is below them; on Lustre also FIDs, as [0x200000401:0x1:0x0]
     #[arg(value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
+    /// The Lustre filesystem that FIDs are of: a path on it
+    #[arg(long, env = "SIFAKA_FS", value_name = "MOUNT")]
+    pub(crate) fs: Option<PathBuf>,
     /// Enter directories (what is done anyway)
     #[arg(short = 'r', long, hide = true)]
     pub(crate) recursive: bool,
     /// Find also what has no content: directories (with those above what is named), links, special files
     #[arg(skip)]
     pub(crate) records: bool,
+    /// Find also files of FIDs that are gone
+    #[arg(skip)]
+    pub(crate) gone_too: bool,
 }
 
 impl FilesArgs {
@@ -63,6 +71,8 @@ pub(crate) struct NamedFile {
 pub(crate) enum Found {
     /// Up to [`BATCH`] files.
     Files(Vec<NamedFile>),
+    /// Up to [`BATCH`] files on Lustre.
+    Lustre(lustre::Batch),
     /// Up to [`BATCH`] of what has no content, if asked for.
     Records(Vec<RecordRef>),
     /// Something that was named, or a directory below it, and cannot be worked on.
@@ -78,6 +88,10 @@ pub(crate) fn walk(args: FilesArgs) -> io::Result<mpsc::Receiver<Found>> {
             found,
             batch: Vec::new(),
             filesystems: HashMap::new(),
+            lustre: Looks::default(),
+            lustre_batch: None,
+            fs: args.fs.clone(),
+            gone_too: args.gone_too,
             records: args.records.then(Vec::new),
             above: HashSet::new(),
         };
@@ -95,6 +109,12 @@ struct Walk {
     batch: Vec<NamedFile>,
     /// fsid by device number.
     filesystems: HashMap<u64, String>,
+    lustre: Looks,
+    /// Being filled. Only one of this and `batch` has anything in it: that keeps the order.
+    lustre_batch: Option<lustre::Batch>,
+    /// Of which FIDs are.
+    fs: Option<PathBuf>,
+    gone_too: bool,
     /// Being filled, if asked for.
     records: Option<Vec<RecordRef>>,
     /// Device and inode of directories above what was named that were recorded.
@@ -107,7 +127,25 @@ struct Inode {
     dev: u64,
     ino: u64,
     links: u64,
-    file: FileRef,
+    home: Home,
+}
+
+/// On what filesystem it is.
+enum Home {
+    /// One that our agent looks after, or may.
+    Local(FileRef),
+    /// With the FID of what is a regular file.
+    Lustre(Arc<Filesystem>, Option<Fid>),
+}
+
+impl Inode {
+    /// `None` on Lustre.
+    fn handle(&self) -> Option<FileHandle> {
+        match &self.home {
+            Home::Local(file) => Some(file.handle.clone()),
+            Home::Lustre(..) => None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -121,7 +159,8 @@ enum Kind {
 /// A directory that is being read.
 struct OpenDirectory {
     entries: ReadDir,
-    handle: FileHandle,
+    /// `None` on Lustre.
+    handle: Option<FileHandle>,
 }
 
 impl Walk {
@@ -158,11 +197,56 @@ impl Walk {
 
     /// Something that the user named: whatever is wrong with it is said.
     fn named(&mut self, path: PathBuf) -> Result<(), Unwanted> {
+        match self.fid_meant(&path) {
+            Some(fid) => self.named_by_fid(path, fid),
+            None => self.named_by_path(path),
+        }
+    }
+
+    /// The FID that an argument is; something of that name is meant instead when there is no `--fs`.
+    fn fid_meant(&self, argument: &Path) -> Option<Fid> {
+        let fid = argument.to_str().filter(|text| text.starts_with(['[', '0']))?.parse().ok()?;
+        (self.fs.is_some() || fs::symlink_metadata(argument).is_err()).then_some(fid)
+    }
+
+    fn named_by_fid(&mut self, given: PathBuf, fid: Fid) -> Result<(), Unwanted> {
+        let Some(mount) = &self.fs else {
+            return self.problem(&given, "is a FID: say with --fs of which filesystem".to_owned());
+        };
+        let found = match fs::metadata(mount) {
+            Ok(metadata) => self.lustre.look(metadata.dev(), mount),
+            Err(error) => Err(error.to_string()),
+        };
+        let filesystem = match found {
+            Ok(Some(filesystem)) => filesystem,
+            Ok(None) => return self.problem(&mount.clone(), "is not on Lustre, and --fs names it".to_owned()),
+            Err(why) => return self.problem(&mount.clone(), why),
+        };
+        let shown = match filesystem.path_of(fid) {
+            Ok(shown) => shown,
+            Err(error) => return self.problem(&given, error.to_string()),
+        };
+        let path = filesystem.path_by_fid(fid);
+        match (fs::symlink_metadata(&path), shown) {
+            (Ok(found), shown) if found.is_file() => {
+                self.add_lustre(filesystem, LustreFile { shown: shown.unwrap_or(given), path, fid })
+            }
+            // A directory, or nothing with content: as if it were named by its path.
+            (Ok(_), Some(shown)) => self.named_by_path(shown),
+            (Err(error), None) if error.kind() == io::ErrorKind::NotFound && self.gone_too => {
+                self.add_lustre(filesystem, LustreFile { shown: given, path, fid })
+            }
+            (Err(error), _) => self.problem(&given, error.to_string()),
+            (Ok(_), None) => self.problem(&given, "is no regular file, and has no path".to_owned()),
+        }
+    }
+
+    fn named_by_path(&mut self, path: PathBuf) -> Result<(), Unwanted> {
         let inode = match self.identify(&path) {
             Ok(inode) => inode,
             Err(error) => return self.problem(&path, error.to_string()),
         };
-        if self.records.is_some() {
+        if self.records.is_some() && inode.handle().is_some() {
             let parent = match inode.kind {
                 Kind::Directory => path.join(".."),
                 _ => path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")).to_owned(),
@@ -174,9 +258,9 @@ impl Walk {
             recorded?;
         }
         match inode.kind {
-            Kind::Regular => self.add(path, inode.file),
+            Kind::Regular => self.add(path, inode.home),
             Kind::Directory => self.tree(path, inode),
-            Kind::Link | Kind::Special if self.records.is_some() => Ok(()),
+            Kind::Link | Kind::Special if self.records.is_some() && inode.handle().is_some() => Ok(()),
             Kind::Link => self.problem(&path, "is a symbolic link, and only regular files have content to move".into()),
             Kind::Special => {
                 self.problem(&path, "is no regular file, and only regular files have content to move".into())
@@ -193,7 +277,7 @@ impl Walk {
             if inode.dev != dev || inode.kind != Kind::Directory {
                 return Ok(nearest);
             }
-            nearest.get_or_insert_with(|| inode.file.handle.clone());
+            nearest = nearest.or_else(|| inode.handle());
             if self.above.len() >= MAX_ABOVE {
                 self.above.clear();
             }
@@ -216,11 +300,11 @@ impl Walk {
         parent: Option<FileHandle>,
         name: Option<&std::ffi::OsStr>,
     ) -> Result<(), Unwanted> {
-        let Some(records) = &mut self.records else { return Ok(()) };
+        let (Some(records), Home::Local(file)) = (&mut self.records, &inode.home) else { return Ok(()) };
         if inode.kind == Kind::Regular && inode.links < 2 {
             return Ok(());
         }
-        let FileRef { handle, fsid, path } = inode.file.clone();
+        let FileRef { handle, fsid, path } = file.clone();
         let (parent, name) = match (inode.kind, parent, name) {
             (Kind::Directory, ..) => (None, Vec::new()),
             (_, Some(parent), Some(name)) => (Some(parent), name.as_bytes().to_vec()),
@@ -237,7 +321,7 @@ impl Walk {
     fn tree(&mut self, top: PathBuf, inode: Inode) -> Result<(), Unwanted> {
         let dev = inode.dev;
         let mut open: Vec<OpenDirectory> = Vec::new();
-        self.enter(&top, inode.file.handle, &mut open)?;
+        self.enter(&top, inode.handle(), &mut open)?;
         while let Some(directory) = open.last_mut() {
             let Some(entry) = directory.entries.next() else {
                 open.pop();
@@ -252,16 +336,17 @@ impl Walk {
                 }
             };
             let path = entry.path();
-            let parent = self.records.is_some().then(|| directory.handle.clone());
+            let parent = directory.handle.clone().filter(|_| self.records.is_some());
             match self.identify(&path) {
                 Ok(inode) if inode.dev != dev => {}
                 // Versions of what is beside it, which are released and archived. They are entered when they are named.
                 Ok(inode) if inode.kind == Kind::Directory && path.file_name() == Some(SNAPSHOTS.as_ref()) => {}
+                Ok(inode) if matches!(inode.home, Home::Lustre(..)) && path.ends_with(lustre::OWN_DIRECTORY) => {}
                 Ok(inode) => {
                     self.record(&inode, parent, path.file_name())?;
                     match inode.kind {
-                        Kind::Regular => self.add(path, inode.file)?,
-                        Kind::Directory => self.enter(&path, inode.file.handle, &mut open)?,
+                        Kind::Regular => self.add(path, inode.home)?,
+                        Kind::Directory => self.enter(&path, inode.handle(), &mut open)?,
                         Kind::Link | Kind::Special => {}
                     }
                 }
@@ -273,7 +358,12 @@ impl Walk {
         Ok(())
     }
 
-    fn enter(&self, directory: &Path, handle: FileHandle, open: &mut Vec<OpenDirectory>) -> Result<(), Unwanted> {
+    fn enter(
+        &self,
+        directory: &Path,
+        handle: Option<FileHandle>,
+        open: &mut Vec<OpenDirectory>,
+    ) -> Result<(), Unwanted> {
         match fs::read_dir(directory) {
             Ok(entries) => {
                 open.push(OpenDirectory { entries, handle });
@@ -294,12 +384,28 @@ impl Walk {
             kind if kind.is_symlink() => Kind::Link,
             _ => Kind::Special,
         };
-        let raw = sys::handle::name_to_handle(&file)?;
+        let directory = match kind {
+            Kind::Directory => path,
+            _ => path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
+        };
+        let lustre = self.lustre.look(metadata.dev(), directory).map_err(io::Error::other)?;
+        let home = match (lustre, kind) {
+            (None, _) => Home::Local(self.local(path, &file, metadata.dev())?),
+            (Some(filesystem), Kind::Regular) => {
+                let fid = filesystem.fid(path)?;
+                Home::Lustre(filesystem, Some(fid))
+            }
+            (Some(filesystem), _) => Home::Lustre(filesystem, None),
+        };
+        Ok(Inode { kind, dev: metadata.dev(), ino: metadata.ino(), links: metadata.nlink(), home })
+    }
+
+    fn local(&mut self, path: &Path, file: &File, dev: u64) -> io::Result<FileRef> {
+        let raw = sys::handle::name_to_handle(file)?;
         let handle = FileHandle { kind: raw.kind, bytes: raw.bytes.into() };
-        let fsid = self.fsid(metadata.dev(), &file)?;
+        let fsid = self.fsid(dev, file)?;
         let path = std::path::absolute(path)?.to_string_lossy().into_owned();
-        let file = FileRef { handle, fsid, path };
-        Ok(Inode { kind, dev: metadata.dev(), ino: metadata.ino(), links: metadata.nlink(), file })
+        Ok(FileRef { handle, fsid, path })
     }
 
     fn fsid(&mut self, dev: u64, file: &File) -> io::Result<String> {
@@ -312,9 +418,32 @@ impl Walk {
         Ok(fsid)
     }
 
-    fn add(&mut self, shown: PathBuf, file: FileRef) -> Result<(), Unwanted> {
-        self.batch.push(NamedFile { shown, file });
-        if self.batch.len() >= BATCH { self.flush() } else { Ok(()) }
+    fn add(&mut self, shown: PathBuf, home: Home) -> Result<(), Unwanted> {
+        match home {
+            Home::Local(file) => {
+                self.flush_lustre()?;
+                self.batch.push(NamedFile { shown, file });
+                if self.batch.len() >= BATCH { self.flush() } else { Ok(()) }
+            }
+            Home::Lustre(filesystem, Some(fid)) => {
+                self.add_lustre(filesystem, LustreFile { path: shown.clone(), shown, fid })
+            }
+            Home::Lustre(_, None) => Ok(()),
+        }
+    }
+
+    fn add_lustre(&mut self, filesystem: Arc<Filesystem>, file: LustreFile) -> Result<(), Unwanted> {
+        self.flush()?;
+        if self.lustre_batch.as_ref().is_some_and(|batch| !Arc::ptr_eq(&batch.filesystem, &filesystem)) {
+            self.flush_lustre()?;
+        }
+        let batch = self.lustre_batch.get_or_insert_with(|| lustre::Batch { filesystem, files: Vec::new() });
+        batch.files.push(file);
+        if batch.files.len() >= BATCH { self.flush_lustre() } else { Ok(()) }
+    }
+
+    fn flush_lustre(&mut self) -> Result<(), Unwanted> {
+        self.lustre_batch.take().map_or(Ok(()), |batch| self.send(Found::Lustre(batch)))
     }
 
     fn flush(&mut self) -> Result<(), Unwanted> {
@@ -324,6 +453,7 @@ impl Walk {
 
     fn flush_all(&mut self) -> Result<(), Unwanted> {
         self.flush()?;
+        self.flush_lustre()?;
         match self.records.as_mut().map(std::mem::take) {
             Some(records) if !records.is_empty() => self.send(Found::Records(records)),
             _ => Ok(()),

@@ -4,6 +4,7 @@ use crate::client::Client;
 use crate::commands::no_files;
 use crate::exit::{CliError, Exit, Outcome};
 use crate::feed::{self, Job, WORKERS};
+use crate::lustre::{self, Ask, Waiting};
 use crate::names::{FilesArgs, NamedFile};
 use crate::output::{Output, complain, escaped};
 use crate::render;
@@ -15,7 +16,8 @@ use std::cell::RefCell;
 use std::io::IsTerminal;
 use std::path::Path;
 use std::time::Duration;
-use tokio::sync::OnceCell;
+use sys::lustre::UserAction;
+use tokio::sync::{Mutex, OnceCell};
 
 /// How long one poll of a request waits: with a bar that moves, and with lines.
 const BAR_INTERVAL: Duration = Duration::from_millis(500);
@@ -72,12 +74,22 @@ pub(crate) async fn run(
         records: Vec::new(),
         force,
     };
-    let job = Submit { template, request: OnceCell::new(), totals: RefCell::default() };
+    args.files.gone_too = command == RequestCommand::Remove;
+    let waiting = args.wait.then(|| {
+        let waiting = Waiting::new(lustre_action(command), command.into());
+        (Mutex::new(waiting), Shown::new())
+    });
+    let job = Submit { template, request: OnceCell::new(), totals: RefCell::default(), waiting };
     let problems = feed::feed(socket, args.files, WORKERS, &job).await?;
     let mut totals = job.totals.into_inner();
     totals.refused_count += problems;
-    if args.wait {
-        wait(socket, &mut totals).await?;
+    if let Some((waiting, shown)) = job.waiting {
+        wait(socket, &mut totals, &shown).await?;
+        if totals.on_lustre > 0 {
+            let (status, failures) = waiting.into_inner().finish(&shown).await?;
+            totals.add(status, failures);
+        }
+        shown.end();
     }
     let mut output = Output::new();
     if args.json {
@@ -94,6 +106,8 @@ struct Submit {
     /// Chosen by the agent at the first batch; the others add to it.
     request: OnceCell<u64>,
     totals: RefCell<Totals>,
+    /// For files on Lustre, when the end is waited for.
+    waiting: Option<(Mutex<Waiting>, Shown)>,
 }
 
 impl Job for Submit {
@@ -104,6 +118,35 @@ impl Job for Submit {
 
     async fn record(&self, client: &mut Client, records: Vec<RecordRef>) -> Result<(), CliError> {
         self.submit(client, SubmitRequest { records, ..self.template.clone() }).await
+    }
+
+    async fn lustre(&self, batch: lustre::Batch) -> Result<(), CliError> {
+        let SubmitRequest { command, archive_id, force, data, .. } = self.template.clone();
+        if !self.template.copies.is_empty() {
+            return Err(CliError::new(Exit::NotHere, "--copies: on Lustre a file has one copy, in one archive"));
+        }
+        let ask = Ask { action: lustre_action(command), archive_id, force, data };
+        let asked = lustre::off_thread(move || lustre::ask(batch, &ask)).await??;
+        {
+            let mut totals = self.totals.borrow_mut();
+            totals.accepted += asked.accepted.len() as u64;
+            totals.on_lustre += asked.accepted.len() as u64;
+            totals.already += asked.already;
+            totals.refused_count += asked.refused.len() as u64;
+            feed::tell_refused(asked.refused, &mut totals.refused);
+        }
+        match &self.waiting {
+            Some((waiting, shown)) => waiting.lock().await.add(asked.accepted, shown).await,
+            None => Ok(()),
+        }
+    }
+}
+
+fn lustre_action(command: RequestCommand) -> UserAction {
+    match command {
+        RequestCommand::Archive => UserAction::Archive,
+        RequestCommand::Restore => UserAction::Restore,
+        RequestCommand::Remove => UserAction::Remove,
     }
 }
 
@@ -137,10 +180,9 @@ impl Submit {
     }
 }
 
-async fn wait(socket: &Path, totals: &mut Totals) -> Result<(), CliError> {
+async fn wait(socket: &Path, totals: &mut Totals, shown: &Shown) -> Result<(), CliError> {
     let Some(request) = totals.request else { return Ok(()) };
     let mut client = Client::new(socket);
-    let shown = Shown::new();
     let status = loop {
         let wait_ms = shown.interval().as_millis().to_string();
         let address = format!("/v1/requests/{request}");
@@ -150,7 +192,6 @@ async fn wait(socket: &Path, totals: &mut Totals) -> Result<(), CliError> {
         }
         shown.progress(&status);
     };
-    shown.end();
     totals.status = Some(status);
     if status.failed > 0 {
         let limit = Some(MAX_LIMIT.to_string());
@@ -174,7 +215,7 @@ fn tell_failures(failures: &[FinishedView], count: u64) {
 }
 
 /// Progress on standard error: a bar on a terminal, else a line now and then.
-struct Shown {
+pub(crate) struct Shown {
     bar: Option<ProgressBar>,
 }
 
@@ -189,11 +230,11 @@ impl Shown {
         Self { bar }
     }
 
-    fn interval(&self) -> Duration {
+    pub(crate) fn interval(&self) -> Duration {
         if self.bar.is_some() { BAR_INTERVAL } else { LINE_INTERVAL }
     }
 
-    fn progress(&self, status: &RequestStatus) {
+    pub(crate) fn progress(&self, status: &RequestStatus) {
         match &self.bar {
             Some(bar) => {
                 bar.set_length(status.total);

@@ -22,6 +22,9 @@ const PIPE_SIZE: usize = 1 << 20;
 const LIST_HEADER: usize = 32;
 const ITEM: usize = size_of::<ActionItem>();
 
+/// `HSM_FORCE_ACTION`: the file's state does not matter for whether there is anything to do.
+const FORCE: u64 = 1;
+
 /// What a user asks for, for each of the files.
 pub(crate) struct Asked<'a> {
     pub(crate) action: u32,
@@ -100,6 +103,7 @@ pub(crate) fn submit(
 
 fn is_needed(asked: &Asked<'_>, hsm: &Hsm) -> bool {
     match asked.action {
+        _ if asked.flags & FORCE != 0 => true,
         action::ARCHIVE => !hsm.has(state::ARCHIVED) || hsm.has(state::DIRTY),
         action::RESTORE => hsm.has(state::RELEASED),
         action::REMOVE => hsm.has(state::ARCHIVED | state::EXISTS),

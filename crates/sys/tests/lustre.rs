@@ -368,7 +368,7 @@ fn an_imported_file_is_as_it_was_described() {
         permissions: 0o640,
         atime: Timestamp { seconds: 1_600_000_000, nanos: 1 },
         mtime: Timestamp { seconds: 1_500_000_000, nanos: 2 },
-        pool: None,
+        ..Import::default()
     };
     let fid = import(&lustre.library, &path, &file).unwrap();
     assert_eq!(path2fid(&lustre.library, &path).unwrap(), fid);

@@ -4,11 +4,12 @@ use super::no_files;
 use crate::client::Client;
 use crate::exit::{CliError, Exit, Outcome};
 use crate::feed::{self, Job, WORKERS};
+use crate::lustre;
 use crate::names::{FilesArgs, NamedFile};
 use crate::output::Output;
 use agent::admin::api::{CancelRequest, Cancelled};
 use model::ActionId;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::path::Path;
 
 #[derive(clap::Args, Debug)]
@@ -38,7 +39,7 @@ pub(crate) struct CancelArgs {
     id: Option<u32>,
 }
 
-pub(crate) async fn run(socket: &Path, args: CancelArgs) -> Outcome {
+pub(crate) async fn run(socket: &Path, mut args: CancelArgs) -> Outcome {
     let direct = match args.request {
         Some(request) => Some(CancelRequest::Request(request)),
         None if args.all => Some(CancelRequest::All(true)),
@@ -52,9 +53,10 @@ pub(crate) async fn run(socket: &Path, args: CancelArgs) -> Outcome {
         None if args.files.is_empty() => return Err(no_files()),
         None if args.dry_run => return feed::dry_run("cancel", args.files, args.json).await,
         None => {
-            let job = Cancel { total: RefCell::default() };
+            args.files.gone_too = true;
+            let job = Cancel { total: RefCell::default(), refused: Cell::new(0) };
             let problems = feed::feed(socket, args.files, WORKERS, &job).await?;
-            (job.total.into_inner(), problems)
+            (job.total.into_inner(), problems + job.refused.get())
         }
     };
     let mut output = Output::new();
@@ -69,6 +71,7 @@ pub(crate) async fn run(socket: &Path, args: CancelArgs) -> Outcome {
 
 struct Cancel {
     total: RefCell<Cancelled>,
+    refused: Cell<u64>,
 }
 
 impl Job for Cancel {
@@ -78,6 +81,16 @@ impl Job for Cancel {
         let mut total = self.total.borrow_mut();
         total.cancelled += done.cancelled;
         total.not_found += done.not_found;
+        Ok(())
+    }
+
+    async fn lustre(&self, batch: lustre::Batch) -> Result<(), CliError> {
+        let (done, refused) = lustre::off_thread(move || lustre::cancel(&batch)).await??;
+        let mut total = self.total.borrow_mut();
+        total.cancelled += done.cancelled;
+        total.not_found += done.not_found;
+        self.refused.set(self.refused.get() + refused.len() as u64);
+        feed::tell_refused(refused, &mut Vec::new());
         Ok(())
     }
 }

@@ -3,6 +3,7 @@
 use crate::client::Client;
 use crate::exit::{CliError, Exit, Outcome};
 use crate::feed::tell_refused;
+use crate::lustre;
 use crate::names::SNAPSHOTS;
 use crate::output::{Output, complain, escaped_path};
 use crate::place;
@@ -13,6 +14,7 @@ use std::fs::{self, ReadDir};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// Files in one call.
 const BATCH: usize = 500;
@@ -84,6 +86,7 @@ pub(crate) async fn run(socket: &Path, args: CloneArgs) -> Outcome {
     let mut job = Job {
         client: Client::new(socket),
         batch: Vec::new(),
+        looks: lustre::Looks::default(),
         total: Total::default(),
         output: Output::new(),
         recursive: args.recursive,
@@ -107,6 +110,7 @@ pub(crate) async fn run(socket: &Path, args: CloneArgs) -> Outcome {
 struct Job {
     client: Client,
     batch: Vec<Clone>,
+    looks: lustre::Looks,
     total: Total,
     output: Output,
     recursive: bool,
@@ -117,7 +121,7 @@ impl Job {
     async fn named(&mut self, source: &Path, target: &Path) -> Result<(), CliError> {
         match fs::symlink_metadata(source) {
             Err(why) => self.total.problem(source, &why),
-            Ok(found) if found.is_file() => self.add(source, target).await?,
+            Ok(found) if found.is_file() => self.add(source, found.dev(), target).await?,
             Ok(found) if !found.is_dir() => self.total.problem(source, &"is no regular file"),
             Ok(_) if !self.recursive => self.total.problem(source, &"is a directory: give -r to clone it"),
             Ok(_) => self.tree(source, target).await?,
@@ -150,10 +154,10 @@ impl Job {
             };
             match fs::symlink_metadata(&entry) {
                 Err(why) => self.total.problem(&entry, &why),
-                Ok(found) if found.is_file() => self.add(&entry, &target).await?,
+                Ok(found) if found.is_file() => self.add(&entry, found.dev(), &target).await?,
                 Ok(found) if found.is_symlink() => self.link(&entry, &target),
                 Ok(found) if !found.is_dir() => self.total.problem(&entry, &"is no file with content"),
-                Ok(_) if entry.file_name() == Some(SNAPSHOTS.as_ref()) => {}
+                Ok(_) if entry.ends_with(SNAPSHOTS) || entry.ends_with(lustre::OWN_DIRECTORY) => {}
                 Ok(_) => self.enter(&entry, &target, &mut open),
             }
         }
@@ -181,11 +185,20 @@ impl Job {
         }
     }
 
-    async fn add(&mut self, source: &Path, target: &Path) -> Result<(), CliError> {
+    async fn add(&mut self, source: &Path, device: u64, target: &Path) -> Result<(), CliError> {
         if self.dry_run {
             let (source, target) = (self.output.name(source), self.output.name(target));
             let line = [b"would clone ", &*source, b" to ", &*target, b"\n"].concat();
             return self.output.put(line);
+        }
+        let directory = source.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        match self.looks.look(device, directory) {
+            Ok(None) => {}
+            Ok(Some(filesystem)) => return self.on_lustre(filesystem, source, target).await,
+            Err(why) => {
+                self.total.problem(source, &why);
+                return Ok(());
+            }
         }
         let clone = place::file(source)
             .map_err(|why| (source, why))
@@ -195,6 +208,21 @@ impl Job {
             Err((path, why)) => self.total.problem(path, &why),
         }
         if self.batch.len() >= BATCH { self.flush().await } else { Ok(()) }
+    }
+
+    async fn on_lustre(
+        &mut self,
+        filesystem: Arc<lustre::Filesystem>,
+        source: &Path,
+        target: &Path,
+    ) -> Result<(), CliError> {
+        let (source, target) = (source.to_owned(), target.to_owned());
+        let made = lustre::off_thread(move || lustre::clone(&filesystem, &source, &target)).await?;
+        self.total.add(match made {
+            Ok(()) => Made { made: 1, refused: Vec::new() },
+            Err(refused) => Made { made: 0, refused: vec![refused] },
+        });
+        Ok(())
     }
 
     async fn flush(&mut self) -> Result<(), CliError> {

@@ -4,14 +4,16 @@ use super::import_objects::{self, BucketUrl, ObjectsArgs};
 use super::rebuild::{self, TreeArgs, Wanted};
 use crate::archives::{self, ArchiveArgs};
 use crate::exit::{CliError, Exit, Outcome};
-
+use crate::lustre;
 use crate::output::{Output, escaped_path};
 use maintenance::import::{Attributes, check, one};
 use maintenance::released::Released;
 use maintenance::{MaintenanceError, moment};
-use model::{Digest, Identity, ObjectUrl};
+use model::{Digest, Identity, ObjectUrl, Timestamp};
 use serde::Serialize;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 use sys::file::Moment;
 
@@ -69,14 +71,15 @@ pub(crate) struct ImportArgs {
     /// Taken for Lemur's sake: its usual form is understood without
     #[arg(long, hide = true)]
     timefmt: Option<String>,
-    /// Taken for Lemur's sake: there are no stripes on a local filesystem
-    #[arg(long = "stripe_count", hide = true)]
-    stripe_count: Option<String>,
-    /// As above
-    #[arg(long = "stripe_size", hide = true)]
-    stripe_size: Option<String>,
-    /// As above
-    #[arg(long, hide = true)]
+    /// On Lustre, over how many OSTs the file is to be; -1 for all [default: as its directory says]
+    #[arg(long = "stripe_count", value_name = "COUNT", allow_hyphen_values = true,
+        value_parser = clap::value_parser!(i32).range(-1..))]
+    stripe_count: Option<i32>,
+    /// On Lustre, bytes a stripe [default: as its directory says]
+    #[arg(long = "stripe_size", value_name = "BYTES")]
+    stripe_size: Option<u64>,
+    /// On Lustre, the pool of OSTs [default: as its directory says]
+    #[arg(long, value_name = "POOL")]
     pool: Option<String>,
 }
 
@@ -108,12 +111,14 @@ pub(crate) fn run(config_file: &Path, args: &ImportArgs) -> Outcome {
             {
                 return usage("--uuid, --tree, --mtime, --atime and --no-check are not for a whole bucket".to_owned());
             }
+            lustre::refuse("import", into)?;
             return import_objects::run(config_file, args, url, &found, into);
         }
         _ => return usage("say which directory the files are to be made in".to_owned()),
     };
     match (&args.tree, &args.uuid) {
         (Some(prefix), _) => {
+            lustre::refuse("import --tree", path)?;
             let prefix = rebuild::relative(prefix)?;
             let ImportArgs { dry_run, json, quiet, .. } = *args;
             let wanted = Wanted { prefix, shared: true, into: path, dry_run, json, quiet };
@@ -154,6 +159,8 @@ fn object(config_file: &Path, args: &ImportArgs, path: &Path, uuid: &str) -> Out
         if std::fs::symlink_metadata(path).is_ok() {
             return Err(failed(MaintenanceError::Exists { path: path.to_owned() }));
         }
+    } else if let Some(filesystem) = on_lustre(path)? {
+        make_on_lustre(&filesystem, path, args, &released, &attributes)?;
     } else {
         one(path, &released, &attributes).map_err(failed)?;
         let dir = path.parent().filter(|dir| !dir.as_os_str().is_empty());
@@ -169,6 +176,38 @@ fn object(config_file: &Path, args: &ImportArgs, path: &Path, uuid: &str) -> Out
     }
     output.flush()?;
     Ok(Exit::Ok)
+}
+
+fn on_lustre(path: &Path) -> Result<Option<Arc<lustre::Filesystem>>, CliError> {
+    let why = |why| CliError::new(Exit::NotHere, format!("{}: {why}", escaped_path(path)));
+    lustre::Filesystem::of_parent(path).map_err(why)
+}
+
+fn make_on_lustre(
+    filesystem: &lustre::Filesystem,
+    path: &Path,
+    args: &ImportArgs,
+    released: &Released,
+    attributes: &Attributes,
+) -> Result<(), CliError> {
+    let time = |(seconds, nanos)| Timestamp { seconds, nanos };
+    let file = sys::lustre::Import {
+        archive_id: released.archive_id,
+        size: released.size,
+        uid: attributes.uid,
+        gid: attributes.gid,
+        permissions: attributes.mode,
+        atime: time(attributes.atime.unwrap_or(attributes.mtime)),
+        mtime: time(attributes.mtime),
+        pool: args.pool.as_deref(),
+        stripe_count: args.stripe_count.unwrap_or(0),
+        stripe_size: args.stripe_size.unwrap_or(0),
+    };
+    let made = lustre::import(filesystem, path, &lustre::Import { file, identity: &released.identity });
+    made.map_err(|why| match why.kind() {
+        io::ErrorKind::AlreadyExists => failed(MaintenanceError::Exists { path: path.to_owned() }),
+        _ => CliError::new(Exit::SomeFailed, format!("cannot import {}: {why}", escaped_path(path))),
+    })
 }
 
 /// Layouts of Go's `time` package that [`moment::parse`] reads.

@@ -41,6 +41,7 @@ pub(crate) struct RebuildArgs {
 }
 
 pub(crate) fn run(config_file: &Path, args: &RebuildArgs) -> Outcome {
+    crate::lustre::refuse("rebuild", &args.dir)?;
     let wanted = Wanted {
         prefix: Vec::new(),
         shared: false,

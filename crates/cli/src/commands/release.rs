@@ -4,6 +4,7 @@ use super::no_files;
 use crate::client::Client;
 use crate::exit::{CliError, Exit, Outcome};
 use crate::feed::{self, Job, WORKERS};
+use crate::lustre;
 use crate::names::{FilesArgs, NamedFile};
 use crate::output::Output;
 use crate::render::released;
@@ -61,6 +62,17 @@ impl Job for Release {
     async fn send(&self, client: &mut Client, batch: Vec<NamedFile>) -> Result<(), CliError> {
         let files = batch.into_iter().map(|named| named.file).collect();
         let done: Released = client.post("/v1/release", &FilesRequest { files }).await?;
+        let mut total = self.total.borrow_mut();
+        total.released += done.released;
+        total.bytes += done.bytes;
+        total.already += done.already;
+        total.refused_count += done.refused.len() as u64;
+        feed::tell_refused(done.refused, &mut total.refused);
+        Ok(())
+    }
+
+    async fn lustre(&self, batch: lustre::Batch) -> Result<(), CliError> {
+        let done = lustre::off_thread(move || lustre::release(batch)).await??;
         let mut total = self.total.borrow_mut();
         total.released += done.released;
         total.bytes += done.bytes;

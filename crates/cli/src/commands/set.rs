@@ -4,6 +4,7 @@ use super::no_files;
 use crate::client::Client;
 use crate::exit::{CliError, Exit, Outcome};
 use crate::feed::{self, Job, WORKERS};
+use crate::lustre;
 use crate::names::{FilesArgs, NamedFile};
 use crate::output::Output;
 use agent::admin::api::{FilesSet, Refused, SetRequest};
@@ -84,6 +85,24 @@ impl Job for Set {
         total.changed += done.changed;
         total.refused_count += done.refused.len() as u64;
         feed::tell_refused(done.refused, &mut total.refused);
+        Ok(())
+    }
+
+    async fn lustre(&self, batch: lustre::Batch) -> Result<(), CliError> {
+        let flags = |names: &[String]| {
+            names.iter().filter_map(|name| HsmFlags::from_name(name)).fold(HsmFlags::empty(), HsmFlags::with)
+        };
+        let (set, clear, archive) = (flags(&self.template.set), flags(&self.template.clear), self.template.archive_id);
+        let count = batch.files.len() as u64;
+        let refused = lustre::off_thread(move || {
+            let one = |file| batch.filesystem.set(file, set, clear, archive).err().map(|why| file.failed(&why));
+            batch.files.iter().filter_map(one).collect::<Vec<_>>()
+        });
+        let refused = refused.await?;
+        let mut total = self.total.borrow_mut();
+        total.changed += count.saturating_sub(refused.len() as u64);
+        total.refused_count += refused.len() as u64;
+        feed::tell_refused(refused, &mut total.refused);
         Ok(())
     }
 }

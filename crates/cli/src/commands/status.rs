@@ -4,10 +4,11 @@ use super::now_ms;
 use crate::client::Client;
 use crate::exit::{CliError, Exit, Outcome};
 use crate::feed::{self, Job};
+use crate::lustre::{self, Batch, LustreFile};
 use crate::names::{FilesArgs, NamedFile};
 use crate::output::{Output, complain, escaped, escaped_path};
 use crate::render::agent_status;
-use crate::render::file_status::{self, Show};
+use crate::render::file_status::{self, Show, View};
 use agent::admin::api::{FileStatus, FilesRequest, StatusReport};
 use std::cell::{Cell, RefCell};
 use std::path::Path;
@@ -77,7 +78,31 @@ impl Job for OfFiles {
                 self.failed.set(self.failed.get() + 1);
                 complain(&format!("{}: {}", escaped_path(path), escaped(error)));
             } else if !self.json {
-                let line = file_status::line(&output.name(path), status, self.show);
+                let line = file_status::line(&output.name(path), &View::from(status), self.show);
+                output.put(line)?;
+                output.put("\n")?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn lustre(&self, batch: lustre::Batch) -> Result<(), CliError> {
+        let statuses = lustre::off_thread(move || {
+            let Batch { filesystem, files } = batch;
+            let status = |file: LustreFile| (lustre::status(&filesystem, &file), file.shown);
+            files.into_iter().map(status).collect::<Vec<_>>()
+        });
+        let statuses = statuses.await?;
+        let mut output = self.output.borrow_mut();
+        for (status, path) in statuses {
+            if self.json {
+                output.json(&status)?;
+            }
+            if let Some(error) = &status.error {
+                self.failed.set(self.failed.get() + 1);
+                complain(&format!("{}: {}", escaped_path(&path), escaped(error)));
+            } else if !self.json {
+                let line = file_status::line(&output.name(&path), &status.view(), self.show);
                 output.put(line)?;
                 output.put("\n")?;
             }

@@ -46,6 +46,7 @@ pub(crate) async fn run(socket: &Path, args: UndeleteArgs) -> Outcome {
     if args.version.is_some() && args.paths.len() > 1 {
         return Err(CliError::new(Exit::Usage, "one version becomes one file: give one path"));
     }
+    args.paths.iter().try_for_each(|path| crate::lustre::refuse("undelete", path))?;
     let mut job = Job { client: Client::new(socket), args: &args, output: Output::new(), total: Total::default() };
     for path in &args.paths {
         if args.list {

@@ -33,6 +33,7 @@ pub(crate) async fn run(socket: &Path, args: VersionsArgs) -> Outcome {
     if args.paths.is_empty() {
         return Err(no_files());
     }
+    args.paths.iter().try_for_each(|path| crate::lustre::refuse("versions", path))?;
     let mut client = Client::new(socket);
     let mut output = Output::new();
     let mut exit = Exit::Ok;

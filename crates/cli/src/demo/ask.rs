@@ -82,7 +82,8 @@ impl Admin<'_> {
     }
 
     async fn feed(&self, job: &impl Job, records: bool) -> Result<(), CliError> {
-        let files = FilesArgs { null: false, paths: vec![self.tree.clone()], recursive: false, records };
+        let paths = vec![self.tree.clone()];
+        let files = FilesArgs { null: false, paths, fs: None, recursive: false, records, gone_too: false };
         match feed::feed(&self.socket, files, 1, job).await? {
             0 => Ok(()),
             problems => Err(wrong(format!("{problems} files could not be named to the agent"))),

@@ -1,7 +1,7 @@
 //! The state of a file on one line, in Lemur's form.
 
 use super::units::bytes;
-use agent::admin::api::{ActionState, ActionView, FileStatus};
+use agent::admin::api::{ActionState, FileStatus};
 use model::Command;
 
 /// What a line shows besides the state.
@@ -17,18 +17,60 @@ pub(crate) struct Show {
     pub(crate) progress: bool,
 }
 
+/// What a line says of a file, wherever it is.
+#[derive(Debug)]
+pub(crate) struct View<'a> {
+    /// Names of its flags.
+    pub(crate) flags: Vec<&'a str>,
+    /// Their numbers, separated by commas.
+    pub(crate) archives: String,
+    pub(crate) doing: Option<Doing>,
+}
+
+/// What is being done to a file.
+#[derive(Debug)]
+pub(crate) struct Doing {
+    pub(crate) command: Command,
+    pub(crate) state: &'static str,
+    pub(crate) bytes_done: u64,
+    /// All that is to be done, in bytes.
+    pub(crate) size: u64,
+}
+
+impl<'a> From<&'a FileStatus> for View<'a> {
+    fn from(status: &'a FileStatus) -> Self {
+        let doing = status.action.as_ref().map(|action| Doing {
+            command: action.command,
+            state: match action.state {
+                ActionState::Queued | ActionState::Retrying => "waiting",
+                ActionState::Thawing => "thawing",
+                ActionState::Running => "running",
+            },
+            bytes_done: action.bytes_done,
+            size: action.size.unwrap_or(status.size),
+        });
+        Self { flags: status.flags.iter().map(String::as_str).collect(), archives: archives(status), doing }
+    }
+}
+
+impl View<'_> {
+    fn has(&self, flag: &str) -> bool {
+        self.flags.contains(&flag)
+    }
+}
+
 /// `PATH ID STATE ACTION`, without a newline. `name` is the path as it may be written.
-pub(crate) fn line(name: &[u8], status: &FileStatus, show: Show) -> Vec<u8> {
+pub(crate) fn line(name: &[u8], status: &View<'_>, show: Show) -> Vec<u8> {
     let mut out = Vec::new();
     if !show.hide_path {
         out.extend_from_slice(name);
         out.push(b' ');
     }
     let exists = status.has("exists");
-    let archive = if exists { archives(status) } else { "-".to_owned() };
+    let archive = if exists { status.archives.as_str() } else { "-" };
     let state = if show.long { long(status) } else { short(status) };
-    let action = match &status.action {
-        Some(action) if exists && show.action => doing(action, status.size, show.progress),
+    let action = match &status.doing {
+        Some(action) if exists && show.action => doing(action, show.progress),
         _ => "-".to_owned(),
     };
     out.extend_from_slice(format!("{archive} {state} {action}").as_bytes());
@@ -40,11 +82,11 @@ fn archives(status: &FileStatus) -> String {
     status.copies.iter().fold(status.archive_id.to_string(), |text, copy| format!("{text},{}", copy.archive_id))
 }
 
-fn long(status: &FileStatus) -> String {
+fn long(status: &View<'_>) -> String {
     if status.flags.is_empty() { "-".to_owned() } else { status.flags.join(",") }
 }
 
-fn short(status: &FileStatus) -> String {
+fn short(status: &View<'_>) -> String {
     let state = match () {
         () if !status.has("exists") => "-",
         () if status.has("released") && status.has("lost") => "released+lost",
@@ -59,15 +101,10 @@ fn short(status: &FileStatus) -> String {
     format!("{state}{norelease}{noarchive}")
 }
 
-fn doing(action: &ActionView, size: u64, progress: bool) -> String {
-    let state = match action.state {
-        ActionState::Queued | ActionState::Retrying => "waiting",
-        ActionState::Thawing => "thawing",
-        ActionState::Running => "running",
-    };
-    let text = format!("[{}:{state}]", action.command);
+fn doing(action: &Doing, progress: bool) -> String {
+    let text = format!("[{}:{}]", action.command, action.state);
     if progress && matches!(action.command, Command::Archive | Command::Restore) {
-        format!("{text}({}/{})", bytes(action.bytes_done), bytes(action.size.unwrap_or(size)))
+        format!("{text}({}/{})", bytes(action.bytes_done), bytes(action.size))
     } else {
         text
     }
@@ -76,7 +113,7 @@ fn doing(action: &ActionView, size: u64, progress: bool) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use agent::admin::api::FurtherCopy;
+    use agent::admin::api::{ActionView, FurtherCopy};
     use model::{ActionId, Class, FileHandle};
 
     fn status(flags: &[&str]) -> FileStatus {
@@ -99,7 +136,7 @@ mod tests {
     }
 
     fn shown(flags: &[&str], show: Show) -> String {
-        String::from_utf8(line(b"f", &status(flags), show)).unwrap()
+        String::from_utf8(line(b"f", &View::from(&status(flags)), show)).unwrap()
     }
 
     #[test]
@@ -124,7 +161,7 @@ mod tests {
     fn further_copies_stand_beside_the_first() {
         let copy = |archive_id| FurtherCopy { archive_id, uuid: "x".into(), hash: String::new(), url: String::new() };
         let status = FileStatus { copies: vec![copy(1), copy(7)], ..status(&["exists", "archived"]) };
-        assert_eq!(line(b"f", &status, Show::default()), b"f 2,1,7 archived -");
+        assert_eq!(line(b"f", &View::from(&status), Show::default()), b"f 2,1,7 archived -");
     }
 
     #[test]
@@ -151,7 +188,7 @@ mod tests {
             last_error: None,
         };
         let status = FileStatus { action: Some(running), ..status(&flags) };
-        let shown = |show| String::from_utf8(line(b"f", &status, show)).unwrap();
+        let shown = |show| String::from_utf8(line(b"f", &View::from(&status), show)).unwrap();
         assert_eq!(shown(Show::default()), "f 2 released -");
         assert_eq!(shown(Show { action: true, ..Show::default() }), "f 2 released [restore:running]");
         let progress = Show { action: true, progress: true, ..Show::default() };

@@ -8,9 +8,11 @@ use std::fmt::Write as _;
 /// The totals of all calls of one command.
 #[derive(Debug, Default, Serialize)]
 pub(crate) struct Totals {
-    /// `None`: no file was sent.
+    /// `None`: no file was sent to an agent.
     pub(crate) request: Option<u64>,
     pub(crate) accepted: u64,
+    /// Accepted by Lustre, which numbers no requests; counted in `accepted`.
+    pub(crate) on_lustre: u64,
     /// Directories, links and special files that are recorded beside the files.
     pub(crate) records: u64,
     pub(crate) already: u64,
@@ -29,12 +31,27 @@ impl Totals {
         let ended_well = self.status.is_none_or(|status| status.failed == 0 && status.cancelled == 0);
         self.refused_count == 0 && self.failures.is_empty() && ended_well
     }
+
+    /// Adds how actions on Lustre ended to what is known of those of an agent.
+    pub(crate) fn add(&mut self, other: RequestStatus, failures: Vec<FinishedView>) {
+        let status = self.status.get_or_insert_default();
+        status.total += other.total;
+        status.succeeded += other.succeeded;
+        status.failed += other.failed;
+        status.cancelled += other.cancelled;
+        status.bytes += other.bytes;
+        self.failures.extend(failures);
+    }
 }
 
 /// Lines for people.
 pub(crate) fn human(command: &str, totals: &Totals) -> String {
-    let Some(request) = totals.request else { return format!("no files to {command}\n") };
-    let mut out = format!("request {request}: {command} of {} files accepted", totals.accepted);
+    let request = match totals.request {
+        Some(request) => format!("request {request}: "),
+        None if totals.on_lustre + totals.already + totals.refused_count > 0 => String::new(),
+        None => return format!("no files to {command}\n"),
+    };
+    let mut out = format!("{request}{command} of {} files accepted", totals.accepted);
     let mut count = |n: u64, what: &str| {
         if n > 0 {
             // Writing to a string does not fail.
@@ -84,6 +101,7 @@ mod tests {
         {
           "request": 12,
           "accepted": 340,
+          "on_lustre": 0,
           "records": 0,
           "already": 12,
           "refused_count": 1,
@@ -111,6 +129,17 @@ mod tests {
         ");
         assert_eq!(progress(&status), "5.0 GiB moved, 1 failed");
         assert!(!totals.all_well());
+    }
+
+    #[test]
+    fn lustre_numbers_no_requests() {
+        let mut totals = Totals { accepted: 3, on_lustre: 2, already: 1, ..Totals::default() };
+        assert_eq!(human("archive", &totals), "archive of 3 files accepted, 1 had nothing to do\n");
+        totals.add(RequestStatus { total: 2, succeeded: 1, failed: 1, ..RequestStatus::default() }, Vec::new());
+        assert!(!totals.all_well());
+        totals.request = Some(4);
+        let text = human("archive", &totals);
+        assert!(text.starts_with("request 4: archive of 3 files accepted") && text.contains("1 failed"), "{text}");
     }
 
     #[test]

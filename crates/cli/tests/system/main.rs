@@ -17,6 +17,8 @@ mod lemur;
 mod lemur_buckets;
 mod limits;
 mod lost_results;
+mod lustre_commands;
+mod lustre_site;
 mod movers;
 mod objects;
 mod races;

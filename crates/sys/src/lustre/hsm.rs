@@ -236,7 +236,7 @@ pub fn current_action(library: &Library, path: &Path) -> io::Result<CurrentActio
 }
 
 /// A file to make that is in the archive already.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct Import<'a> {
     /// In which archive.
     pub archive_id: u32,
@@ -254,6 +254,10 @@ pub struct Import<'a> {
     pub mtime: Timestamp,
     /// The pool its objects shall be in once it is restored.
     pub pool: Option<&'a str>,
+    /// Over how many OSTs they shall be then: 0 for the default, -1 for all.
+    pub stripe_count: i32,
+    /// Bytes a stripe: 0 for the default.
+    pub stripe_size: u64,
 }
 
 /// Makes a released file at `path`. Its FID is new. When this fails there is no file there (`EEXIST`: there was one).
@@ -271,11 +275,21 @@ pub fn import(library: &Library, path: &Path, file: &Import<'_>) -> io::Result<F
     (stat.st_atime, stat.st_atime_nsec) = (file.atime.seconds, file.atime.nanos.into());
     (stat.st_mtime, stat.st_mtime_nsec) = (file.mtime.seconds, file.mtime.nanos.into());
     let mut fid = abi::LuFid::default();
-    // The stripe settings are the library's defaults: size 0, any OST (-1), count 0, the default pattern (0).
+    // Any OST may be the first (-1); the pattern is the default one (0).
     // SAFETY: two strings (the pool's in memory that may be written, or null), a stat, numbers, and room for one FID.
     check(unsafe {
         let pool = pool.as_mut().map_or(ptr::null_mut(), |pool| pool.as_mut_ptr().cast());
-        (library.hsm().import)(path.as_ptr(), archive, &stat, 0, -1, 0, 0, pool, &mut fid)
+        (library.hsm().import)(
+            path.as_ptr(),
+            archive,
+            &stat,
+            file.stripe_size,
+            -1,
+            file.stripe_count,
+            0,
+            pool,
+            &mut fid,
+        )
     })?;
     Ok(fid.into())
 }

@@ -1,0 +1,244 @@
+//! Asking the coordinator: many files in a request, and for each that is refused the reason.
+//!
+//! What the coordinator would pass over silently, or refuse for a whole request, is found out before by the state of each file.
+//! Between the look and the request a file may change; then the request is made again file by file, so that one does not
+//! spoil the others, and the one is known.
+
+use super::{Batch, Filesystem, LustreFile, wait};
+use crate::exit::{CliError, Exit};
+use agent::admin::api::{Cancelled, Refused};
+use model::{Extent, HsmFlags};
+use nix::libc::{E2BIG, EAGAIN, EPERM};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use sys::lustre::{MAX_REQUEST_ITEMS, Request, UserAction, UserState, current_action, request, state};
+
+/// `HSM_FORCE_ACTION`: also when the file's state does not call for it.
+const FORCE: u64 = 1;
+
+/// What is asked for each file.
+#[derive(Debug, Clone)]
+pub(crate) struct Ask {
+    pub(crate) action: UserAction,
+    /// `None`: the file's own archive, or the default.
+    pub(crate) archive_id: Option<u32>,
+    pub(crate) force: bool,
+    /// For the mover.
+    pub(crate) data: Vec<u8>,
+}
+
+/// An action that was accepted.
+#[derive(Debug)]
+pub(crate) struct Outstanding {
+    pub(crate) filesystem: Arc<Filesystem>,
+    pub(crate) file: LustreFile,
+    /// Of the file, in bytes.
+    pub(crate) size: u64,
+    /// Bytes moved, as far as known.
+    pub(crate) done: u64,
+}
+
+/// What became of a batch.
+#[derive(Debug, Default)]
+pub(crate) struct Asked {
+    pub(crate) accepted: Vec<Outstanding>,
+    /// Files that are as they are to be.
+    pub(crate) already: u64,
+    pub(crate) refused: Vec<Refused>,
+}
+
+/// What a file's state calls for.
+#[derive(Debug, PartialEq, Eq)]
+enum Judged {
+    Ask,
+    Already,
+    Refuse(String),
+}
+
+/// Asks for an archive, restore or remove of each file that needs it.
+pub(crate) fn ask(batch: Batch, ask: &Ask) -> Result<Asked, CliError> {
+    let Batch { filesystem, files } = batch;
+    let mut asked = Asked::default();
+    let mut wanted = Vec::new();
+    for file in files {
+        match state(&filesystem.library, &file.path) {
+            Ok(state) => match judge(ask, state) {
+                Judged::Ask => wanted.push(file),
+                Judged::Already => asked.already += 1,
+                Judged::Refuse(why) => asked.refused.push(file.refused(EPERM, why)),
+            },
+            // The archive may hold the object of a file that is gone.
+            Err(why) if why.kind() == io::ErrorKind::NotFound && ask.action == UserAction::Remove => wanted.push(file),
+            Err(why) => asked.refused.push(file.failed(&why)),
+        }
+    }
+    let refused = send(&filesystem, ask, &wanted)?;
+    let mut reasons = refused.into_iter().peekable();
+    for (index, file) in wanted.into_iter().enumerate() {
+        if let Some((_, why)) = reasons.next_if(|(refused, _)| *refused == index) {
+            asked.refused.push(file.failed(&why));
+        } else {
+            let size = file.path.symlink_metadata().map_or(0, |found| found.size());
+            asked.accepted.push(Outstanding { filesystem: Arc::clone(&filesystem), file, size, done: 0 });
+        }
+    }
+    Ok(asked)
+}
+
+fn judge(ask: &Ask, state: UserState) -> Judged {
+    let has = |flag| state.flags.contains(flag);
+    match ask.action {
+        UserAction::Archive => {
+            let elsewhere = ask.archive_id.filter(|id| has(HsmFlags::EXISTS) && *id != state.archive_id);
+            if has(HsmFlags::NOARCHIVE) {
+                Judged::Refuse("it is marked noarchive".to_owned())
+            } else if let Some(id) = elsewhere {
+                let at = state.archive_id;
+                Judged::Refuse(format!(
+                    "it is in archive {at}, and on Lustre a file is in one: remove it there before it goes to archive {id}"
+                ))
+            } else if !ask.force && wait::is_reached(ask.action, state.flags) {
+                Judged::Already
+            } else {
+                Judged::Ask
+            }
+        }
+        UserAction::Restore if has(HsmFlags::RELEASED.with(HsmFlags::LOST)) => {
+            Judged::Refuse("its archive copy is marked lost".to_owned())
+        }
+        UserAction::Remove if has(HsmFlags::RELEASED) => {
+            Judged::Refuse("it is released: its only content is in the archive; restore it first".to_owned())
+        }
+        _ if wait::is_reached(ask.action, state.flags) => Judged::Already,
+        _ => Judged::Ask,
+    }
+}
+
+/// Asks for the end of what is being done to each file.
+pub(crate) fn cancel(batch: &Batch) -> Result<(Cancelled, Vec<Refused>), CliError> {
+    let library = &batch.filesystem.library;
+    let mut total = Cancelled::default();
+    let mut refused = Vec::new();
+    let mut wanted = Vec::new();
+    for file in &batch.files {
+        match current_action(library, &file.path) {
+            Ok(current) if current.action.is_none() => total.not_found += 1,
+            Ok(_) => wanted.push(file.clone()),
+            // Its removal from the archive may go on.
+            Err(why) if why.kind() == io::ErrorKind::NotFound => wanted.push(file.clone()),
+            Err(why) => refused.push(file.failed(&why)),
+        }
+    }
+    let ask = Ask { action: UserAction::Cancel, archive_id: None, force: false, data: Vec::new() };
+    let failed = send(&batch.filesystem, &ask, &wanted)?;
+    total.cancelled += wanted.len().saturating_sub(failed.len()) as u64;
+    for (index, why) in failed {
+        match wanted.get(index) {
+            // It ended meanwhile.
+            Some(_) if why.kind() == io::ErrorKind::NotFound => total.not_found += 1,
+            Some(file) => refused.push(file.failed(&why)),
+            None => {}
+        }
+    }
+    Ok((total, refused))
+}
+
+/// Sends requests for all files. Gives those that were refused, by index in order, with the reason.
+pub(super) fn send(
+    filesystem: &Filesystem,
+    ask: &Ask,
+    files: &[LustreFile],
+) -> Result<Vec<(usize, io::Error)>, CliError> {
+    let items: Vec<_> = files.iter().map(|file| (file.fid, Extent::WHOLE)).collect();
+    let mut refused = Vec::new();
+    let mut at = 0;
+    while let Some(rest) = items.get(at..).filter(|rest| !rest.is_empty()) {
+        let call = |items| {
+            let archive_id = ask.archive_id.unwrap_or(0);
+            let flags = if ask.force { FORCE } else { 0 };
+            let asked = Request { action: ask.action, archive_id, flags, items, data: &ask.data };
+            request(&filesystem.library, &filesystem.top, &asked)
+        };
+        let Err(failed) = call(rest) else { break };
+        stop_if_hopeless(filesystem, ask, &failed.source)?;
+        // One of the next part is the culprit. What was taken already may be asked for twice: it is done once.
+        at += failed.accepted;
+        for (index, item) in items.iter().enumerate().skip(at).take(MAX_REQUEST_ITEMS) {
+            if let Err(failed) = call(std::slice::from_ref(item)) {
+                stop_if_hopeless(filesystem, ask, &failed.source)?;
+                refused.push((index, failed.source));
+            }
+        }
+        at += MAX_REQUEST_ITEMS;
+    }
+    Ok(refused)
+}
+
+/// What no file is to blame for ends the command.
+fn stop_if_hopeless(filesystem: &Filesystem, ask: &Ask, why: &io::Error) -> Result<(), CliError> {
+    let top = crate::output::escaped_path(&filesystem.top);
+    match why.raw_os_error() {
+        // A release does not go by the coordinator.
+        Some(EAGAIN) if ask.action != UserAction::Release => Err(CliError::new(
+            Exit::Unreachable,
+            format!(
+                "the coordinator of {top} does not take requests: on its MDS, `lctl set_param mdt.*.hsm_control=enabled` starts it"
+            ),
+        )),
+        Some(E2BIG) => Err(CliError::new(
+            Exit::Usage,
+            format!("--data is too long for Lustre: {} bytes do not fit into a request", ask.data.len()),
+        )),
+        _ => Ok(()),
+    }
+}
+
+impl Outstanding {
+    /// By which its file is opened.
+    pub(super) fn path(&self) -> &PathBuf {
+        &self.file.path
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn judged(action: UserAction, archive_id: Option<u32>, force: bool, flags: &[HsmFlags]) -> Judged {
+        let flags = flags.iter().fold(HsmFlags::empty(), |all, flag| all.with(*flag));
+        judge(&Ask { action, archive_id, force, data: Vec::new() }, UserState { flags, archive_id: 1 })
+    }
+
+    #[test]
+    fn a_file_s_state_says_what_is_asked() {
+        use HsmFlags as F;
+        let clean = [F::EXISTS, F::ARCHIVED];
+        let dirty = [F::EXISTS, F::ARCHIVED, F::DIRTY];
+        let released = [F::EXISTS, F::ARCHIVED, F::RELEASED];
+        for (action, flags, expected) in [
+            (UserAction::Archive, &[][..], Judged::Ask),
+            (UserAction::Archive, &clean, Judged::Already),
+            (UserAction::Archive, &released, Judged::Already),
+            (UserAction::Archive, &dirty, Judged::Ask),
+            (UserAction::Restore, &clean, Judged::Already),
+            (UserAction::Restore, &released, Judged::Ask),
+            (UserAction::Remove, &[], Judged::Already),
+            (UserAction::Remove, &dirty, Judged::Ask),
+        ] {
+            assert_eq!(judged(action, None, false, flags), expected, "{action:?} {flags:?}");
+        }
+        assert_eq!(judged(UserAction::Archive, None, true, &clean), Judged::Ask);
+        assert_eq!(judged(UserAction::Archive, Some(1), false, &clean), Judged::Already);
+        for (action, id, flags) in [
+            (UserAction::Archive, Some(2), &clean[..]),
+            (UserAction::Archive, None, &[F::NOARCHIVE]),
+            (UserAction::Remove, None, &released),
+            (UserAction::Restore, None, &[F::EXISTS, F::ARCHIVED, F::RELEASED, F::LOST]),
+        ] {
+            let judged = judged(action, id, true, flags);
+            assert!(matches!(judged, Judged::Refuse(_)), "{action:?} {flags:?}: {judged:?}");
+        }
+    }
+}

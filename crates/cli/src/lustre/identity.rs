@@ -1,0 +1,79 @@
+//! The attributes that name a file's object. The agent reads them when the file is restored or removed.
+//!
+//! Raw values: what a file was archived under is for its mover to understand.
+
+use model::xattr::{HASH, URL, UUID};
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+/// The layout that the file had when it was archived, which the agent gives it at restore.
+const LAYOUT: &str = "trusted.sifaka_lov";
+
+/// See the module.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Attributes {
+    /// In the order in which they are set: the object's id is the last, so that a file with an id has the others.
+    values: Vec<(&'static str, Vec<u8>)>,
+}
+
+const ORDER: [&str; 4] = [LAYOUT, HASH, URL, UUID];
+
+impl Attributes {
+    /// Those of a file. What may not be read, or is not there, is left out.
+    pub(super) fn of(path: &Path) -> io::Result<Self> {
+        let file = open(path)?;
+        let mut values = Vec::new();
+        for name in ORDER {
+            match sys::xattr::get(&file, name) {
+                Ok(Some(value)) => values.push((name, value)),
+                Ok(None) => {}
+                // Whoever is no administrator sees no `trusted.` attributes.
+                Err(why) if matches!(why.raw_os_error(), Some(nix::libc::EPERM | nix::libc::EOPNOTSUPP)) => {}
+                Err(why) => return Err(why),
+            }
+        }
+        Ok(Self { values })
+    }
+
+    pub(super) fn naming(identity: &model::Identity) -> Self {
+        let mut values = Vec::new();
+        if let Some(hash) = &identity.hash {
+            values.push((HASH, hash.to_string().into_bytes()));
+        }
+        if !identity.url.is_empty() {
+            values.push((URL, identity.url.clone().into_bytes()));
+        }
+        values.push((UUID, identity.uuid.clone().into_bytes()));
+        Self { values }
+    }
+
+    pub(super) fn set_on(&self, path: &Path) -> io::Result<()> {
+        let file = open(path)?;
+        self.values.iter().try_for_each(|(name, value)| sys::xattr::set(&file, *name, value))
+    }
+
+    pub(super) fn uuid(&self) -> String {
+        self.text(UUID)
+    }
+
+    pub(super) fn hash(&self) -> String {
+        self.text(HASH)
+    }
+
+    pub(super) fn url(&self) -> String {
+        self.text(URL)
+    }
+
+    fn text(&self, wanted: &str) -> String {
+        let found = self.values.iter().find(|(name, _)| *name == wanted);
+        found.map_or_else(String::new, |(_, value)| String::from_utf8_lossy(value).into_owned())
+    }
+}
+
+/// Restores nothing.
+fn open(path: &Path) -> io::Result<File> {
+    let flags = (sys::OFlags::PATH | sys::OFlags::NOFOLLOW).bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(flags).open(path)
+}

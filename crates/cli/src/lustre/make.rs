@@ -1,0 +1,95 @@
+//! New released files: for objects that the archive holds, and for those that another file names.
+
+use super::identity::Attributes;
+use super::{Filesystem, failed, refused};
+use agent::admin::api::Refused;
+use model::{HsmFlags, HsmState, Identity, Timestamp};
+use nix::libc::{EBUSY, EINVAL, EPERM, EXDEV};
+use std::fs::{self, File, Metadata};
+use std::io;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::Arc;
+use sys::lustre::{UserState, state};
+
+/// A file that is to be made.
+#[derive(Debug)]
+pub(crate) struct Import<'a> {
+    /// Size, owner, mode, times, archive, and how it is striped once it is restored.
+    pub(crate) file: sys::lustre::Import<'a>,
+    /// Its object.
+    pub(crate) identity: &'a Identity,
+}
+
+/// Makes the file, which must not exist. When this fails there is none.
+pub(crate) fn import(filesystem: &Filesystem, path: &Path, wanted: &Import<'_>) -> io::Result<()> {
+    make(filesystem, path, &wanted.file, &Attributes::naming(wanted.identity))
+}
+
+fn make(
+    filesystem: &Filesystem,
+    path: &Path,
+    file: &sys::lustre::Import<'_>,
+    attributes: &Attributes,
+) -> io::Result<()> {
+    sys::lustre::import(&filesystem.library, path, file)?;
+    if let Err(why) = attributes.set_on(path) {
+        // A released file that names no object would never come back. The error that matters is the first.
+        let _ = fs::remove_file(path);
+        return Err(why);
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
+}
+
+/// Makes a released file at `target` that names the same object as `source`, with its owner, mode and times, and the layout it was archived with.
+pub(crate) fn clone(filesystem: &Arc<Filesystem>, source: &Path, target: &Path) -> Result<(), Refused> {
+    let at_source = |why: io::Error| failed(source, &why);
+    match Filesystem::of_parent(target) {
+        Ok(Some(there)) if there.top == filesystem.top => {}
+        _ => return Err(refused(target, EXDEV, "it would be on another filesystem than its source")),
+    }
+    let before = look(filesystem, source).map_err(at_source)?;
+    let (state, metadata) = &before;
+    let hsm = HsmState { flags: state.flags, ..HsmState::default() };
+    if !hsm.is_clean_copy() {
+        let why = if state.flags.contains(HsmFlags::LOST) {
+            "its archive copy is marked lost"
+        } else {
+            "it is not archived as it is: `sifaka archive --wait` first"
+        };
+        return Err(refused(source, EPERM, why));
+    }
+    let attributes = Attributes::of(source).map_err(at_source)?;
+    if attributes.uuid().is_empty() {
+        return Err(refused(
+            source,
+            EINVAL,
+            "it names no object: it was archived by another copytool, or you may not see it (root may)",
+        ));
+    }
+    let after = look(filesystem, source).map_err(at_source)?;
+    if after.0 != *state || stamp(&after.1) != stamp(metadata) {
+        return Err(refused(source, EBUSY, "it changed meanwhile"));
+    }
+    let time = |seconds, nanos: i64| Timestamp { seconds, nanos: u32::try_from(nanos).unwrap_or(0) };
+    let file = sys::lustre::Import {
+        archive_id: state.archive_id,
+        size: metadata.size(),
+        uid: metadata.uid(),
+        gid: metadata.gid(),
+        permissions: metadata.mode() & 0o7777,
+        atime: time(metadata.atime(), metadata.atime_nsec()),
+        mtime: time(metadata.mtime(), metadata.mtime_nsec()),
+        ..sys::lustre::Import::default()
+    };
+    make(filesystem, target, &file, &attributes).map_err(|why| failed(target, &why))
+}
+
+fn look(filesystem: &Filesystem, path: &Path) -> io::Result<(UserState, Metadata)> {
+    Ok((state(&filesystem.library, path)?, path.symlink_metadata()?))
+}
+
+fn stamp(metadata: &Metadata) -> (u64, u64, i64, i64) {
+    (metadata.ino(), metadata.size(), metadata.mtime(), metadata.mtime_nsec())
+}

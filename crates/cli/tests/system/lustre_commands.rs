@@ -1,0 +1,353 @@
+//! The commands on Lustre: the program loads a liblustreapi that behaves as Lustre's, and asks no agent of ours.
+
+use crate::lustre_site::{Lustre, Said, wait_for};
+use crate::support::{Hsm, hsm_state, is_released};
+use lustre_standin::{Status, control};
+use model::{Extent, Fid, HsmFlags, xattr};
+use nix::libc;
+use serde_json::Value;
+use std::fs::{self, File};
+use std::io::Write;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use sys::lustre::{Action, state, state_set};
+use testkit::FsKind;
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|why| panic!("{text}: {why}"))
+}
+
+fn fids(lustre: &Lustre, paths: &[PathBuf]) -> Vec<String> {
+    paths.iter().map(|path| lustre.fid(path).to_string()).collect()
+}
+
+#[test]
+fn a_tree_is_archived_released_restored_and_removed() {
+    let lustre = Lustre::new();
+    // More than Lustre takes in one request.
+    let paths: Vec<_> =
+        (0..200).map(|i| lustre.file(&format!("tree/d{}/f{i}", i % 7), format!("file {i}").as_bytes())).collect();
+    let top = lustre.path("tree");
+    let agent = lustre.agent();
+    let text = lustre.ok(&["archive", "--wait"], &[&top]);
+    assert!(text.starts_with("archive of 200 files accepted\ndone: 200 succeeded, 0 failed"), "{text}");
+    assert_eq!(agent.served().len(), 200);
+    let again = json(&lustre.ok(&["archive", "--json", "-w"], &[&top]));
+    assert_eq!((&again["accepted"], &again["already"]), (&0.into(), &200.into()));
+    let held: u64 = paths.iter().map(|path| fs::metadata(path).unwrap().blocks() * 512).sum();
+    let released = json(&lustre.ok(&["release", "--json"], &[&top]));
+    assert_eq!((&released["released"], &released["refused_count"]), (&200.into(), &0.into()));
+    assert!(held > 0 && released["bytes"] == held, "{held}: {released}");
+    let again = json(&lustre.ok(&["release", "--json"], &[&top]));
+    assert_eq!((&again["released"], &again["already"]), (&0.into(), &200.into()));
+    assert_eq!(lustre.status(&[&paths[5]]), ["1 released -"]);
+    let said = lustre.run(&["remove"], &[&paths[5]]).refused(1, &["restore it first"]);
+    assert!(said.err.contains(paths[5].to_str().unwrap()), "{said:?}");
+    let restored = json(&lustre.ok(&["restore", "--json", "--wait"], &[&top]));
+    assert_eq!(restored["status"]["succeeded"], 200);
+    for (i, path) in paths.iter().enumerate() {
+        assert_eq!(fs::read_to_string(path).unwrap(), format!("file {i}"));
+    }
+    lustre.ok(&["remove", "--wait"], &[&top]);
+    assert_eq!(lustre.status(&[&paths[5]]), ["- - -"]);
+}
+
+#[test]
+fn what_cannot_be_done_is_told_file_by_file_and_the_rest_is_done() {
+    let lustre = Lustre::new();
+    let [plain, dirty, kept, good] = ["plain", "dirty", "kept", "good"].map(|name| lustre.file(name, b"content"));
+    let _agent = lustre.agent();
+    lustre.ok(&["archive", "--wait"], &[&dirty, &kept, &good]);
+    fs::write(&dirty, "another content").unwrap();
+    lustre.ok(&["set", "--flag", "norelease"], &[&kept]);
+    assert_eq!(lustre.status(&[&dirty, &kept]), ["1 dirty -", "1 archived@ -"]);
+    let said = lustre.run(&["release", "--json"], &[&plain, &dirty, &kept, &good]);
+    let said = said.refused(1, &["plain: it is not archived", "dirty: it changed", "kept: it is marked norelease"]);
+    let totals = json(&said.out);
+    assert_eq!((&totals["released"], &totals["refused_count"]), (&1.into(), &3.into()));
+    assert_eq!(totals["refused"][0]["errno"], libc::EPERM);
+    assert_eq!(lustre.status(&[&good]), ["1 released -"]);
+    lustre.ok(&["set", "--flag", "noarchive"], &[&plain]);
+    lustre.run(&["archive"], &[&plain]).refused(1, &["plain: it is marked noarchive"]);
+    lustre.run(&["archive", "-i", "2"], &[&kept]).refused(1, &["kept: it is in archive 1"]);
+    lustre.run(&["archive", "--copies", "1,2"], &[&plain]).refused(5, &["one archive"]);
+    lustre.run(&["archive"], &[&lustre.path("absent")]).refused(1, &["absent", "No such file"]);
+}
+
+#[test]
+fn a_request_that_is_refused_is_made_again_file_by_file() {
+    let lustre = Lustre::new();
+    let paths: Vec<_> = (0..120).map(|i| lustre.file(&format!("t/f{i:03}"), b"content")).collect();
+    let _agent = lustre.agent();
+    // The second of three requests, and then one of its files.
+    control::fail(&lustre.root, "llapi_hsm_request", libc::EPERM, Some(2)).unwrap();
+    let said = lustre.run(&["archive", "--wait", "--json"], &[&lustre.path("t")]);
+    let totals = json(&said.refused(1, &["Operation not permitted"]).out);
+    assert_eq!((&totals["accepted"], &totals["refused_count"]), (&119.into(), &1.into()));
+    assert_eq!(totals["status"]["succeeded"], 119);
+    let refused = totals["refused"][0]["path"].as_str().unwrap();
+    let archived = |path: &Path| state(&lustre.library, path).unwrap().flags.contains(HsmFlags::ARCHIVED);
+    assert_eq!(paths.iter().filter(|path| !archived(path)).collect::<Vec<_>>(), [Path::new(refused)]);
+    // A coordinator that is stopped is no file's fault.
+    control::set(&lustre.root, "hsm_control", "shutdown").unwrap();
+    let said = lustre.run(&["archive", "--force"], &[&lustre.path("t")]).refused(3, &["hsm_control=enabled"]);
+    assert_eq!(said.err.lines().count(), 1, "{said:?}");
+    control::set(&lustre.root, "hsm_control", "enabled").unwrap();
+    let data = "x".repeat(5000);
+    lustre.run(&["archive", "--force", "--data", &data], &[&paths[0]]).refused(2, &["--data is too long"]);
+}
+
+#[test]
+fn without_an_agent_requests_wait_and_can_be_cancelled() {
+    let lustre = Lustre::new();
+    let [waiting, idle] = ["waiting", "idle"].map(|name| lustre.file(name, &[7; 3 << 20]));
+    assert_eq!(lustre.ok(&["archive"], &[&waiting]), "archive of 1 files accepted\n");
+    let found = json(&lustre.ok(&["status", "--json"], &[&waiting]));
+    assert_eq!((&found["action"]["command"], &found["action"]["state"]), (&"archive".into(), &"waiting".into()));
+    assert_eq!(found["fid"], lustre.fid(&waiting).to_string());
+    assert_eq!(lustre.ok(&["cancel"], &[&waiting, &idle]), "1 actions cancelled, 1 had none\n");
+    wait_for(&lustre, |requests| requests.iter().any(|request| request.status == Status::Canceled));
+    assert_eq!(json(&lustre.ok(&["status", "--json"], &[&waiting]))["action"], Value::Null);
+}
+
+#[test]
+fn progress_is_shown_and_failures_are_told() {
+    let lustre = Lustre::new();
+    let [good, bad] = ["good", "bad"].map(|name| lustre.file(name, &[7; 3 << 20]));
+    let agent = lustre.agent();
+    lustre.ok(&["archive", "--wait"], &[&good]);
+    lustre.ok(&["release"], &[&good]);
+    drop(agent);
+    lustre.ok(&["restore"], &[&good]);
+    let mut copytool = sys::lustre::Copytool::register(&lustre.library, &lustre.fs.path(), &[1]).unwrap();
+    let item = loop {
+        control::take_turn(&lustre.root).unwrap();
+        if let Some(list) = copytool.recv().unwrap() {
+            break list.items[0].clone();
+        }
+    };
+    let begin = sys::lustre::CopyAction::begin(&copytool.handle(), &item, sys::lustre::Begin::default());
+    let mut action = begin.unwrap();
+    action.progress(Extent { offset: 0, length: 1 << 20 }, 3 << 20, sys::lustre::ProgressFlags::default()).unwrap();
+    let line = lustre.ok(&["status", "-a", "-p"], &[&good]);
+    assert_eq!(line, format!("{} 1 released [restore:running](1.0 MiB/3.0 MiB)\n", good.display()));
+    action.end(Extent::WHOLE, sys::lustre::ProgressFlags::default(), libc::EIO).unwrap();
+    drop(copytool);
+    let _agent = lustre.agent_that(|_| libc::EIO);
+    let said = lustre.run(&["archive", "--wait", "--json"], &[&bad]).refused(1, &["bad: it failed"]);
+    let totals = json(&said.out);
+    assert_eq!((&totals["status"]["failed"], &totals["failures"][0]["command"]), (&1.into(), &"archive".into()));
+}
+
+#[test]
+fn fids_are_files_too() {
+    let lustre = Lustre::new();
+    let paths = [lustre.file("d/one", b"1"), lustre.file("d/two", b"2")];
+    let names = fids(&lustre, &paths);
+    let top = lustre.fs.path();
+    let mount = top.to_str().unwrap();
+    let agent = lustre.agent();
+    let out = lustre.ok(&["archive", "--wait", "--fs", mount, &names[0], &names[1]], &[]);
+    assert!(out.contains("done: 2 succeeded"), "{out}");
+    assert_eq!(agent.served()[0].fid().to_string(), names[0]);
+    let text = lustre.ok(&["status", "--fs", mount, &names[0]], &[]);
+    assert_eq!(text, format!("{} 1 archived -\n", paths[0].display()));
+    let directory = lustre.fid(&lustre.path("d")).to_string();
+    assert_eq!(lustre.ok(&["status", "--fs", mount, &directory], &[]).lines().count(), 2);
+    // On standard input, and the filesystem by the environment.
+    let mut command = lustre.command();
+    command.args(["release", "-0"]).env("SIFAKA_FS", lustre.path("d")).stdin(Stdio::piped());
+    let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(format!("{}\0", names[0]).as_bytes()).unwrap();
+    let said = Said::of(child.wait_with_output().unwrap());
+    assert!(said.code == 0 && said.out.starts_with("1 files released"), "{said:?}");
+    // What is wrong with a FID.
+    lustre.run(&["status", &names[0]], &[]).refused(1, &["--fs"]);
+    let local = lustre.scratch.path().to_str().unwrap();
+    lustre.run(&["status", "--fs", local, &names[0]], &[]).refused(1, &["is not on Lustre"]);
+    let gone = Fid { seq: 0x2_0000_0401, oid: 0xfff_ffff, ver: 0 }.to_string();
+    for command in ["archive", "release", "restore", "status"] {
+        let said = lustre.run(&[command, "--fs", mount, &gone, &names[1]], &[]).refused(1, &[&gone]);
+        assert_eq!(said.err.lines().count(), 1, "the other file is as good as before: {said:?}");
+    }
+    for bad in ["[0x1:0x2]", "[0x200000401:0x1:0x0", "[0x1:0x1ffffffff:0x0]"] {
+        lustre.run(&["status", "--fs", mount, bad], &[]).refused(1, &["No such file"]);
+    }
+    // The archive may hold what the filesystem does not have any more.
+    lustre.ok(&["remove", "--fs", mount, "--data", "object-7", &gone], &[]);
+    wait_for(&lustre, |requests| requests.iter().all(|request| !request.is_open()));
+    let removed = agent.served().into_iter().find(|item| item.action() == Action::Remove).unwrap();
+    assert_eq!((removed.fid().to_string(), removed.data()), (gone, &b"object-7"[..]));
+}
+
+#[test]
+fn files_that_vanish_are_told() {
+    let lustre = Lustre::new();
+    let path = lustre.file("f", b"content");
+    let gone = path.clone();
+    let _agent = lustre.agent_that(move |_| {
+        let _ = fs::remove_file(&gone);
+        libc::EIO
+    });
+    lustre.run(&["archive", "--wait"], &[&path]).refused(1, &["the file is gone"]);
+}
+
+#[test]
+fn what_goes_with_a_request_reaches_the_agent() {
+    let lustre = Lustre::new();
+    let path = lustre.file("f", b"content");
+    let agent = lustre.agent();
+    lustre.ok(&["archive", "--wait", "-i", "7", "--data", "tape=7"], &[&path]);
+    lustre.ok(&["archive", "--wait", "--force"], &[&path]);
+    assert_eq!(agent.served().len(), 2);
+    assert_eq!(agent.served()[0].data(), b"tape=7");
+    let requests = lustre.requests();
+    assert_eq!(requests.iter().map(|request| (request.archive, request.flags)).collect::<Vec<_>>(), [(7, 0), (7, 1)]);
+    let dry = lustre.ok(&["release", "--dry-run"], &[&path]);
+    assert_eq!(dry, format!("would release {}\n", path.display()));
+    assert_eq!(lustre.status(&[&path]), ["7 archived -"]);
+}
+
+#[test]
+fn flags_and_the_archive_are_set() {
+    let lustre = Lustre::new();
+    let path = lustre.file("f", b"content");
+    let set = |words: &[&str]| lustre.ok(words, &[&path]);
+    set(&["set", "-f", "exists", "-f", "archived", "-f", "lost", "-i", "3"]);
+    assert_eq!(lustre.ok(&["status", "-H", "-l"], &[&path]), "3 exists,archived,lost -\n");
+    assert_eq!(set(&["set", "-F", "lost", "-F", "archived"]), "1 files set, 0 refused\n");
+    assert_eq!(lustre.status(&[&path]), ["3 unarchived -"]);
+    control::fail(&lustre.root, "llapi_hsm_state_set", libc::EACCES, Some(1)).unwrap();
+    lustre.run(&["set", "-f", "dirty"], &[&path]).refused(1, &["f: Permission denied"]);
+}
+
+#[test]
+fn import_and_clone_make_released_files() {
+    let lustre = Lustre::new();
+    let path = lustre.path("imported");
+    let words = ["import", "-i", "2", "--uuid", "object-1", "--hash", "00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff"];
+    let more =
+        ["--no-check", "--size", "5000", "--uid", "12", "--gid", "34", "--mode", "640", "--mtime", "1500000000.5"];
+    let striping = ["--stripe_count", "-1", "--stripe_size", "1048576", "--pool", "fast"];
+    let words = [&words[..], &more, &striping].concat();
+    lustre.ok(&words, &[&path]);
+    assert_eq!(lustre.status(&[&path]), ["2 released -"]);
+    let found = json(&lustre.ok(&["status", "--json"], &[&path]));
+    assert_eq!((&found["uuid"], &found["size"]), (&"object-1".into(), &5000.into()));
+    assert_eq!(found["hash"], "00ff00ff00ff00ff00ff00ff00ff00ff00ff00ff");
+    let described = |path: &Path| {
+        let made = fs::metadata(path).unwrap();
+        (made.uid(), made.gid(), made.mode() & 0o7777, made.size(), made.mtime())
+    };
+    assert_eq!(described(&path), (12, 34, 0o640, 5000, 1_500_000_000));
+    lustre.run(&words, &[&path]).refused(1, &["exists"]);
+    // A file that names no object would never come back.
+    control::fail(&lustre.root, "llapi_hsm_import", libc::ENOSPC, Some(1)).unwrap();
+    lustre.run(&words, &[&lustre.path("full")]).refused(1, &["No space left"]);
+    assert!(!lustre.path("full").exists());
+
+    let clone = lustre.path("clone");
+    assert_eq!(lustre.ok(&["clone"], &[&path, &clone]), "1 files cloned, 0 refused\n");
+    assert_eq!(described(&clone), described(&path));
+    assert_eq!(lustre.status(&[&clone]), ["2 released -"]);
+    assert_eq!(json(&lustre.ok(&["status", "--json"], &[&clone]))["uuid"], "object-1");
+    assert_ne!(lustre.fid(&clone), lustre.fid(&path));
+    lustre.run(&["clone"], &[&path, &clone]).refused(1, &["clone", "File exists"]);
+    let plain = lustre.file("plain", b"content");
+    lustre.run(&["clone"], &[&plain, &lustre.path("c2")]).refused(1, &["not archived as it is"]);
+    let marked = HsmFlags::EXISTS.with(HsmFlags::ARCHIVED);
+    state_set(&lustre.library, &plain, marked, HsmFlags::empty(), 1).unwrap();
+    lustre.run(&["clone"], &[&plain, &lustre.path("c2")]).refused(1, &["names no object"]);
+    lustre.run(&["clone"], &[&path, &lustre.scratch.join("c2")]).refused(1, &["another filesystem"]);
+    assert!(!lustre.path("c2").exists() && !lustre.scratch.join("c2").exists());
+}
+
+#[test]
+fn a_clone_has_the_layout_that_was_kept_and_comes_back_with_the_content() {
+    let lustre = Lustre::new();
+    let [path, clone] = [lustre.file("f", b"content"), lustre.path("tree/f")];
+    let _agent = lustre.agent();
+    lustre.ok(&["archive", "--wait"], &[&path]);
+    sys::xattr::set(File::open(&path).unwrap(), "trusted.sifaka_lov", b"a layout").unwrap();
+    fs::create_dir(lustre.path("tree")).unwrap();
+    lustre.ok(&["clone"], &[&path, &lustre.path("tree")]);
+    let kept = sys::xattr::get(File::open(&clone).unwrap(), "trusted.sifaka_lov").unwrap();
+    assert_eq!(kept.as_deref(), Some(&b"a layout"[..]));
+    lustre.ok(&["restore", "--wait"], &[&clone]);
+    assert_eq!(fs::read(&clone).unwrap(), b"content");
+    assert!(!state(&lustre.library, &path).unwrap().flags.contains(HsmFlags::RELEASED));
+    let id = sys::xattr::get(File::open(&clone).unwrap(), xattr::UUID).unwrap();
+    assert_eq!(id, sys::xattr::get(File::open(&path).unwrap(), xattr::UUID).unwrap());
+}
+
+#[test]
+fn lemur_s_command_does_it_too() {
+    let lustre = Lustre::new();
+    let path = lustre.file("f", b"content");
+    let link = lustre.scratch.join("lhsm");
+    std::os::unix::fs::symlink(testkit::sifaka_binary(), &link).unwrap();
+    let lhsm = |words: &[&str], path: &Path| {
+        let said = Said::of(lustre.command_of(&link).args(words).arg(path).output().unwrap());
+        assert_eq!(said.code, 0, "{words:?}: {said:?}");
+        said.out
+    };
+    let _agent = lustre.agent();
+    assert_eq!(lhsm(&["archive", "-i", "1"], &path), "");
+    wait_for(&lustre, |requests| requests.iter().all(|request| request.status == Status::Succeeded));
+    assert_eq!(lhsm(&["status"], &path), format!("{} 1 archived -\n", path.display()));
+    assert_eq!(lhsm(&["release"], &path), "");
+    assert_eq!(lhsm(&["status", "-H"], &path), "1 released -\n");
+    let made = lustre.path("made");
+    assert_eq!(lhsm(&["restore"], &path), "");
+    wait_for(&lustre, |requests| requests.iter().all(|request| request.status == Status::Succeeded));
+    assert_eq!(lhsm(&["clone", path.to_str().unwrap()], &made), "");
+    assert_eq!(lhsm(&["status", "-H"], &made), "1 released -\n");
+}
+
+#[test]
+fn files_of_both_kinds_go_where_they_belong() {
+    let lustre = Lustre::new();
+    let hsm = Hsm::start(FsKind::Ext4);
+    let (there, here, other) =
+        (lustre.file("f", b"on Lustre"), hsm.file("f", b"local"), lustre.file("g", b"there, too"));
+    let agent = lustre.agent();
+    let run = |words: &[&str]| {
+        let mut command = lustre.command();
+        command.env("SIFAKA_SOCKET", hsm.site.admin_socket()).args(words).args([&there, &here, &other]);
+        let said = Said::of(command.output().unwrap());
+        assert_eq!(said.code, 0, "{words:?}: {said:?}");
+        said.out
+    };
+    let totals = json(&run(&["archive", "--wait", "--json"]));
+    assert_eq!((&totals["accepted"], &totals["on_lustre"]), (&3.into(), &2.into()));
+    // The local file's directory is recorded, too.
+    assert_eq!(totals["status"]["total"], totals["status"]["succeeded"]);
+    assert_eq!(agent.served().len(), 2);
+    assert!(hsm_state(&here).is_clean_copy());
+    let states = run(&["status"]);
+    let names: Vec<_> = states.lines().map(|line| line.split(' ').next().unwrap()).collect();
+    assert_eq!(names, [&there, &here, &other].map(|path| path.to_str().unwrap()));
+    assert!(states.lines().all(|line| line.contains(" 1 archived")), "{states}");
+    run(&["release"]);
+    assert!(is_released(&here));
+    assert_eq!(lustre.status(&[&there]), ["1 released -"]);
+}
+
+#[test]
+fn what_has_no_meaning_on_lustre_says_so() {
+    let lustre = Lustre::new();
+    let path = lustre.file("f", b"content");
+    let top = lustre.fs.path();
+    for (words, path) in [
+        (&["versions"][..], &path),
+        (&["undelete"], &lustre.path("gone")),
+        (&["undelete", "--list"], &top),
+        (&["import", "--tree", "/"], &top),
+        (&["import", "s3://bucket/prefix"], &top),
+        (&["rebuild"], &top),
+    ] {
+        lustre.run(words, &[path]).refused(5, &["is on Lustre", words[0]]);
+    }
+    assert_eq!(fs::read_dir(&top).unwrap().count(), 3, "lost+found, the stand-in's directory, and the file");
+}
