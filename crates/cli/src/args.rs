@@ -2,7 +2,7 @@
 
 use crate::commands::{
     actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, mover,
-    rebuild, release, reload, remove, restore, scrub, set, status, undelete, versions,
+    rebuild, release, reload, remove, restore, restripe, scrub, set, status, undelete, versions,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -63,6 +63,8 @@ pub(crate) enum Command {
     Set(set::SetArgs),
     /// Make released files that name the archived objects of others
     Clone(clone::CloneArgs),
+    /// Give files on Lustre other stripes, or put them into another pool
+    Restripe(restripe::RestripeArgs),
     /// Show what there is of a file: its archived version, snapshots, older versions
     Versions(versions::VersionsArgs),
     /// Bring deleted files and older versions back, as released files

@@ -176,6 +176,7 @@ fn take_effect(session: &Session, kind: u32, fid: Fid, archive: u32, report: &En
                 Hsm { flags: hsm.flags | state::EXISTS | state::DIRTY, archive, ..hsm }.write(&path)?;
                 return Err(Errno(libc::EBUSY));
             }
+            Hsm::settled(&path)?;
             let flags = (hsm.flags | state::EXISTS | state::ARCHIVED) & !(state::DIRTY | state::LOST);
             Hsm { flags, archive, version }.write(&path)
         }
@@ -183,6 +184,7 @@ fn take_effect(session: &Session, kind: u32, fid: Fid, archive: u32, report: &En
             if report.data_fid != fid {
                 take_data(&session.root, &path, report.data_fid)?;
             }
+            Hsm::settled(&path)?;
             let version = modification(&fs::metadata(&path)?);
             Hsm { flags: hsm.flags & !(state::RELEASED | state::DIRTY), version, ..hsm }.write(&path)
         }

@@ -18,6 +18,8 @@ use crate::state::Session;
 
 const FID: &str = "trusted.standin.fid";
 const HSM: &str = "trusted.standin.hsm";
+/// On archived files whose layout was swapped.
+const MOVED: &str = "trusted.standin.moved";
 const VOLATILE: &str = "trusted.standin.volatile";
 /// The path a file had when it got its FID: where it is looked for first.
 const HINT: &str = "trusted.standin.path";
@@ -201,6 +203,24 @@ impl Hsm {
 
     pub(crate) fn write(&self, path: &Path) -> Result<()> {
         set_attribute(path, HSM, &format!("{} {} {}", self.flags, self.archive, self.version))
+    }
+
+    /// Its data lie in other objects: it is not dirty, but its data version is another one than that which was archived.
+    pub(crate) fn moved(&self, path: &Path) -> Result<()> {
+        if self.has(state::ARCHIVED) { set_attribute(path, MOVED, "1") } else { Ok(()) }
+    }
+
+    /// The archived version is the present one again.
+    pub(crate) fn settled(path: &Path) -> Result<()> {
+        match rustix::fs::removexattr(path, MOVED) {
+            Ok(()) | Err(rustix::io::Errno::NODATA) => Ok(()),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether it was moved since it was archived.
+    pub(crate) fn was_moved(path: &Path) -> Result<bool> {
+        Ok(attribute(path, MOVED)?.is_some())
     }
 
     pub(crate) fn has(&self, flag: u32) -> bool {

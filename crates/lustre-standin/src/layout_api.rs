@@ -1,7 +1,7 @@
 //! `llapi_layout_…`: looking at layouts, and making files with one.
 
 use std::ffi::{c_char, c_int};
-use std::fs::OpenOptions;
+use std::fs::{self, OpenOptions};
 use std::os::fd::IntoRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
@@ -12,6 +12,8 @@ use crate::layout::{Layout, Wish};
 use crate::root::{Root, by_fd};
 use crate::state::Session;
 
+/// Begins the name of a file that is to have none.
+const VOLATILE: &[u8] = b".\x0c\x13\x14\x12:VOLATILE";
 /// The filesystem is to choose.
 const DEFAULT: u64 = 0x1000_0000_0000_0002;
 /// As many as there are.
@@ -198,6 +200,9 @@ pub unsafe extern "C" fn llapi_layout_file_open(
             Layout::make(&root, &wish, fid.oid)?.write(&path)?;
         } else if is_new {
             path_to_fid(&root, &path)?;
+        }
+        if is_new && path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(VOLATILE)) {
+            fs::remove_file(&path)?;
         }
         if !close_on_exec {
             rustix::io::fcntl_setfd(&file, rustix::io::FdFlags::empty())?;

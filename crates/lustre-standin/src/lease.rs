@@ -57,7 +57,7 @@ fn acquire(fd: RawFd, mode: u32) -> Result<()> {
 }
 
 /// The mode of the lease that is still held; 0 when there is none, or it was lost.
-fn held(fd: RawFd) -> Result<u32> {
+pub(crate) fn held(fd: RawFd) -> Result<u32> {
     let leases = leases();
     let Some(lease) = leases.get(&fd) else { return Ok(0) };
     let metadata = fs::metadata(by_fd(fd))?;

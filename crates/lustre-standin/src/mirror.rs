@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use crate::abi::Fid;
 use crate::boundary::{Errno, Result};
 use crate::completion::copy_sparse;
-use crate::file::{data_version, fid_of, modification, set_times};
+use crate::file::{Hsm, data_version, fid_of, modification, set_times};
 use crate::layout::{Layout, shadow};
 use crate::root::{Root, by_fd};
 use crate::state::Session;
@@ -17,6 +17,8 @@ use crate::state::Session;
 const CHECK_FIRST: u64 = 1;
 const CHECK_SECOND: u64 = 2;
 const KEEP_MTIME: u64 = 4;
+/// With the end of a lease, which says that nothing was written; the files keep their times.
+pub(crate) const CLOSE: u64 = 0x10;
 
 fn read_again(fd: RawFd) -> Result<File> {
     Ok(File::open(by_fd(fd))?)
@@ -174,9 +176,12 @@ pub(crate) fn swap(root: &Root, fds: (RawFd, RawFd), versions: (u64, u64), flags
     copy_sparse(&files.0, &middle)?;
     copy_sparse(&files.1, &files.0)?;
     copy_sparse(&middle, &files.1)?;
-    if flags & KEEP_MTIME != 0 {
+    if flags & (KEEP_MTIME | CLOSE) != 0 {
         set_times(&files.0, &were.0)?;
         set_times(&files.1, &were.1)?;
+    }
+    for path in [&first, &second] {
+        Hsm::read(path)?.moved(path)?;
     }
     layouts.1.write(&first)?;
     layouts.0.write(&second)?;

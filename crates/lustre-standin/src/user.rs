@@ -63,6 +63,10 @@ fn release(root: &Root, fid: Fid) -> Result<()> {
     if !hsm.has(state::ARCHIVED) || hsm.has(state::DIRTY | state::NORELEASE | state::LOST) {
         return Err(Errno(libc::EPERM));
     }
+    // The data version is compared with the archived one.
+    if Hsm::was_moved(&path)? {
+        return Err(Errno(libc::EPERM));
+    }
     let file = fs::OpenOptions::new().read(true).write(true).open(&path)?;
     alone(&file)?;
     let was = file.metadata()?;

@@ -19,6 +19,7 @@ pub(crate) mod release;
 pub(crate) mod reload;
 pub(crate) mod remove;
 pub(crate) mod restore;
+pub(crate) mod restripe;
 pub(crate) mod scrub;
 pub(crate) mod set;
 pub(crate) mod status;
@@ -41,6 +42,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Status(args) => block_on(status::run(socket, args)),
         Command::Set(args) => block_on(set::run(socket, args)),
         Command::Clone(args) => block_on(clone::run(socket, args)),
+        Command::Restripe(args) => block_on(restripe::run(args)),
         Command::Versions(args) => block_on(versions::run(socket, args)),
         Command::Undelete(args) => block_on(undelete::run(socket, args)),
         Command::Actions(args) => block_on(actions::run(socket, args)),

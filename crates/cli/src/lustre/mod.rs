@@ -9,12 +9,14 @@ mod ask;
 mod identity;
 mod make;
 mod release;
+mod restripe;
 mod status;
 mod wait;
 
 pub(crate) use ask::{Ask, ask, cancel};
 pub(crate) use make::{Import, clone, import};
 pub(crate) use release::release;
+pub(crate) use restripe::{Striping, restripe};
 pub(crate) use status::of as status;
 pub(crate) use wait::Waiting;
 

@@ -1,16 +1,17 @@
 //! The commands on Lustre: the program loads a liblustreapi that behaves as Lustre's, and asks no agent of ours.
 
 use crate::lustre_site::{Lustre, Said, wait_for};
-use crate::support::{Hsm, hsm_state, is_released};
+use crate::support::{Hsm, StopWhenDropped, hsm_state, is_released, noise};
 use lustre_standin::{Status, control};
 use model::{Extent, Fid, HsmFlags, xattr};
 use nix::libc;
 use serde_json::Value;
 use std::fs::{self, File};
 use std::io::Write;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::atomic::{AtomicBool, Ordering};
 use sys::lustre::{Action, state, state_set};
 use testkit::FsKind;
 
@@ -279,6 +280,104 @@ fn a_clone_has_the_layout_that_was_kept_and_comes_back_with_the_content() {
     assert!(!state(&lustre.library, &path).unwrap().flags.contains(HsmFlags::RELEASED));
     let id = sys::xattr::get(File::open(&clone).unwrap(), xattr::UUID).unwrap();
     assert_eq!(id, sys::xattr::get(File::open(&path).unwrap(), xattr::UUID).unwrap());
+}
+
+fn stripes(lustre: &Lustre, path: &Path) -> sys::lustre::Component {
+    let mut layout = sys::lustre::Layout::of(&lustre.library, File::open(path).unwrap()).unwrap();
+    layout.components().unwrap().remove(0)
+}
+
+#[test]
+fn a_file_gets_other_stripes_and_is_archived_again() {
+    let lustre = Lustre::new();
+    for index in 0..4 {
+        control::set_ost(&lustre.root, index, 1 << 30, 0).unwrap();
+    }
+    control::set_pool(&lustre.root, "fast", &[2, 3]).unwrap();
+    let mut content = noise(1, 6 << 20);
+    let [plain, archived, released] = ["plain", "archived", "released"].map(|name| lustre.file(name, &content));
+    // With a hole, and owned by somebody.
+    content.extend(vec![0; 3 << 20]);
+    fs::OpenOptions::new().write(true).open(&archived).unwrap().set_len(content.len() as u64).unwrap();
+    std::os::unix::fs::chown(&archived, Some(12), Some(34)).unwrap();
+    let agent = lustre.agent();
+    lustre.ok(&["archive", "--wait"], &[&archived, &released]);
+    lustre.ok(&["release"], &[&released]);
+    let before = (fs::metadata(&archived).unwrap(), lustre.fid(&archived));
+    let words = ["restripe", "--stripe_count", "2", "--pool", "fast"];
+    let said = lustre.run(&words, &[&plain, &archived, &released]).refused(1, &["released: it is released"]);
+    assert_eq!(said.out, "2 files restriped, 1 refused\n");
+    for path in [&plain, &archived] {
+        let now = stripes(&lustre, path);
+        assert_eq!((now.pool.as_str(), now.osts.len()), ("fast", 2), "{now:?}");
+    }
+    assert!(fs::read(&archived).unwrap() == content);
+    let after = (fs::metadata(&archived).unwrap(), lustre.fid(&archived));
+    let told = |found: &fs::Metadata| (found.uid(), found.gid(), found.mtime(), found.mtime_nsec(), found.ino());
+    assert_eq!((told(&after.0), after.1), (told(&before.0), before.1));
+    // It was asked for again, so that it can be released.
+    wait_for(&lustre, |requests| requests.iter().all(|request| !request.is_open()));
+    assert_eq!(agent.served().len(), 3);
+    lustre.ok(&["release"], &[&archived]);
+    lustre.ok(&["restripe", "--stripe_size", "2097152"], &[&plain]);
+    let now = stripes(&lustre, &plain);
+    assert_eq!((now.stripe_size, now.pool.as_str(), now.osts.len()), (2 << 20, "fast", 2));
+}
+
+#[test]
+fn a_file_that_cannot_be_restriped_is_as_it_was() {
+    let lustre = Lustre::new();
+    control::set_ost(&lustre.root, 0, 1 << 30, 0).unwrap();
+    let path = lustre.file("f", b"content");
+    let words = ["restripe", "--stripe_count", "1"];
+    for (function, errno) in [
+        ("llapi_layout_file_open", libc::ENOSPC),
+        ("llapi_lease_acquire", libc::EBUSY),
+        ("llapi_lease_check", libc::EIO),
+        ("llapi_fswap_layouts", libc::EAGAIN),
+        ("llapi_get_data_version", libc::EIO),
+    ] {
+        control::fail(&lustre.root, function, errno, Some(1)).unwrap();
+        lustre.run(&words, &[&path]).refused(1, &["f: "]);
+        assert_eq!(fs::read(&path).unwrap(), b"content", "{function}");
+    }
+    lustre.run(&["restripe", "--pool", "none"], &[&path]).refused(1, &["f: "]);
+    lustre.run(&words, &[&lustre.scratch.join("f")]).refused(1, &["not on Lustre"]);
+    lustre.run(&words, &[&lustre.path("absent")]).refused(1, &["No such file"]);
+    lustre.run(&["restripe"], &[&path]).refused(2, &["nothing to change"]);
+    lustre.run(&["restripe", "--stripe_size", "1000"], &[&path]).refused(2, &["65536"]);
+    // Nothing is left behind.
+    let names = fs::read_dir(lustre.fs.path()).unwrap().count();
+    assert_eq!(names, 3, "lost+found, the stand-in's directory, and the file");
+    lustre.ok(&words, &[&path]);
+}
+
+#[test]
+fn a_file_that_is_written_keeps_its_layout_and_what_was_written() {
+    let lustre = Lustre::new();
+    for index in 0..2 {
+        control::set_ost(&lustre.root, index, 1 << 30, 0).unwrap();
+    }
+    let path = lustre.file("f", &noise(1, 8 << 20));
+    let osts = stripes(&lustre, &path).osts;
+    let stop = AtomicBool::new(false);
+    let written = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            let file = File::options().write(true).open(&path).unwrap();
+            let mut count = 0_u64;
+            while !stop.load(Ordering::SeqCst) {
+                count += 1;
+                file.write_all_at(&count.to_le_bytes(), 0).unwrap();
+            }
+            count
+        });
+        let stopping = StopWhenDropped(&stop);
+        lustre.run(&["restripe", "--stripe_count", "2"], &[&path]).refused(1, &["being written to"]);
+        drop(stopping);
+        writer.join().unwrap()
+    });
+    assert_eq!(fs::read(&path).unwrap()[..8], written.to_le_bytes());
+    assert_eq!(stripes(&lustre, &path).osts, osts);
 }
 
 #[test]

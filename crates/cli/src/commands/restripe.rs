@@ -1,0 +1,74 @@
+//! `sifaka restripe`.
+
+use super::clone::Total;
+use crate::exit::{CliError, Exit, Outcome};
+use crate::lustre::{self, Filesystem, Striping};
+use agent::admin::objects::Made;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct RestripeArgs {
+    /// Files on Lustre, which are not released
+    #[arg(value_name = "FILE", required = true)]
+    paths: Vec<PathBuf>,
+    /// Over how many OSTs [default: as now]
+    #[arg(long = "stripe_count", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=2000))]
+    stripe_count: Option<u32>,
+    /// Bytes a stripe, a multiple of 65536 [default: as now]
+    #[arg(long = "stripe_size", value_name = "BYTES")]
+    stripe_size: Option<u64>,
+    /// The pool of OSTs [default: as now]
+    #[arg(long, value_name = "POOL")]
+    pool: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+    /// Print nothing on success
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
+}
+
+/// Tells the thread that copies when the command is interrupted.
+struct StopWhenDropped(Arc<AtomicBool>);
+
+impl Drop for StopWhenDropped {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+pub(crate) async fn run(args: RestripeArgs) -> Outcome {
+    let RestripeArgs { paths, stripe_count: count, stripe_size: size, pool, json, quiet } = args;
+    if count.is_none() && size.is_none() && pool.is_none() {
+        let why = "nothing to change: give --stripe_count, --stripe_size or --pool";
+        return Err(CliError::new(Exit::Usage, why));
+    }
+    if size.is_some_and(|size| size == 0 || !size.is_multiple_of(1 << 16)) {
+        return Err(CliError::new(Exit::Usage, "--stripe_size has to be a multiple of 65536"));
+    }
+    let striping = Striping { count, size, pool };
+    let stop = StopWhenDropped(Arc::default());
+    let mut total = Total::default();
+    for path in paths {
+        let filesystem = match Filesystem::of_parent(&path) {
+            Ok(Some(filesystem)) => filesystem,
+            Ok(None) => {
+                total.problem(&path, &"is not on Lustre: there are no stripes elsewhere");
+                continue;
+            }
+            Err(why) => {
+                total.problem(&path, &why);
+                continue;
+            }
+        };
+        let (striping, stop) = (striping.clone(), Arc::clone(&stop.0));
+        let done = lustre::off_thread(move || lustre::restripe(&filesystem, &path, &striping, &stop)).await?;
+        total.add(match done {
+            Ok(()) => Made { made: 1, refused: Vec::new() },
+            Err(refused) => Made { made: 0, refused: vec![refused] },
+        });
+    }
+    total.end("restriped", json, quiet)
+}
