@@ -2,7 +2,7 @@
 //!
 //! Raw values: what a file was archived under is for its mover to understand.
 
-use model::xattr::{HASH, URL, UUID};
+use model::xattr::{HASH, SHARED, URL, UUID};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
@@ -18,7 +18,7 @@ pub(super) struct Attributes {
     values: Vec<(&'static str, Vec<u8>)>,
 }
 
-const ORDER: [&str; 4] = [LAYOUT, HASH, URL, UUID];
+const ORDER: [&str; 5] = [LAYOUT, SHARED, HASH, URL, UUID];
 
 impl Attributes {
     /// Those of a file. What may not be read, or is not there, is left out.
@@ -37,8 +37,9 @@ impl Attributes {
         Ok(Self { values })
     }
 
+    /// For an object that other files may name, too.
     pub(super) fn naming(identity: &model::Identity) -> Self {
-        let mut values = Vec::new();
+        let mut values = vec![(SHARED, identity.uuid.clone().into_bytes())];
         if let Some(hash) = &identity.hash {
             values.push((HASH, hash.to_string().into_bytes()));
         }
@@ -47,6 +48,17 @@ impl Attributes {
         }
         values.push((UUID, identity.uuid.clone().into_bytes()));
         Self { values }
+    }
+
+    /// Says on the file that others may name its object, and here as well. The agent does not remove such an object with the
+    /// file's copy. Durable when this returns.
+    pub(super) fn share(mut self, path: &Path) -> io::Result<Self> {
+        let uuid = self.uuid().into_bytes();
+        sys::xattr::set(open(path)?, SHARED, &uuid)?;
+        File::open(path)?.sync_all()?;
+        self.values.retain(|(name, _)| *name != SHARED);
+        self.values.insert(0, (SHARED, uuid));
+        Ok(self)
     }
 
     pub(super) fn set_on(&self, path: &Path) -> io::Result<()> {

@@ -68,6 +68,8 @@ pub(crate) fn clone(filesystem: &Arc<Filesystem>, source: &Path, target: &Path) 
             "it names no object: it was archived by another copytool, or you may not see it (root may)",
         ));
     }
+    // Before anybody can remove what two files name.
+    let attributes = attributes.share(source).map_err(at_source)?;
     let after = look(filesystem, source).map_err(at_source)?;
     if after.0 != *state || stamp(&after.1) != stamp(metadata) {
         return Err(refused(source, EBUSY, "it changed meanwhile"));

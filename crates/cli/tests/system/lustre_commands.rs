@@ -280,6 +280,10 @@ fn a_clone_has_the_layout_that_was_kept_and_comes_back_with_the_content() {
     assert!(!state(&lustre.library, &path).unwrap().flags.contains(HsmFlags::RELEASED));
     let id = sys::xattr::get(File::open(&clone).unwrap(), xattr::UUID).unwrap();
     assert_eq!(id, sys::xattr::get(File::open(&path).unwrap(), xattr::UUID).unwrap());
+    // The agent is told that it must not remove what both name.
+    for file in [&path, &clone] {
+        assert_eq!(sys::xattr::get(File::open(file).unwrap(), xattr::SHARED).unwrap(), id, "{}", file.display());
+    }
 }
 
 fn stripes(lustre: &Lustre, path: &Path) -> sys::lustre::Component {
