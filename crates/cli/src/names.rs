@@ -197,21 +197,15 @@ impl Walk {
 
     /// Something that the user named: whatever is wrong with it is said.
     fn named(&mut self, path: PathBuf) -> Result<(), Unwanted> {
-        match self.fid_meant(&path) {
+        match lustre::fid_meant(&path, self.fs.as_deref()) {
             Some(fid) => self.named_by_fid(path, fid),
             None => self.named_by_path(path),
         }
     }
 
-    /// The FID that an argument is; something of that name is meant instead when there is no `--fs`.
-    fn fid_meant(&self, argument: &Path) -> Option<Fid> {
-        let fid = argument.to_str().filter(|text| text.starts_with(['[', '0']))?.parse().ok()?;
-        (self.fs.is_some() || fs::symlink_metadata(argument).is_err()).then_some(fid)
-    }
-
     fn named_by_fid(&mut self, given: PathBuf, fid: Fid) -> Result<(), Unwanted> {
         let Some(mount) = &self.fs else {
-            return self.problem(&given, "is a FID: say with --fs of which filesystem".to_owned());
+            return self.problem(&given, lustre::FS_IS_MISSING.to_owned());
         };
         let found = match fs::metadata(mount) {
             Ok(metadata) => self.lustre.look(metadata.dev(), mount),

@@ -21,7 +21,7 @@ const BATCH: usize = 500;
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct CloneArgs {
-    /// What to clone: files that are archived as they are; with -r, directories
+    /// What to clone: files that are archived as they are; with -r, directories; on Lustre also FIDs
     #[arg(value_name = "SRC", required = true)]
     sources: Vec<PathBuf>,
     /// The new file, or a directory for it
@@ -30,6 +30,9 @@ pub(crate) struct CloneArgs {
     /// Clone directories with all that is below them
     #[arg(short, long)]
     recursive: bool,
+    /// The Lustre filesystem that FIDs are of: a path on it
+    #[arg(long, env = "SIFAKA_FS", value_name = "MOUNT")]
+    fs: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -92,12 +95,19 @@ pub(crate) async fn run(socket: &Path, args: CloneArgs) -> Outcome {
         recursive: args.recursive,
         dry_run: args.dry_run,
     };
-    for source in &args.sources {
+    for source in args.sources {
+        let source = match lustre::path_meant(source, args.fs.as_deref()) {
+            Ok(source) => source,
+            Err((source, why)) => {
+                job.total.problem(&source, &why);
+                continue;
+            }
+        };
         let target = match source.file_name().filter(|_| into) {
             Some(name) => args.target.join(name),
             None => args.target.clone(),
         };
-        job.named(source, &target).await?;
+        job.named(&source, &target).await?;
     }
     job.flush().await?;
     job.output.flush()?;

@@ -5,7 +5,7 @@ use super::rebuild::{self, TreeArgs, Wanted};
 use crate::archives::{self, ArchiveArgs};
 use crate::exit::{CliError, Exit, Outcome};
 use crate::lustre;
-use crate::output::{Output, escaped_path};
+use crate::output::{Output, complain, escaped_path};
 use maintenance::import::{Attributes, check, one};
 use maintenance::released::Released;
 use maintenance::{MaintenanceError, moment};
@@ -150,7 +150,14 @@ fn object(config_file: &Path, args: &ImportArgs, path: &Path, uuid: &str) -> Out
     let archive_id = archives::number(&args.archive, config_file)?;
     let identity = Identity { uuid: uuid.to_owned(), hash: args.hash, url: String::new() };
     let released = Released { size, archive_id, identity, shared: true };
-    if !args.no_check {
+    let filesystem = on_lustre(path)?;
+    if filesystem.is_some() && !args.no_check && !config_file.exists() && args.archive.root.is_none() {
+        if !args.quiet {
+            complain(
+                "there is no configuration that tells where the archive is: whether it has the object was not checked",
+            );
+        }
+    } else if !args.no_check {
         check(&*archives::open(&args.archive, config_file)?.holdings, &released).map_err(failed)?;
     }
     let mtime = args.mtime.unwrap_or_else(now);
@@ -159,7 +166,7 @@ fn object(config_file: &Path, args: &ImportArgs, path: &Path, uuid: &str) -> Out
         if std::fs::symlink_metadata(path).is_ok() {
             return Err(failed(MaintenanceError::Exists { path: path.to_owned() }));
         }
-    } else if let Some(filesystem) = on_lustre(path)? {
+    } else if let Some(filesystem) = filesystem {
         make_on_lustre(&filesystem, path, args, &released, &attributes)?;
     } else {
         one(path, &released, &attributes).map_err(failed)?;

@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct RestripeArgs {
-    /// Files on Lustre, which are not released
+    /// Files on Lustre, which are not released; also FIDs, as [0x200000401:0x1:0x0]
     #[arg(value_name = "FILE", required = true)]
     paths: Vec<PathBuf>,
     /// Over how many OSTs [default: as now]
@@ -22,6 +22,9 @@ pub(crate) struct RestripeArgs {
     /// The pool of OSTs [default: as now]
     #[arg(long, value_name = "POOL")]
     pool: Option<String>,
+    /// The Lustre filesystem that FIDs are of: a path on it
+    #[arg(long, env = "SIFAKA_FS", value_name = "MOUNT")]
+    fs: Option<PathBuf>,
     /// Print JSON
     #[arg(long)]
     json: bool,
@@ -40,7 +43,7 @@ impl Drop for StopWhenDropped {
 }
 
 pub(crate) async fn run(args: RestripeArgs) -> Outcome {
-    let RestripeArgs { paths, stripe_count: count, stripe_size: size, pool, json, quiet } = args;
+    let RestripeArgs { paths, stripe_count: count, stripe_size: size, pool, fs, json, quiet } = args;
     if count.is_none() && size.is_none() && pool.is_none() {
         let why = "nothing to change: give --stripe_count, --stripe_size or --pool";
         return Err(CliError::new(Exit::Usage, why));
@@ -52,6 +55,13 @@ pub(crate) async fn run(args: RestripeArgs) -> Outcome {
     let stop = StopWhenDropped(Arc::default());
     let mut total = Total::default();
     for path in paths {
+        let path = match lustre::path_meant(path, fs.as_deref()) {
+            Ok(path) => path,
+            Err((path, why)) => {
+                total.problem(&path, &why);
+                continue;
+            }
+        };
         let filesystem = match Filesystem::of_parent(&path) {
             Ok(Some(filesystem)) => filesystem,
             Ok(None) => {

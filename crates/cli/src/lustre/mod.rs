@@ -151,6 +151,26 @@ impl Looks {
     }
 }
 
+/// The FID that an argument is. Without a filesystem, a file of that very name is meant if there is one.
+pub(crate) fn fid_meant(argument: &Path, filesystem: Option<&Path>) -> Option<Fid> {
+    let fid = argument.to_str().filter(|text| text.starts_with(['[', '0']))?.parse().ok()?;
+    (filesystem.is_some() || argument.symlink_metadata().is_err()).then_some(fid)
+}
+
+/// The path that an argument means: of a FID one that the file has.
+pub(crate) fn path_meant(argument: PathBuf, filesystem: Option<&Path>) -> Result<PathBuf, (PathBuf, String)> {
+    let Some(fid) = fid_meant(&argument, filesystem) else { return Ok(argument) };
+    let found = filesystem.ok_or_else(|| FS_IS_MISSING.to_owned()).and_then(Filesystem::of);
+    let path = found.and_then(|found| {
+        let path = found.ok_or_else(|| "is no file on Lustre: --fs names another filesystem".to_owned())?.path_of(fid);
+        path.map_err(|why| why.to_string())?.ok_or_else(|| "no path leads to a file with this FID".to_owned())
+    });
+    path.map_err(|why| (argument, why))
+}
+
+/// Said of a FID.
+pub(crate) const FS_IS_MISSING: &str = "is a FID: say with --fs of which filesystem";
+
 /// An error when something at `path` is, or would be, on Lustre: for commands about what only agents on local filesystems keep.
 pub(crate) fn refuse(command: &str, path: &Path) -> Result<(), CliError> {
     let found = if path.is_dir() { Filesystem::of(path) } else { Filesystem::of_parent(path) };

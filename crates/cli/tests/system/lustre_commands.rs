@@ -183,6 +183,39 @@ fn fids_are_files_too() {
 }
 
 #[test]
+fn clones_and_stripes_are_for_fids_too() {
+    let lustre = Lustre::new();
+    control::set_ost(&lustre.root, 0, 1 << 30, 0).unwrap();
+    let path = lustre.file("d/f", b"content");
+    let (fid, into) = (lustre.fid(&path).to_string(), lustre.path("into"));
+    fs::create_dir(&into).unwrap();
+    let _agent = lustre.agent();
+    lustre.ok(&["archive", "--wait"], &[&path]);
+    let mount = lustre.fs.path();
+    let words = |command| vec![command, "--fs", mount.to_str().unwrap()];
+    lustre.ok(&[words("clone"), vec![&fid]].concat(), &[&into]);
+    assert_eq!(lustre.status(&[&into.join("f")]), ["1 released -"]);
+    let restripe = ["--stripe_count", "1", &fid];
+    lustre.ok(&[words("restripe"), restripe.to_vec()].concat(), &[]);
+    lustre.run(&[&["restripe"], &restripe[..]].concat(), &[]).refused(1, &[&fid, "--fs"]);
+    let gone = "[0x200000401:0xfffffff:0x0]";
+    lustre.run(&[words("clone"), vec![gone]].concat(), &[&into]).refused(1, &[gone, "no path leads"]);
+}
+
+#[test]
+fn an_interrupted_wait_cancels_nothing() {
+    let lustre = Lustre::new();
+    let path = lustre.file("f", b"content");
+    let mut command = lustre.command();
+    command.args(["archive", "--wait"]).arg(&path).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().unwrap();
+    wait_for(&lustre, |requests| !requests.is_empty());
+    sys::process::PidFd::open(i32::try_from(child.id()).unwrap()).unwrap().kill(libc::SIGINT).unwrap();
+    Said::of(child.wait_with_output().unwrap()).refused(130, &["interrupted"]);
+    assert!(lustre.requests()[0].is_open());
+}
+
+#[test]
 fn files_that_vanish_are_told() {
     let lustre = Lustre::new();
     let path = lustre.file("f", b"content");
@@ -406,6 +439,9 @@ fn lemur_s_command_does_it_too() {
     wait_for(&lustre, |requests| requests.iter().all(|request| request.status == Status::Succeeded));
     assert_eq!(lhsm(&["clone", path.to_str().unwrap()], &made), "");
     assert_eq!(lhsm(&["status", "-H"], &made), "1 released -\n");
+    let imported = lustre.path("imported");
+    assert_eq!(lhsm(&["import", "-i", "4", "-uuid", "elsewhere", "-size", "5"], &imported), "");
+    assert_eq!(lhsm(&["status", "-H"], &imported), "4 released -\n");
 }
 
 #[test]
