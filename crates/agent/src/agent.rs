@@ -243,6 +243,7 @@ impl HsmAgent {
     pub async fn stop(&self) {
         let mut running = self.running.lock().await;
         running.dispatching.shutdown().await;
+        self.dispatcher.source.stopping();
         self.dispatcher.reserved.store(0, Ordering::Relaxed);
         let slots = &self.dispatcher.slots;
         if tokio::time::timeout(self.services.drain, slots.all_free()).await.is_err() {
@@ -258,7 +259,12 @@ impl HsmAgent {
             transport.shutdown().await;
         }
         let mounts = self.mounts.lock().take();
-        let _ = tokio::task::spawn_blocking(|| mounts.map(cleanup_mounts)).await;
+        let source = Arc::clone(&self.dispatcher.source);
+        let _ = tokio::task::spawn_blocking(move || {
+            source.stopped();
+            mounts.map(cleanup_mounts)
+        })
+        .await;
         self.dispatcher.stats.audit();
     }
 

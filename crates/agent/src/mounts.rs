@@ -2,11 +2,14 @@
 
 use config::{AgentConfig, ClientDevice};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 /// How long unmounting is tried, once a second, before the mount is only taken from sight.
 pub const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(10);
+
+const ENODEV: i32 = 19;
 
 /// Why the filesystem cannot be mounted for the agent.
 #[derive(Debug, thiserror::Error)]
@@ -22,11 +25,12 @@ pub enum MountError {
         #[source]
         cause: io::Error,
     },
-    /// `client_device` names a Lustre filesystem.
+    /// The kernel knows no Lustre.
     #[error(
-        "cannot mount {0}: Lustre support is not built in yet; an absolute path as client_device names a local filesystem"
+        "cannot mount {0}: this kernel has no Lustre client. Install the client's kernel modules (package lustre-client-modules, or \
+         lustre-client-dkms) and try `modprobe lustre`"
     )]
-    Lustre(String),
+    NoLustre(String),
 }
 
 fn step(what: &'static str, path: &Path) -> impl FnOnce(io::Error) -> MountError {
@@ -42,13 +46,22 @@ pub struct ClientMounts {
     mounted: Vec<PathBuf>,
     /// Agent and movers share `agent` as it is.
     shared: bool,
+    /// Whatever still uses them is not waited for: on Lustre, the client library keeps the root open as long as this process lives.
+    lazily: bool,
 }
 
 impl ClientMounts {
     /// No mounts: the agent and all movers work in `directory` itself. For movers that touch no files.
     #[must_use]
     pub fn shared_directory(directory: PathBuf) -> Self {
-        Self { agent: directory, movers: PathBuf::new(), mounted: Vec::new(), shared: true }
+        Self { agent: directory, movers: PathBuf::new(), mounted: Vec::new(), shared: true, lazily: false }
+    }
+
+    /// Takes them from sight at the end, without waiting until nobody uses them.
+    #[must_use]
+    pub fn detached_at_the_end(mut self) -> Self {
+        self.lazily = true;
+        self
     }
 
     /// The agent's own.
@@ -75,34 +88,70 @@ impl Drop for ClientMounts {
     }
 }
 
-/// Mounts the filesystem of `client_device` for the agent and for each enabled plugin, below `mount_root`. What a killed agent
-/// left there is unmounted first. Blocks.
+/// Mounts the filesystem of `client_device` for the agent and for each enabled plugin, below `mount_root`: copies of a local mount, or
+/// Lustre clients. What a killed agent left there is unmounted first. Blocks.
 ///
 /// # Errors
 /// What was mounted so far is unmounted again.
 pub fn configure_mounts(config: &AgentConfig) -> Result<ClientMounts, MountError> {
-    let ClientDevice::Local(device) = &config.client_device else {
-        return Err(MountError::Lustre(config.client_device.to_string()));
-    };
     let agent = config.agent_mountpoint();
     let movers: Vec<PathBuf> = config.plugin_names().iter().map(|name| config.plugin_mountpoint(name)).collect();
     // First of all: the root may be looked at through a mount that is about to go.
     for path in movers.iter().rev().chain([&agent]) {
         remove_leftovers(path)?;
     }
-    let root = sys::mounts::open_mount(device).map_err(step("opening the filesystem at", device))?;
-    let mut mounts =
-        ClientMounts { agent: agent.clone(), movers: config.mount_root.clone(), mounted: Vec::new(), shared: false };
+    let source = Source::open(config)?;
+    let mut mounts = ClientMounts {
+        agent: agent.clone(),
+        movers: config.mount_root.clone(),
+        mounted: Vec::new(),
+        shared: false,
+        lazily: matches!(source, Source::Lustre { .. }),
+    };
     for path in [&agent].into_iter().chain(&movers) {
         if mounts.mounted.contains(path) {
             continue;
         }
         create_directory(path).map_err(step("creating the mount point", path))?;
-        let copy = sys::mounts::clone_private(&root).map_err(step("copying the mount of", device))?;
-        sys::mounts::attach(&copy, path).map_err(step("mounting at", path))?;
+        source.mount(path)?;
         mounts.mounted.push(path.clone());
     }
     Ok(mounts)
+}
+
+/// What is mounted.
+enum Source<'a> {
+    Local { device: &'a Path, root: OwnedFd },
+    Lustre { device: String, options: &'a [String] },
+}
+
+impl<'a> Source<'a> {
+    fn open(config: &'a AgentConfig) -> Result<Self, MountError> {
+        match &config.client_device {
+            ClientDevice::Local(device) => {
+                let root = sys::mounts::open_mount(device).map_err(step("opening the filesystem at", device))?;
+                Ok(Self::Local { device, root })
+            }
+            lustre @ ClientDevice::Lustre { .. } => {
+                Ok(Self::Lustre { device: lustre.to_string(), options: &config.client_mount_options })
+            }
+        }
+    }
+
+    fn mount(&self, path: &Path) -> Result<(), MountError> {
+        match self {
+            Self::Local { device, root } => {
+                let copy = sys::mounts::clone_private(root).map_err(step("copying the mount of", device))?;
+                sys::mounts::attach(&copy, path).map_err(step("mounting at", path))
+            }
+            Self::Lustre { device, options } => {
+                sys::mounts::mount_lustre(device, path, options).map_err(|cause| match cause.raw_os_error() {
+                    Some(ENODEV) => MountError::NoLustre(device.clone()),
+                    _ => step("mounting the Lustre client at", path)(cause),
+                })
+            }
+        }
+    }
 }
 
 /// Unmounts, the movers' first and the agent's last; what is busy is tried again once a second for [`UNMOUNT_TIMEOUT`], and
@@ -113,6 +162,13 @@ pub fn cleanup_mounts(mut mounts: ClientMounts) {
         loop {
             match sys::mounts::unmount(&path, false) {
                 Ok(()) => break,
+                Err(error) if mounts.lazily => {
+                    tracing::debug!(path = %path.display(), %error, "taken from sight");
+                    if let Err(error) = sys::mounts::unmount(&path, true) {
+                        tracing::warn!(path = %path.display(), %error, "cannot unmount");
+                    }
+                    break;
+                }
                 Err(error) if error.kind() == io::ErrorKind::ResourceBusy && Instant::now() < end => {
                     tracing::info!(path = %path.display(), "busy; trying again");
                     std::thread::sleep(Duration::from_secs(1));

@@ -113,6 +113,12 @@ pub trait ActionSource: Send + Sync + 'static {
         let _ = served;
     }
 
+    /// The agent begins to stop: it asks for nothing more. What it has still gets its results.
+    fn stopping(&self) {}
+
+    /// Every work has its result, and nothing more will be asked; the filesystem is still mounted. May block.
+    fn stopped(&self) {}
+
     /// Tells how many works the agent has at most that have no result yet. It asks for no more than that.
     fn in_flight_limit_changed(&self, limit: usize) {
         let _ = limit;

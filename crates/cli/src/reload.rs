@@ -1,13 +1,11 @@
 //! Reading the agent's configuration again: all of it is checked first, and then what can change does.
 
 use crate::commands::config_check;
-use crate::wiring::engine_config;
 use agent::HsmAgent;
 use agent::admin::api::{Reloaded, Setting};
 use agent::admin::{ControlError, ErrorCode};
 use config::AgentConfig;
 use config::agent::{KeyChange, LogLevel};
-use coordinator::Engine;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -21,7 +19,8 @@ pub(crate) struct Reloader {
     pub(crate) started: AgentConfig,
     /// As it was read the last time.
     pub(crate) latest: Mutex<AgentConfig>,
-    pub(crate) engine: Arc<Engine>,
+    /// Has whoever gives the actions take it over.
+    pub(crate) apply: Box<dyn Fn(&AgentConfig) + Send + Sync>,
     pub(crate) agent: Arc<HsmAgent>,
     pub(crate) set_log_level: SetLogLevel,
 }
@@ -46,7 +45,7 @@ impl Reloader {
         };
         let applied = settings(latest.changes_to(&new), true);
         let needs_restart = settings(self.started.changes_to(&new), false);
-        self.engine.reconfigure(engine_config(&new, self.agent.root()));
+        (self.apply)(&new);
         (self.set_log_level)(new.log.level);
         let movers = self.agent.reload(&new);
         for Setting { key, from, to } in &applied {

@@ -1,5 +1,7 @@
 //! Where the agent's parts are put together.
 
+mod lustre_wiring;
+
 use crate::exit::{CliError, Exit, Outcome};
 use crate::reload::{Reloader, SetLogLevel};
 use agent::admin::{AdminSocket, Control};
@@ -50,10 +52,7 @@ pub(crate) fn engine_config(config: &AgentConfig, root: &Path) -> EngineConfig {
         default_archive: config.default_archive,
         copies: config.copies.clone(),
         restore_timeout: config.restore.timeout,
-        backoff: Backoff {
-            max_delay_ms: u64::try_from(config.retry.max_delay.as_millis()).unwrap_or(u64::MAX),
-            max_attempts: config.retry.max_attempts.map_or(0, Into::into),
-        },
+        backoff: backoff(config),
         remove_grace: config.remove_grace,
         keep_versions: config.keep_versions,
         snapshots: config.snapshots.enabled,
@@ -65,15 +64,30 @@ pub(crate) fn engine_config(config: &AgentConfig, root: &Path) -> EngineConfig {
     }
 }
 
+/// How what failed for now is tried again.
+fn backoff(config: &AgentConfig) -> Backoff {
+    Backoff {
+        max_delay_ms: u64::try_from(config.retry.max_delay.as_millis()).unwrap_or(u64::MAX),
+        max_attempts: config.retry.max_attempts.map_or(0, Into::into),
+    }
+}
+
 /// Runs an agent until it is asked to end. `config_file` is where `config` came from: its directory holds the movers' files.
 pub(crate) fn run_agent(config: AgentConfig, config_file: &Path, set_log_level: SetLogLevel) -> Outcome {
-    let ClientDevice::Local(mount_point) = config.client_device.clone() else {
-        return Err(not_here(format!("client_device = {}: Lustre support is not built in yet", config.client_device)));
-    };
     sys::process::raise_nofile_limit();
     let config_file = std::path::absolute(config_file).map_err(failed("finding the configuration file"))?;
     let _lock = lock_state(&config.state_dir)?;
     make_private(&config.transport.socket_dir)?;
+    match &config.client_device {
+        ClientDevice::Local(path) if lustre_wiring::at(path)?.is_none() => {
+            let mount_point = path.clone();
+            run_local(config, mount_point, config_file, set_log_level)
+        }
+        _ => lustre_wiring::run(config, config_file, set_log_level),
+    }
+}
+
+fn run_local(config: AgentConfig, mount_point: PathBuf, config_file: PathBuf, set_log_level: SetLogLevel) -> Outcome {
     let queue = open_queue(&config.state_dir.join("queue.db"))?;
     let mounts = configure_mounts(&config).map_err(|e| with_causes(&e))?;
     let guard = guard_setup(&config, &mount_point, &config_file)?;
@@ -104,13 +118,16 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path, set_log_level: 
             file: config_file.clone(),
             latest: config.clone().into(),
             started: config,
-            engine: Arc::clone(&engine),
+            apply: {
+                let (engine, root) = (Arc::clone(&engine), agent.root().to_owned());
+                Box::new(move |new| engine.reconfigure(engine_config(new, &root)))
+            },
             agent: Arc::clone(&agent),
             set_log_level,
         };
         let control = LocalControl::new(Arc::clone(&engine), mount_point, mount_root, status);
         let control = Arc::new(control.on_reload(move || reloader.run()));
-        let ended = serve(&agent, control, &admin.0, admin.1.as_deref()).await;
+        let ended = serve(&agent, control as _, &admin.0, admin.1.as_deref()).await;
         agent.stop().await;
         ended
     });
@@ -119,7 +136,7 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path, set_log_level: 
 }
 
 /// From start to the request to end.
-async fn serve(agent: &HsmAgent, control: Arc<LocalControl>, socket: &Path, group: Option<&str>) -> Outcome {
+async fn serve(agent: &HsmAgent, control: Arc<dyn Control>, socket: &Path, group: Option<&str>) -> Outcome {
     let mut terminate = signal(SignalKind::terminate()).map_err(failed("listening to signals"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("listening to signals"))?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed("listening to signals"))?;
@@ -143,7 +160,7 @@ async fn serve(agent: &HsmAgent, control: Arc<LocalControl>, socket: &Path, grou
         std::future::pending().await
     };
     tokio::select! {
-        () = agent::admin::serve(socket, Arc::clone(&control) as _, asked) => {}
+        () = agent::admin::serve(socket, Arc::clone(&control), asked) => {}
         () = reloading => {}
     }
     Ok(Exit::Ok)

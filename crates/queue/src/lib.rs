@@ -1,7 +1,7 @@
 //! The durable queue: which actions were accepted, which are still owed a result, and how the finished ones ended.
 //!
 //! One trait, [`Queue`]; one suite, [`suite`], that every implementation passes; two implementations, [`MemoryQueue`]
-//! and [`SqliteQueue`]. All calls block; an async caller makes them on a thread of its own and in batches, since the
+//! and [`SqliteQueue`]. Beside it [`ItemJournal`], for filesystems that queue by themselves (Lustre). All calls block; an async caller makes them on a thread of its own and in batches, since the
 //! price of a call is one sync of the disk and not the number of its entries.
 //!
 //! Not for: deciding what runs next (the coordinator does, with `model`'s scheduler), and not for the state of files
@@ -20,7 +20,7 @@ pub use entry::{
 };
 pub use memory::MemoryQueue;
 pub use sharing::{About, Removal, Retired, RetiredObject, Sharing, Standing};
-pub use sqlite::{Claim, SqliteQueue, claims};
+pub use sqlite::{Claim, EndedItem, ItemCount, ItemJournal, JournalItem, NewItem, SqliteQueue, claims};
 pub use tally::Retention;
 
 use model::{ActionId, Class, FileHandle};

@@ -13,6 +13,7 @@
 mod batch;
 mod claims;
 mod fault;
+mod items;
 mod place;
 mod rows;
 mod schema;
@@ -28,6 +29,7 @@ use crate::{
 use batch::transact;
 pub use claims::{Claim, claims};
 use fault::Fault;
+pub use items::{EndedItem, ItemCount, ItemJournal, JournalItem, NewItem};
 use model::{ActionId, Class, FileHandle};
 use parking_lot::Mutex;
 use rows::{class_number, command_number};

@@ -1,6 +1,6 @@
-//! Mounts: private copies of them, and what `/proc/self/mountinfo` tells.
+//! Mounts: private copies of them, Lustre clients, and what `/proc/self/mountinfo` tells.
 //!
-//! Not here: mounting a filesystem from a device; that is the administrator's.
+//! Not here: mounting a local filesystem from a device; that is the administrator's.
 
 use std::ffi::{OsString, c_int, c_uint};
 use std::io;
@@ -82,6 +82,23 @@ pub fn attach(mount: impl AsFd, target: impl AsRef<Path>) -> io::Result<()> {
     rustix::mount::move_mount(mount.as_fd(), c"", CWD, target.as_ref(), flags)?;
     // Arriving below a shared mount makes it shared again.
     make_private(mount.as_fd())
+}
+
+/// Mounts a Lustre filesystem at the directory `target`, privately. `device` is `nid[,nid][:nid]:/fsname`; `options` are those of
+/// `mount -t lustre`, without `device`. Access times are strict.
+///
+/// `ENODEV`: the kernel has no Lustre client.
+pub fn mount_lustre(device: &str, target: impl AsRef<Path>, options: &[String]) -> io::Result<()> {
+    let mut data: Vec<String> = Vec::new();
+    for option in options.iter().cloned().chain([format!("device={device}")]) {
+        if !data.contains(&option) {
+            data.push(option);
+        }
+    }
+    let data = std::ffi::CString::new(data.join(",")).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let target = target.as_ref();
+    rustix::mount::mount(device, target, c"lustre", rustix::mount::MountFlags::STRICTATIME, data.as_c_str())?;
+    make_private(open_directory(target)?.as_fd())
 }
 
 /// Unmounts what is on top at `path`. `EBUSY` when in use, unless `lazily`: then it goes from sight at once, and for good with its

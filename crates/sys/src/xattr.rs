@@ -40,6 +40,11 @@ pub fn set(fd: impl AsFd, name: impl Arg + Copy, value: &[u8]) -> io::Result<()>
     }
 }
 
+/// Sets an attribute that must not be there: `EEXIST` when it is. Some attributes (`lustre.lov`) can only be set so.
+pub fn create(fd: impl AsFd, name: impl Arg + Copy, value: &[u8]) -> io::Result<()> {
+    Ok(rustix::fs::fsetxattr(fd, name, value, XattrFlags::CREATE)?)
+}
+
 /// Removes the attribute; `false` when there was none.
 pub fn remove(fd: impl AsFd, name: impl Arg + Copy) -> io::Result<bool> {
     let fd = fd.as_fd();

@@ -10,7 +10,7 @@ mod reply;
 mod server;
 mod socket;
 
-pub use control::{Control, ControlError, ErrorCode};
+pub use control::{Control, ControlError, ErrorCode, Reply};
 pub use server::serve;
 pub use socket::{AdminSocket, SocketError};
 

@@ -49,7 +49,8 @@ fn what_cannot_be_mounted_is_named() {
     let mut config = kit::config(&dir);
     config.enabled_plugins = vec!["posix".into()];
     config.client_device = "10.0.2.15@tcp:/lustre".parse().unwrap();
-    assert!(configure_mounts(&config).unwrap_err().to_string().contains("Lustre support is not built in yet"));
+    let error = configure_mounts(&config).unwrap_err().to_string();
+    assert!(error.contains("this kernel has no Lustre client") && error.contains("10.0.2.15@tcp:/lustre"), "{error}");
     config.client_device = ClientDevice::Local("/nonexistent/place".into());
     assert!(configure_mounts(&config).unwrap_err().to_string().contains("/nonexistent/place"));
     assert!(sys::mounts::mounts_under(dir.path()).unwrap().is_empty());

@@ -109,7 +109,7 @@ impl<'r, 'n> Decoder<'r, 'n> {
     }
 
     /// Three columns: kind, errno, message; all NULL when there is none.
-    fn failure(&self, first: usize) -> Result<Option<Failure>, Fault> {
+    pub(super) fn failure(&self, first: usize) -> Result<Option<Failure>, Fault> {
         let Some(temporary) = self.optional_number::<u64>(first)? else { return Ok(None) };
         let kind = if temporary == PERMANENT { ErrorKind::Permanent } else { ErrorKind::Temporary };
         let thaw = (temporary > TEMPORARY).then_some(Thaw { since_ms: temporary, again_s: 0 });

@@ -141,6 +141,12 @@ impl CopyAction {
         self.finish(extent, flags, errno)
     }
 
+    /// Leaves it as it is, for the process that runs next: [`begin`](Self::begin) takes it over there. The coordinator is not told. What the
+    /// library has for it stays until this process ends.
+    pub fn abandon(mut self) {
+        self.raw = None;
+    }
+
     fn finish(&mut self, extent: Extent, flags: ProgressFlags, errno: i32) -> io::Result<()> {
         let Some(raw) = self.raw.take() else { return Ok(()) };
         let mut raw = raw.as_ptr();

@@ -1,7 +1,7 @@
 //! An agent at the coordinator: it registers, and receives what there is to do.
 
 use std::fs;
-use std::io;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::raw::c_int;
 use std::os::unix::ffi::OsStrExt;
@@ -10,10 +10,15 @@ use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::action_list::ActionList;
+use super::wire::u16_at;
 use super::{Library, abi, check, path_argument, result};
 
 /// The library's buffer: no list is longer.
 const MAX_LIST: usize = 1 << 20;
+
+/// `KUC_MAGIC`, and the size of `struct kuc_hdr`.
+const KUC_MAGIC: u16 = 0x191c;
+const KUC_HEADER: usize = 8;
 
 /// One registration: lists arrive until it is dropped.
 ///
@@ -126,6 +131,37 @@ impl Copytool {
         let bytes = unsafe { std::slice::from_raw_parts(list.cast::<u8>(), size) };
         Ok(Some(ActionList::parse(bytes)))
     }
+}
+
+impl Copytool {
+    /// Ends the registration and gives the lists that came in until then, so that nothing is lost between the last
+    /// [`recv`](Self::recv) and the end. What is cut off at its end is left out.
+    ///
+    /// Gives the copytool back while a [`Handle`] or an action of it is left.
+    pub fn leave(self) -> Result<Vec<ActionList>, Self> {
+        if Arc::strong_count(&self.registration) > 1 {
+            return Err(self);
+        }
+        // Ours lives on when the library closes its own.
+        let rest = self.as_fd().try_clone_to_owned();
+        drop(self);
+        let mut bytes = Vec::new();
+        if let Ok(rest) = rest {
+            // The pipe has no writer any more, or says that there is nothing more.
+            let _ = fs::File::from(rest).take(MAX_LIST as u64).read_to_end(&mut bytes);
+        }
+        Ok(messages(&bytes).map(ActionList::parse).collect())
+    }
+}
+
+/// What is in the pipe: `struct kuc_hdr` (magic 0x191c at 0, the message's length with its header at 6), then a list; again and again.
+fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    std::iter::from_fn(move || {
+        let length = u16_at(bytes, 6).filter(|_| u16_at(bytes, 0) == Some(KUC_MAGIC)).map(usize::from)?;
+        let (message, rest) = bytes.split_at_checked(length)?;
+        bytes = rest;
+        message.get(KUC_HEADER..)
+    })
 }
 
 impl AsFd for Copytool {

@@ -1,0 +1,41 @@
+//! Whether a path is on Lustre.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use sys::lustre::{Library, path2fid};
+
+/// A Lustre filesystem that is mounted.
+#[derive(Clone, Debug)]
+pub struct Filesystem {
+    /// The client library.
+    pub library: Library,
+    /// Where it is mounted.
+    pub mount_point: PathBuf,
+    /// Its name, where the mount tells: `nid:/fsname`.
+    pub fsname: Option<String>,
+    /// What is the same for all mounts of it, and of no other: the name, or else the kernel's number.
+    pub key: String,
+}
+
+const LUSTRE: &str = "lustre";
+
+/// The Lustre filesystem that `path` is on; `None` when it is on another one.
+///
+/// # Errors
+/// The path cannot be looked at; or it is on Lustre, and there is no client library to speak to it.
+pub fn filesystem_at(path: &Path) -> io::Result<Option<Filesystem>> {
+    let found = sys::mounts::filesystem_of(path)?;
+    let library = match Library::load() {
+        Ok(library) => library,
+        Err(error) if found.kind == LUSTRE => return Err(error.into()),
+        Err(_) => return Ok(None),
+    };
+    if let Err(error) = path2fid(&library, path) {
+        return if found.kind == LUSTRE { Err(error) } else { Ok(None) };
+    }
+    let source = found.source.to_string_lossy();
+    let fsname = source.rsplit_once(":/").map(|(_, name)| name.split('/').next().unwrap_or(name).to_owned());
+    let fsname = fsname.filter(|name| found.kind == LUSTRE && !name.is_empty());
+    let key = fsname.clone().unwrap_or_else(|| found.device.replace(':', "-"));
+    Ok(Some(Filesystem { library, mount_point: found.mount_point, fsname, key }))
+}

@@ -1,0 +1,138 @@
+//! A file by its FID: its attributes that name the object, and its layout.
+//!
+//! Through the descriptor of the root that was opened at the start, so that it works until the end, whatever happens to the
+//! mount point. Nothing here opens a file's content: that would wait for a restore.
+
+use model::{Digest, Failure, Fid, Identity, errno_kind, xattr};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use sys::file::FileStamp;
+use sys::{Mode, OFlags};
+
+/// The file's layout, as the client shows it.
+const LAYOUT: &str = "lustre.lov";
+/// Where we keep the layout that a file had when it was archived: its restore gives it back.
+const SAVED_LAYOUT: &str = "trusted.sifaka_lov";
+
+/// The path of a file for whoever works in a mount of the filesystem.
+pub(crate) fn path_of(fid: Fid) -> String {
+    format!(".lustre/fid/{fid}")
+}
+
+/// What could not be done to which attribute of a file.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot {what} of {fid}: {why}")]
+pub(crate) struct FileError {
+    what: String,
+    fid: Fid,
+    why: String,
+    pub(crate) errno: i32,
+}
+
+impl From<FileError> for Failure {
+    fn from(error: FileError) -> Self {
+        Self { kind: errno_kind(error.errno), errno: error.errno, message: error.to_string(), thaw: None }
+    }
+}
+
+/// A file that is there.
+#[derive(Debug)]
+pub(crate) struct LustreFile {
+    fid: Fid,
+    fd: OwnedFd,
+    pub(crate) stamp: FileStamp,
+}
+
+impl LustreFile {
+    /// `None` when there is no such file any more.
+    pub(crate) fn open(root: impl AsFd, fid: Fid) -> Result<Option<Self>, FileError> {
+        let failed = |e: io::Error| FileError {
+            what: "look at the state".into(),
+            fid,
+            why: e.to_string(),
+            errno: e.raw_os_error().unwrap_or(5),
+        };
+        let opened = sys::file::open_beneath(root, path_of(fid), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty());
+        let fd = match opened {
+            Ok(fd) => fd,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(failed(error)),
+        };
+        let stamp = sys::file::stamp(&fd).map_err(failed)?;
+        Ok(Some(Self { fid, fd, stamp }))
+    }
+
+    /// The object it names; empty when it names none.
+    pub(crate) fn identity(&self) -> Result<Identity, FileError> {
+        let hash = self.text(xattr::HASH)?;
+        let damaged = |e: model::DigestError| self.error("read attribute", xattr::HASH, e.to_string(), 5);
+        let hash = if hash.is_empty() { None } else { Some(Digest::from_hex(&hash).map_err(damaged)?) };
+        Ok(Identity { uuid: self.text(xattr::UUID)?, hash, url: self.text(xattr::URL)? })
+    }
+
+    /// Makes it name an object; the id last, since whoever finds one believes the rest. The present layout is kept with it.
+    pub(crate) fn set_identity(&self, identity: &Identity) -> Result<(), FileError> {
+        self.save_layout();
+        let hash = identity.hash.map(|hash| hash.to_string()).unwrap_or_default();
+        self.put(xattr::HASH, &hash)?;
+        self.put(xattr::URL, &identity.url)?;
+        self.put(xattr::UUID, &identity.uuid)
+    }
+
+    /// Makes it name no object.
+    pub(crate) fn clear_identity(&self) -> Result<(), FileError> {
+        [xattr::UUID, xattr::HASH, xattr::URL, SAVED_LAYOUT].iter().try_for_each(|name| self.put(name, ""))
+    }
+
+    /// Other files may name the object too.
+    pub(crate) fn is_shared(&self, uuid: &str) -> Result<bool, FileError> {
+        Ok(!uuid.is_empty() && self.text(xattr::SHARED)? == uuid)
+    }
+
+    /// Whether there is a layout to give to its restore.
+    pub(crate) fn saved_layout(&self) -> Option<Vec<u8>> {
+        sys::xattr::get(&self.fd, SAVED_LAYOUT).ok().flatten().filter(|layout| !layout.is_empty())
+    }
+
+    /// Without it a restored file gets its directory's layout: no reason to fail.
+    fn save_layout(&self) {
+        let kept = match sys::xattr::get(&self.fd, LAYOUT) {
+            Ok(Some(layout)) => sys::xattr::set(&self.fd, SAVED_LAYOUT, &layout),
+            // No layout (an empty file that nobody wrote), or no Lustre.
+            Ok(None) | Err(_) => sys::xattr::remove(&self.fd, SAVED_LAYOUT).map(drop),
+        };
+        if let Err(error) = kept {
+            tracing::warn!(fid = %self.fid, %error, "the layout was not kept: a restore gives the file its directory's");
+            let _ = sys::xattr::remove(&self.fd, SAVED_LAYOUT);
+        }
+    }
+
+    fn text(&self, name: &str) -> Result<String, FileError> {
+        let bytes = sys::xattr::get(&self.fd, name).map_err(|e| self.failed("read attribute", name, &e))?;
+        let damaged = |e: std::string::FromUtf8Error| self.error("read attribute", name, e.to_string(), 5);
+        String::from_utf8(bytes.unwrap_or_default()).map_err(damaged)
+    }
+
+    /// Sets a text, or removes the attribute when it is empty.
+    fn put(&self, name: &str, text: &str) -> Result<(), FileError> {
+        let done = if text.is_empty() {
+            sys::xattr::remove(&self.fd, name).map(drop)
+        } else {
+            sys::xattr::set(&self.fd, name, text.as_bytes())
+        };
+        done.map_err(|e| self.failed(if text.is_empty() { "remove attribute" } else { "set attribute" }, name, &e))
+    }
+
+    fn failed(&self, what: &str, name: &str, error: &io::Error) -> FileError {
+        self.error(what, name, error.to_string(), error.raw_os_error().unwrap_or(5))
+    }
+
+    fn error(&self, what: &str, name: &str, why: String, errno: i32) -> FileError {
+        FileError { what: format!("{what} {name}"), fid: self.fid, why, errno }
+    }
+}
+
+/// Gives the file of a restore, which has none yet, a layout.
+pub(crate) fn give_layout(file: BorrowedFd<'_>, layout: &[u8]) -> io::Result<()> {
+    sys::xattr::create(file, LAYOUT, layout)
+}

@@ -1,0 +1,246 @@
+//! The end of an action: what the mover said becomes what the file says, and the coordinator is told, once.
+
+use crate::begin::{failure_of, says_forgotten};
+use crate::entry::{Entry, now_ms};
+use crate::file::LustreFile;
+use crate::retry::{Bounds, History, counts, pause};
+use crate::source::Shared;
+use crate::state::{Prepared, State, Stop};
+use model::{Class, Command, Digest, ErrorKind, Extent, Failure, Identity, Outcome};
+use queue::NewItem;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use sys::lustre::{CopyAction, ProgressFlags};
+
+const ENOENT: i32 = 2;
+const EIO: i32 = 5;
+const ENXIO: i32 = 6;
+const EBUSY: i32 = 16;
+const ETIMEDOUT: i32 = 110;
+
+/// An action that a worker took out of the state to end it.
+struct Ending {
+    entry: Arc<Entry>,
+    prepared: Prepared,
+    action: Option<CopyAction>,
+    stop: Option<Stop>,
+}
+
+impl Shared {
+    /// Ends an action, or has it tried again: [`Job::Finish`](crate::workers::Job).
+    pub(crate) fn finish(&self, id: u64, outcome: Outcome) {
+        if matches!(outcome, Outcome::Failed(_)) {
+            self.empty_target(id);
+        }
+        let mut ending = {
+            let mut state = self.state.lock();
+            let stopping = state.stopping;
+            let Some(active) = state.active.get_mut(&id) else { return };
+            if active.stop.is_none()
+                && let Outcome::Failed(failure) = &outcome
+                && let Some(until) = self.next_attempt(active, failure)
+            {
+                if stopping {
+                    return self.abandon(&mut state, id);
+                }
+                tracing::info!(action = %active.entry, "failed for now: {failure}");
+                active.last_failure = Some(failure.clone());
+                return state.wait(id, until);
+            }
+            Ending {
+                entry: Arc::clone(&active.entry),
+                prepared: active.prepared.clone(),
+                action: active.action.take(),
+                stop: active.stop,
+            }
+        };
+        let failure = self.settle(&mut ending, outcome).err();
+        match &failure {
+            None => tracing::info!(action = %ending.entry, path = ending.prepared.shown, "done"),
+            Some(failure) => tracing::warn!(action = %ending.entry, path = ending.prepared.shown, "failed: {failure}"),
+        }
+        self.state.lock().conclude(id, failure);
+    }
+
+    /// What a failed restore wrote is not to be taken for a part of the next attempt's. Nobody else uses an action that ends.
+    fn empty_target(&self, id: u64) {
+        let taken = |state: &mut State| {
+            let active = state.active.get_mut(&id).filter(|active| active.entry.is_restore())?;
+            active.action.take()
+        };
+        let Some(action) = taken(&mut self.state.lock()) else { return };
+        // The size is compared in any case.
+        let _ = action.fd().map(std::fs::File::from).and_then(|file| file.set_len(0));
+        if let Some(active) = self.state.lock().active.get_mut(&id) {
+            active.action = Some(action);
+        }
+    }
+
+    fn next_attempt(&self, active: &mut crate::state::Active, failure: &Failure) -> Option<Instant> {
+        let since = *active.failing_since.get_or_insert_with(Instant::now);
+        active.attempts += u32::from(counts(failure));
+        let age = Duration::from_millis(now_ms().saturating_sub(active.entry.created_ms));
+        let history = History {
+            class: active.entry.class,
+            owed: active.entry.item.is_none(),
+            failed: active.attempts,
+            failing: since.elapsed(),
+            age,
+        };
+        let settings = *self.settings.lock();
+        let bounds =
+            Bounds { backoff: settings.backoff, hold: self.config.patience.hold, reader: settings.reader_timeout };
+        pause(history, failure, bounds).map(|pause| Instant::now() + pause)
+    }
+
+    /// Tells the file and the coordinator.
+    fn settle(&self, ending: &mut Ending, outcome: Outcome) -> Result<(), Failure> {
+        let Some(action) = ending.action.take() else {
+            // Nobody but us waits for what is owed.
+            return match outcome {
+                Outcome::Failed(failure) => Err(failure),
+                _ => Ok(()),
+            };
+        };
+        let entry = &*ending.entry;
+        let done = match outcome {
+            Outcome::Failed(failure) => Err(ending.stop.map_or(failure, stopped)),
+            Outcome::Archived(identity) => self.archived(ending, identity),
+            Outcome::Restored(digest) => match ending.stop {
+                Some(stop) => Err(stopped(stop)),
+                None => restored(&ending.prepared, &action, digest),
+            },
+            // Also when it was canceled meanwhile: the object is gone, and the file must not claim it.
+            Outcome::Removed => self.removed(entry),
+            Outcome::Verified(_) => Err(Failure::permanent(EIO, "the mover hashed the file: nobody asked for that")),
+        };
+        match done {
+            Err(failure) => {
+                self.end_action(entry, action, &failure);
+                Err(failure)
+            }
+            Ok(()) => action.end(Extent::WHOLE, ProgressFlags::default(), 0).map_err(|error| {
+                if error.raw_os_error() == Some(EBUSY) && entry.command == Command::Archive {
+                    return Failure::permanent(EBUSY, "it was modified while it was archived: it is dirty");
+                }
+                let failure = failure_of("tell the coordinator of the end", &error);
+                self.end_refused(entry, &error, &failure);
+                failure
+            }),
+        }
+    }
+
+    /// Tells the coordinator of a failure. It is over whatever it answers.
+    pub(crate) fn end_action(&self, entry: &Entry, action: CopyAction, failure: &Failure) {
+        let retry = failure.kind == ErrorKind::Temporary;
+        let nothing = Extent { offset: 0, length: 0 };
+        if let Err(error) = action.end(nothing, ProgressFlags { retry }, failure.errno.max(1)) {
+            self.end_refused(entry, &error, failure);
+        }
+    }
+
+    /// An end was not taken, and the library's handle is gone with it. What the coordinator knows at all is answered once more, with the
+    /// failure, so that it keeps no slot.
+    fn end_refused(&self, entry: &Entry, error: &io::Error, failure: &Failure) {
+        tracing::warn!(action = %entry, %error, "the coordinator did not take the end");
+        self.suspect(error);
+        let handle = self.state.lock().handle.clone();
+        let forgotten = error.raw_os_error() == Some(ENOENT);
+        let (Some(item), Some(handle), false) = (&entry.item, handle, forgotten) else { return };
+        if let Err(error) = CopyAction::fail(&handle, item, failure.errno.max(1), ProgressFlags::default()) {
+            tracing::warn!(action = %entry, %error, "nor that it failed: its slot is held until the coordinator gives it up");
+        }
+    }
+
+    /// The file names its new object. What it named before stays in the archive: another file may name it.
+    fn archived(&self, ending: &Ending, identity: Identity) -> Result<(), Failure> {
+        let entry = &*ending.entry;
+        let set = match (ending.stop, entry.fid()) {
+            (Some(stop), _) => Err(stopped(stop)),
+            (None, None) => Ok(()),
+            (None, Some(fid)) => match LustreFile::open(&self.root, fid) {
+                // Unlinked meanwhile: the coordinator takes that for a success, and its object goes.
+                Ok(None) => {
+                    self.owe(entry, identity.clone());
+                    return Ok(());
+                }
+                Ok(Some(file)) => file.set_identity(&identity).map_err(Failure::from),
+                Err(error) => Err(error.into()),
+            },
+        };
+        set.inspect_err(|_| self.owe(entry, identity))
+    }
+
+    fn removed(&self, entry: &Entry) -> Result<(), Failure> {
+        let Some(fid) = entry.fid() else { return Ok(()) };
+        match LustreFile::open(&self.root, fid)? {
+            Some(file) => Ok(file.clear_identity()?),
+            None => Ok(()),
+        }
+    }
+
+    /// An object that no file will name is to be removed; written down before it is forgotten.
+    fn owe(&self, entry: &Entry, identity: Identity) {
+        let item = NewItem {
+            cookie: 0,
+            class: Class::Remove,
+            command: Command::Remove,
+            archive_id: entry.archive_id,
+            flags: 0,
+            created_ms: now_ms(),
+            identity,
+            bytes: Vec::new(),
+        };
+        if let Err(error) = self.enter_items(vec![item]) {
+            tracing::error!(action = %entry, %error, "an object stays that no file names: `sifaka fsck` finds it");
+        }
+    }
+
+    /// Leaves an action to the next process; what the coordinator knows of it stays.
+    pub(crate) fn abandon(&self, state: &mut State, id: u64) {
+        if let Some(active) = state.leave(id) {
+            tracing::debug!(action = %active.entry, "left to the agent that is started next");
+            if let Some(action) = active.action {
+                action.abandon();
+            }
+        }
+    }
+
+    /// An error may say that the coordinator forgot this agent.
+    pub(crate) fn suspect(&self, error: &io::Error) {
+        if says_forgotten(error) {
+            self.state.lock().suspect = true;
+            self.wake();
+        }
+    }
+}
+
+/// The reason that an action ended which was not its mover's.
+pub(crate) fn stopped(stop: Stop) -> Failure {
+    match stop {
+        Stop::NoArchive => Failure::permanent(ENXIO, "no mover serves its archive any more"),
+        Stop::TimedOut => Failure::permanent(ETIMEDOUT, "its reader waited for longer than restore.timeout_s"),
+        Stop::Lost => Failure::permanent(EIO, "the coordinator knows nothing of it any more"),
+        Stop::Cancelled => Failure::cancelled(),
+    }
+}
+
+/// A restore that is too short would cut the file, and the coordinator would believe it.
+fn restored(prepared: &Prepared, action: &CopyAction, digest: Option<Digest>) -> Result<(), Failure> {
+    let size = action.fd().and_then(sys::file::stamp).map_err(|e| failure_of("look at the restored file", &e))?.size;
+    if let Some(expected) = prepared.expected_size
+        && size != expected
+    {
+        let message = format!("the restored file has {size} bytes, and the released one {expected}: it stays released");
+        return Err(Failure::permanent(EIO, message));
+    }
+    match (prepared.identity.hash, digest) {
+        (Some(wanted), Some(got)) if wanted.as_bytes().len() == got.as_bytes().len() && wanted != got => {
+            let message =
+                format!("the restored content has the hash {got}, and the archived one {wanted}: it stays released");
+            Err(Failure::permanent(EIO, message))
+        }
+        _ => Ok(()),
+    }
+}

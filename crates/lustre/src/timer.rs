@@ -1,0 +1,106 @@
+//! What happens by the clock: attempts that are due, progress, heartbeats, readers that waited too long; and ends are
+//! written down, many at once.
+
+use crate::source::Shared;
+use crate::state::{Phase, State, Stop};
+use crate::workers::Job;
+use model::Class;
+use std::time::{Duration, Instant};
+
+/// How often it looks while something is under way.
+const TICK: Duration = Duration::from_millis(100);
+
+impl Shared {
+    /// The timer's thread.
+    pub(crate) fn keep_time(&self) {
+        loop {
+            let closed = {
+                let mut state = self.state.lock();
+                if state.active.is_empty() && state.ended.is_empty() && !state.closed {
+                    self.timer.wait(&mut state);
+                }
+                state.closed
+            };
+            self.record_ends();
+            if closed {
+                return;
+            }
+            self.tick();
+            self.announce();
+            let mut state = self.state.lock();
+            if !state.closed {
+                self.timer_pause.wait_for(&mut state, TICK);
+            }
+        }
+    }
+
+    fn tick(&self) {
+        let reader_timeout = self.settings.lock().reader_timeout;
+        let mut state = self.state.lock();
+        let now = Instant::now();
+        let (mut due, mut overdue, mut report) = (Vec::new(), Vec::new(), Vec::new());
+        for (id, active) in &mut state.active {
+            let is_late = |limit: Duration| active.since.elapsed() >= limit;
+            if active.entry.class == Class::Reader && active.stop.is_none() && reader_timeout.is_some_and(is_late) {
+                overdue.push(*id);
+            }
+            if matches!(active.phase, Phase::Waiting(until) if until <= now) {
+                due.push(*id);
+            }
+            if active.action.is_some() && !active.reporting && self.wants_report(active, now) {
+                active.reporting = true;
+                report.push(*id);
+            }
+        }
+        overdue.into_iter().for_each(|id| state.stop(id, Stop::TimedOut));
+        due.into_iter().for_each(|id| self.try_again(&mut state, id, now));
+        state.jobs.extend(report.into_iter().map(Job::Report));
+    }
+
+    fn wants_report(&self, active: &crate::state::Active, now: Instant) -> bool {
+        let patience = &self.config.patience;
+        if !matches!(active.phase, Phase::Given | Phase::Queued | Phase::Waiting(_)) || active.stop.is_some() {
+            return false;
+        }
+        let last = now.saturating_duration_since(active.reported);
+        let loud = !active.entry.is_restore() || now.saturating_duration_since(active.since) >= patience.quiet_restore;
+        last >= patience.heartbeat || loud && last >= patience.report && !active.extents.is_empty()
+    }
+
+    fn try_again(&self, state: &mut State, id: u64, now: Instant) {
+        let Some(active) = state.active.get_mut(&id) else { return };
+        let archive_id = active.entry.archive_id;
+        let begun = active.action.is_some() || active.reporting || active.entry.item.is_none();
+        if !state.is_served(archive_id) {
+            // Its mover is restarting. The agent would only give it back.
+            return state.wait(id, now + TICK);
+        }
+        if begun {
+            state.give(id);
+        } else if let Some(active) = state.active.get_mut(&id) {
+            active.phase = Phase::Beginning;
+            state.jobs.push_back(Job::Begin(id));
+        }
+    }
+
+    /// What ended is taken out of the journal. When that fails it is tried again: at the worst, a later process begins what
+    /// the coordinator does not know any more.
+    pub(crate) fn record_ends(&self) {
+        let ended = std::mem::take(&mut self.state.lock().ended);
+        if ended.is_empty() {
+            return;
+        }
+        match self.journal.end(&ended) {
+            Ok(()) => {
+                let mut state = self.state.lock();
+                for end in &ended {
+                    state.recording.remove(&end.id);
+                }
+            }
+            Err(error) => {
+                tracing::error!(%error, "ends of actions are not written down yet");
+                self.state.lock().ended.extend(ended);
+            }
+        }
+    }
+}
