@@ -1,7 +1,7 @@
 //! The command line: its tree, and the options all commands share. Each command's own options stand with the command.
 
 use crate::commands::{
-    actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, mover,
+    actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, mirror, mover,
     rebuild, release, reload, remove, restore, restripe, scrub, set, status, undelete, versions,
 };
 use crate::{demo, exit};
@@ -81,6 +81,9 @@ pub(crate) enum Command {
     Fsck(fsck::FsckArgs),
     /// Read an archive through and verify every chunk of it
     Scrub(scrub::ScrubArgs),
+    /// Keep mirrors of files on Lustre: add, bring up to date, compare, remove
+    #[command(subcommand)]
+    Mirror(mirror::MirrorCommand),
     /// Run the agent
     Agent(agent::AgentArgs),
     /// End the guard that keeps readers of released files waiting

@@ -72,6 +72,33 @@ impl Told {
         }
     }
 
+    /// What became of one file: the JSON for programs; for people the message, if there is one.
+    pub(crate) fn line(&self, json: &impl Serialize, message: Option<&str>) {
+        if self.json {
+            self.keep(self.output().json(json));
+        }
+        let Some(message) = message.filter(|_| !self.json) else { return };
+        match &self.bar {
+            Some(bar) => bar.suspend(|| crate::output::complain(message)),
+            None => crate::output::complain(message),
+        }
+    }
+
+    /// `would WHAT PATH` on standard output, for people.
+    pub(crate) fn say(&self, path: &Path, what: &str) {
+        if self.json || self.quiet {
+            return;
+        }
+        let mut output = self.output();
+        let line = [format!("would {what} ").as_bytes(), &output.name(path), b"\n"].concat();
+        let say = || output.put(line);
+        let written = match &self.bar {
+            Some(bar) => bar.suspend(say),
+            None => say(),
+        };
+        self.keep(written);
+    }
+
     /// Ends the bar, and prints the result. An error that writing met on the way comes now.
     pub(crate) fn finish(self, result: &impl Serialize, human: &str) -> Result<(), CliError> {
         if let Some(bar) = &self.bar {

@@ -21,7 +21,8 @@ const UNITS: [(&str, u64); 14] = [
 
 /// Reads a number of bytes with an optional unit and, between them, optional spaces. Fractions are taken where a unit follows:
 /// `1.5GiB`. What is not a whole number of bytes is rounded down.
-pub(crate) fn parse(text: &str) -> Option<u64> {
+#[must_use]
+pub fn parse_size(text: &str) -> Option<u64> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(end);
@@ -41,7 +42,7 @@ pub(crate) fn parse(text: &str) -> Option<u64> {
 #[must_use]
 pub fn parse_rate(text: &str) -> Option<u64> {
     let text = text.trim();
-    parse(text.strip_suffix("/s").unwrap_or(text))
+    parse_size(text.strip_suffix("/s").unwrap_or(text))
 }
 
 /// The shortest way to write a number of bytes exactly, with a binary unit where one divides it.
@@ -69,12 +70,12 @@ mod tests {
             ("0.1kB", 100),
             ("16777215TiB", 16_777_215 << 40),
         ] {
-            assert_eq!(parse(text), Some(bytes), "{text}");
+            assert_eq!(parse_size(text), Some(bytes), "{text}");
         }
         for text in
             ["", "KiB", "-1", "1.5", "1e3", "1 2", "1KiB/s", "1..5k", ".5k", "1.k", "99999999999TiB", "1XB", "1k\0"]
         {
-            assert_eq!(parse(text), None, "{text:?}");
+            assert_eq!(parse_size(text), None, "{text:?}");
         }
         assert_eq!(
             [parse_rate("200MB/s"), parse_rate("1GiB"), parse_rate("1/s"), parse_rate("1 MB/min")],
@@ -85,8 +86,8 @@ mod tests {
     proptest! {
         #[test]
         fn what_is_shown_reads_back(bytes: u64, text in ".{0,20}") {
-            prop_assert_eq!(parse(&show(bytes)), Some(bytes));
-            prop_assert_eq!(parse(&show(bytes & !0xf_ffff)), Some(bytes & !0xf_ffff));
+            prop_assert_eq!(parse_size(&show(bytes)), Some(bytes));
+            prop_assert_eq!(parse_size(&show(bytes & !0xf_ffff)), Some(bytes & !0xf_ffff));
             let _ = parse_rate(&text);
         }
     }

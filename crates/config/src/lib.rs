@@ -31,7 +31,7 @@ mod secret;
 pub mod tree;
 
 pub use agent::{AgentConfig, RestoreMode};
-pub use bytes::parse_rate;
+pub use bytes::{parse_rate, parse_size};
 pub use command::CommandConfig;
 pub use device::{ClientDevice, DeviceError};
 pub use error::{ConfigError, Problem, Warning};

@@ -255,7 +255,7 @@ impl<'r> Section<'r> {
     /// A number of bytes within `range`: an integer, or a string with a unit such as `"64KiB"` or `"16MB"`.
     pub fn optional_bytes(&mut self, key: &'static str, range: RangeInclusive<u64>) -> Option<At<u64>> {
         let expected = "a number of bytes, or a string such as \"64KiB\" or \"16MB\"";
-        self.measure(key, &range, expected, crate::bytes::parse)
+        self.measure(key, &range, expected, crate::bytes::parse_size)
     }
 
     /// Bytes a second within `range`: an integer, or a string with a unit such as `"200MB/s"` or `"1GiB/s"`.

@@ -53,6 +53,8 @@ pub(crate) struct Wish {
     pub(crate) stripe_size: Option<u64>,
     pub(crate) pool: String,
     pub(crate) first_ost: Option<u32>,
+    /// The OSTs of the stripes behind the first, by their numbers.
+    pub(crate) further_osts: BTreeMap<u64, u32>,
 }
 
 impl Layout {
@@ -90,9 +92,21 @@ impl Layout {
         };
         candidates.rotate_left(start);
         candidates.truncate(wish.stripe_count.unwrap_or(1).max(1));
+        if !wish.further_osts.is_empty() {
+            candidates = Layout::named(wish, &osts(root)?)?;
+        }
         let stripe_size = wish.stripe_size.unwrap_or(STRIPE_SIZE);
         let mirror = Mirror { id: 0, stripe_size, pool: wish.pool.clone(), osts: candidates, synced: 0 };
         Ok(Layout { mirrors: vec![mirror], syncing: false })
+    }
+
+    /// The OSTs of a wish that names each stripe's.
+    fn named(wish: &Wish, there: &BTreeMap<u32, (u64, u64)>) -> Result<Vec<u32>> {
+        let stripes = wish.further_osts.iter().map(|(stripe, ost)| (*stripe, *ost));
+        let all: BTreeMap<u64, u32> = wish.first_ost.map(|ost| (0, ost)).into_iter().chain(stripes).collect();
+        let whole = all.keys().copied().eq(0..all.len() as u64) && wish.stripe_count == Some(all.len());
+        let known = all.values().all(|ost| there.contains_key(ost));
+        if whole && known { Ok(all.into_values().collect()) } else { Err(Errno(libc::EINVAL)) }
     }
 
     pub(crate) fn is_mirrored(&self) -> bool {

@@ -7,7 +7,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use crate::boundary::{self, Errno, Result, minus_one, put, set_errno};
-use crate::file::{fid_of, path_to_fid};
+use crate::file::{fid_of, make_volatile, path_to_fid};
 use crate::layout::{Layout, Wish};
 use crate::root::{Root, by_fd};
 use crate::state::Session;
@@ -154,18 +154,26 @@ pub unsafe extern "C" fn llapi_layout_pool_name_set(layout: *mut LayoutHandle, p
     })())
 }
 
-/// The first OST of a new file.
+/// The OST of a stripe of a new file: the first's alone, or those of all.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llapi_layout_ost_index_set(layout: *mut LayoutHandle, stripe: c_int, ost: u64) -> c_int {
     minus_one((|| {
-        if stripe != 0 {
-            return Err(Errno(libc::EOPNOTSUPP));
-        }
-        let first = if ost == DEFAULT { None } else { Some(u32::try_from(ost).map_err(|_| Errno(libc::EINVAL))?) };
+        let chosen = if ost == DEFAULT { None } else { Some(u32::try_from(ost).map_err(|_| Errno(libc::EINVAL))?) };
+        let stripe = u64::try_from(stripe).map_err(|_| Errno(libc::EINVAL))?;
         // SAFETY: as the caller promises.
-        unsafe { handle(layout) }?.wish.first_ost = first;
+        let wish = &mut unsafe { handle(layout) }?.wish;
+        match (stripe, chosen) {
+            (0, chosen) => wish.first_ost = chosen,
+            (stripe, Some(ost)) => drop(wish.further_osts.insert(stripe, ost)),
+            (_, None) => return Err(Errno(libc::EINVAL)),
+        }
         Ok(0)
     })())
+}
+
+/// Whether a file of this name is to have none (`LUSTRE_VOLATILE_HDR`).
+fn is_volatile(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b".\x0c\x13\x14\x12:VOLATILE"))
 }
 
 /// Opens a file, or makes one with this layout.
@@ -183,6 +191,14 @@ pub unsafe extern "C" fn llapi_layout_file_open(
         let wish = unsafe { layout.as_ref() }.map(|layout| layout.wish.clone());
         let root = Root::of(path.parent().ok_or(Errno(libc::EINVAL))?)?;
         root.fault("llapi_layout_file_open")?;
+        if flags & libc::O_CREAT != 0 && is_volatile(&path) {
+            let wish = wish.unwrap_or_default();
+            Layout::make(&root, &wish, 0)?;
+            let mut session = Session::begin(&root)?;
+            let (fid, file) = make_volatile(&mut session)?;
+            Layout::make(&root, &wish, fid.oid)?.write(&fid.path(&root))?;
+            return Ok(file.into_raw_fd());
+        }
         let is_new = !path.exists();
         let mut options = OpenOptions::new();
         let access = flags & libc::O_ACCMODE;

@@ -168,15 +168,15 @@ pub unsafe extern "C" fn llapi_mirror_find_stale(
     })())
 }
 
-/// Copies the file's data into stale components, and says which were.
+/// Copies a range of the file's data into stale components, and says which have it.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llapi_mirror_resync_many(
     fd: c_int,
     _layout: *mut LayoutHandle,
     components: *mut ResyncComponent,
     count: c_int,
-    _start: u64,
-    _end: u64,
+    start: u64,
+    end: u64,
 ) -> c_int {
     negative((|| {
         let root = Root::of_fd(fd)?;
@@ -188,8 +188,9 @@ pub unsafe extern "C" fn llapi_mirror_resync_many(
         for index in 0..count {
             // SAFETY: not null, and there are as many, as the caller promises.
             let component = unsafe { &mut *components.add(index) };
-            mirror::resync(&root, fd, component.mirror_id)?;
-            component.synced = true;
+            mirror::resync(&root, fd, component.mirror_id, start, end)?;
+            // It marks failures, and turns all marks over at the end: one that was set before comes out as a failure.
+            component.synced = !component.synced;
         }
         Ok(0)
     })())

@@ -8,8 +8,12 @@
 //! ([`begin`]); with a mover; ended ([`finish`]), or kept until it is tried again; its end written down ([`timer`]). Whatever
 //! fails on the way, each item gets one end, and its place in the agent comes back.
 //!
+//! Besides the agent: what is done to files of one Lustre filesystem, each function on one file, for many threads that share a [`Work`]:
+//! [`mirrors`] adds mirrors, brings stale ones up to date, compares and removes them.
+//!
 //! Not here: mounting, which mover gets an action (`agent`), and what users ask Lustre for.
 
+mod aligned;
 mod begin;
 mod config;
 mod control;
@@ -17,16 +21,24 @@ mod detect;
 mod entry;
 mod file;
 mod finish;
+mod guarded;
 mod lanes;
+pub mod mirrors;
+mod outcome;
 mod progress;
 mod receiver;
 mod retry;
+mod shape;
 mod source;
 mod state;
 mod timer;
+mod work;
 mod workers;
 
 pub use config::{LustreConfig, Patience};
 pub use control::LustreControl;
 pub use detect::{Filesystem, filesystem_at};
+pub use outcome::{Difference, Outcome, Trouble};
+pub use shape::{Mirror, PoolError, fsname, mirrors_of, pool_osts};
 pub use source::{LustreSource, StartError};
+pub use work::Work;

@@ -11,6 +11,7 @@
 //! - [`manifest`]: what the archive knows of a file besides its bytes, and the hash of each chunk of them.
 //! - [`Store`], [`PosixStore`]: objects in a directory tree with Lemur's layout.
 //! - [`pack`]: many small files in one object.
+//! - [`Limiter`]: a limit on bytes a second, for those who watch a transfer.
 //! - [`Durability`]: the calls that make things durable, as a trait so that tests can count them and make them fail.
 
 mod compress;
@@ -18,6 +19,7 @@ pub mod copy;
 mod digest;
 mod durability;
 mod error;
+mod limiter;
 pub mod manifest;
 mod monitor;
 mod open_file;
@@ -28,6 +30,7 @@ pub use compress::{Encoding, shrinks};
 pub use digest::{DigestKind, Digester};
 pub use durability::{Durability, KernelDurability};
 pub use error::TransferError;
+pub use limiter::Limiter;
 pub use monitor::{Monitor, Unwatched};
 pub use open_file::OpenFile;
 pub use store::{

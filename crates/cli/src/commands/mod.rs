@@ -13,6 +13,7 @@ pub(crate) mod guard;
 pub(crate) mod import;
 mod import_objects;
 pub(crate) mod man;
+pub(crate) mod mirror;
 pub(crate) mod mover;
 pub(crate) mod rebuild;
 pub(crate) mod release;
@@ -51,6 +52,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Fsck(args) => fsck::run(socket, &global.config_file(), &args),
         Command::Scrub(args) => scrub::run(socket, &global.config_file(), &args),
         Command::Rebuild(args) => rebuild::run(&global.config_file(), &args),
+        Command::Mirror(command) => mirror::run(command),
         Command::Agent(args) => agent::run(&global.config_file(), &args),
         Command::Guard(args) => guard::run(&global.config_file(), args),
         Command::Mover(args) => mover::run(&args),

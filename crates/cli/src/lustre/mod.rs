@@ -6,6 +6,7 @@
 //! All of this blocks: commands do it with [`off_thread`].
 
 mod ask;
+mod crew;
 mod identity;
 mod make;
 mod release;
@@ -14,6 +15,7 @@ mod status;
 mod wait;
 
 pub(crate) use ask::{Ask, ask, cancel};
+pub(crate) use crew::{Crew, CrewArgs, Totals, Verb};
 pub(crate) use make::{Import, clone, import};
 pub(crate) use release::release;
 pub(crate) use restripe::{Striping, restripe};
@@ -79,6 +81,15 @@ impl Filesystem {
     pub(crate) fn of_parent(path: &Path) -> Result<Option<Arc<Self>>, String> {
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         Self::of(parent.unwrap_or(Path::new(".")))
+    }
+
+    pub(crate) fn library(&self) -> &Library {
+        &self.library
+    }
+
+    /// Where it is mounted.
+    pub(crate) fn top(&self) -> &Path {
+        &self.top
     }
 
     /// The FID of a file of it.

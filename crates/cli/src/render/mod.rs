@@ -4,6 +4,7 @@ pub(crate) mod actions;
 pub(crate) mod agent_status;
 pub(crate) mod checked;
 pub(crate) mod checks;
+pub(crate) mod crewed;
 pub(crate) mod demo;
 pub(crate) mod file_status;
 pub(crate) mod imported;

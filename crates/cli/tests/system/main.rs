@@ -22,6 +22,7 @@ mod lustre_crash;
 mod lustre_cycle;
 mod lustre_errors;
 mod lustre_kit;
+mod lustre_mirrors;
 mod lustre_site;
 mod movers;
 mod objects;

@@ -4,7 +4,6 @@
 
 mod attempts;
 mod mover;
-mod rate;
 mod reload;
 
 use config::archive::{Archive, MoverConfig, Place};

@@ -5,13 +5,13 @@
 //! coordinator asks for nothing else).
 
 use super::attempts;
-use super::rate::Limiter;
 use super::reload::ServedArchive;
 use config::archive::{ArchiveSettings, Codec, Compression as Configured, Format};
 use model::{Command, Extent, Identity, ObjectId, ObjectUrl};
 use plugin::{Capabilities, Environment, Mover, Reply, Task};
 use std::fs::File;
 use std::sync::Arc;
+use transfer::Limiter;
 use transfer::copy::hash_file;
 use transfer::manifest::{Manifest, describe_beneath};
 use transfer::{

@@ -2,11 +2,11 @@
 //!
 //! A file that is wrong changes nothing. What an action that runs has begun with, it keeps (but for the rate).
 
-use super::rate::Limiter;
 use config::archive::{Archive, ArchiveSettings, MoverConfig, Place};
 use model::limits::DEFAULT_CREDITS;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
+use transfer::Limiter;
 
 /// An archive with the settings that it has now.
 #[derive(Debug)]

@@ -22,7 +22,7 @@ pub struct StaleComponent {
     pub start: u64,
     /// The byte after its last; all ones for the file's end.
     pub end: u64,
-    /// Whether it is in sync now: what [`MirrorFile::resync`] found. `true` before.
+    /// Whether [`MirrorFile::resync`] has brought it up to date; `false` before.
     pub synced: bool,
 }
 
@@ -44,8 +44,9 @@ impl StaleComponent {
     }
 
     fn to_abi(self) -> abi::ResyncComp {
-        let Self { id, mirror, start, end, synced } = self;
-        abi::ResyncComp { start, end, mirror_id: mirror, id, synced: synced.into() }
+        let Self { id, mirror, start, end, .. } = self;
+        // The library turns the mark over at the end: set before, it would come back as a failure.
+        abi::ResyncComp { start, end, mirror_id: mirror, id, synced: 0 }
     }
 }
 
@@ -95,7 +96,8 @@ impl<F: AsFd> MirrorFile<F> {
         Ok((u64::try_from(at).map_err(|_| mixed(at))?, size))
     }
 
-    /// Has the library copy `start` to `end` from mirrors in sync to the components given, and says in each whether it is in sync then.
+    /// Has the library copy `start` to `end` from mirrors in sync to the components given, and says in each whether it has this range then.
+    /// Both are multiples of the page size; `end` all ones for the file's end.
     /// Between [`begin_resync`](super::LayoutLease::begin_resync) and `finish_resync`.
     pub fn resync(
         &mut self,

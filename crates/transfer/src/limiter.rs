@@ -1,4 +1,4 @@
-//! The limit on what an archive's workers move in a second: one bucket for all of them, restores before the rest.
+//! A limit on what several threads move in a second: one bucket for all of them, restores before the rest.
 //!
 //! What was moved is charged afterwards, and whoever wants to move more waits until the debt is paid: so a chunk's size need not
 //! be known before, and the rate is kept over time, whatever the chunks.
@@ -52,9 +52,9 @@ impl Bucket {
     }
 }
 
-/// A bucket that threads wait for.
+/// A limit on bytes a second that threads share: what was moved is charged, and whoever wants to move more waits.
 #[derive(Debug)]
-pub(super) struct Limiter {
+pub struct Limiter {
     state: Mutex<State>,
     changed: Condvar,
 }
@@ -70,14 +70,14 @@ struct State {
 
 impl Limiter {
     /// At most `rate` bytes a second; `None` is no limit.
-    pub(super) fn new(rate: Option<NonZeroU64>) -> Self {
+    pub fn new(rate: Option<NonZeroU64>) -> Self {
         let bucket = rate.map(Bucket::new);
         let state = State { bucket, at: Instant::now(), restores_waiting: 0, passed_over: 0 };
         Self { state: Mutex::new(state), changed: Condvar::new() }
     }
 
     /// From now on. A debt is forgiven.
-    pub(super) fn set_rate(&self, rate: Option<NonZeroU64>) {
+    pub fn set_rate(&self, rate: Option<NonZeroU64>) {
         let mut state = self.lock();
         if state.bucket.as_ref().map(|bucket| bucket.rate) != rate {
             state.bucket = rate.map(Bucket::new);
@@ -87,14 +87,14 @@ impl Limiter {
     }
 
     /// These bytes were moved.
-    pub(super) fn spend(&self, bytes: u64) {
+    pub fn spend(&self, bytes: u64) {
         if let Some(bucket) = &mut self.lock().bucket {
             bucket.spend(bytes);
         }
     }
 
     /// Waits until more may be moved, or `give_up` says so, which is asked at least every `LOOK`. Whether to give up.
-    pub(super) fn wait(&self, is_restore: bool, give_up: impl Fn() -> bool) -> bool {
+    pub fn wait(&self, is_restore: bool, give_up: impl Fn() -> bool) -> bool {
         if give_up() {
             return true;
         }

@@ -1,0 +1,201 @@
+//! `sifaka mirror`: the program loads a liblustreapi that behaves as Lustre's.
+
+use crate::lustre_site::{Lustre, Said};
+use crate::support::{LONG, noise};
+use lustre_standin::control;
+use nix::libc;
+use serde_json::Value;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{FileExt, MetadataExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use sys::lustre::Layout;
+use testkit::wait_until;
+
+const MIB: usize = 1 << 20;
+
+/// OSTs 0 to 2; pools `slow` of the first, `fast` of the others.
+pub(crate) fn with_osts() -> Lustre {
+    let lustre = Lustre::new();
+    for index in 0..3 {
+        control::set_ost(&lustre.root, index, 1 << 30, 0).unwrap();
+    }
+    control::set_pool(&lustre.root, "slow", &[0]).unwrap();
+    control::set_pool(&lustre.root, "fast", &[1, 2]).unwrap();
+    lustre
+}
+
+pub(crate) fn file_on(lustre: &Lustre, name: &str, ost: u32, content: &[u8]) -> PathBuf {
+    let path = lustre.path(name);
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    let mut layout = Layout::new(&lustre.library).unwrap();
+    layout.set_stripe_count(1).unwrap();
+    layout.set_ost(0, ost).unwrap();
+    layout.create(&path, 0o644).unwrap().write_all(content).unwrap();
+    path
+}
+
+/// Each mirror's id and first OST, and whether it is stale.
+pub(crate) fn mirrors(lustre: &Lustre, path: &Path) -> Vec<(u32, u32, bool)> {
+    let mut layout = Layout::of(&lustre.library, File::open(path).unwrap()).unwrap();
+    let components = layout.components().unwrap();
+    components.iter().map(|component| (component.mirror, component.osts[0], component.stale)).collect()
+}
+
+/// The JSON of each file, and of the totals.
+pub(crate) fn lines(said: &Said) -> (Vec<Value>, Value) {
+    let mut lines: Vec<Value> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let totals = lines.pop().unwrap();
+    (lines, totals)
+}
+
+/// Waits until the program has copied something into a file without a name.
+pub(crate) fn wait_for_copying(child: &Child) {
+    let fds = PathBuf::from(format!("/proc/{}/fd", child.id()));
+    let is_volatile = |link: &PathBuf| {
+        fs::read_link(link).is_ok_and(|to| to.parent().is_some_and(|parent| parent.ends_with(".lustre/fid")))
+            && fs::metadata(link).is_ok_and(|found| found.blocks() > 0)
+    };
+    wait_until(LONG, "something is copied", || {
+        fs::read_dir(&fds).into_iter().flatten().flatten().any(|entry| is_volatile(&entry.path()))
+    });
+}
+
+#[test]
+fn a_tree_gets_mirrors_which_are_resynced_verified_and_removed() {
+    let lustre = with_osts();
+    let files: Vec<_> =
+        (0..40).map(|i| file_on(&lustre, &format!("t/d{}/f{i}", i % 3), 0, &noise(i, 3000 * i as usize))).collect();
+    let top = lustre.path("t");
+    let dry = lustre.ok(&["mirror", "extend", "--pool", "fast", "--dry-run"], &[&top]);
+    assert!(dry.contains("would extend") && dry.ends_with("40 files would be extended (2.2 MiB)\n"), "{dry}");
+    assert_eq!(mirrors(&lustre, &files[1]).len(), 1);
+    let said = lustre.ok(&["mirror", "extend", "-p", "fast", "-c", "2", "-S", "128KiB", "-j", "3"], &[&top]);
+    assert_eq!(said, "40 files extended (2.2 MiB)\n");
+    let again = lustre.ok(&["mirror", "extend", "--pool", "fast"], &[&top]);
+    assert_eq!(again, "0 files extended (0 B)\n40 had nothing to be done\n");
+    fs::write(&files[7], "changed").unwrap();
+    let said = lustre.run(&["mirror", "extend", "--pool", "fast"], &[&top]);
+    said.refused(1, &["f7: has a mirror there, which is stale: resync it"]);
+    let said = lustre.run(&["mirror", "resync", "--json"], &[&top]);
+    let (each, totals) = lines(&said);
+    assert_eq!((said.code, each.len(), &totals["done"], &totals["already"]), (0, 40, &1.into(), &39.into()));
+    let resynced = each.iter().find(|line| line["result"] == "resynced").unwrap();
+    assert!(resynced["path"].as_str().unwrap().ends_with("f7") && resynced["bytes"] == 7, "{resynced}");
+    assert!(lustre.ok(&["mirror", "verify"], &[&top]).starts_with("40 files verified"));
+    // A mirror that was changed behind Lustre's back.
+    let fid = lustre.fid(&files[30]);
+    let shadow = lustre.path(&format!(".lustre/standin/mirrors/{fid}.2"));
+    OpenOptions::new().write(true).open(shadow).unwrap().write_all_at(b"\0\0\0", 70_000).unwrap();
+    let said =
+        lustre.run(&["mirror", "verify"], &[&top]).refused(6, &["f30: mirrors 1 and 2 differ, first at byte 70000"]);
+    assert!(said.out.contains("39 files verified") && said.out.contains("1 have mirrors that differ"), "{said:?}");
+    let said = lustre.ok(&["mirror", "split", "--pool", "fast"], &[&top]);
+    assert_eq!(said, "40 files split\n");
+    for (i, path) in files.iter().enumerate().filter(|(i, _)| *i != 7) {
+        assert_eq!(mirrors(&lustre, path), [(1, 0, false)]);
+        assert_eq!(fs::read(path).unwrap(), noise(i as u64, 3000 * i), "{i}");
+    }
+}
+
+#[test]
+fn what_cannot_be_worked_on_is_told() {
+    let lustre = with_osts();
+    let path = file_on(&lustre, "f", 0, b"content");
+    lustre.run(&["mirror", "extend", "-p", "none"], &[&path]).refused(1, &["has no pool none"]);
+    lustre.run(&["mirror", "extend"], &[&path]).refused(2, &["--pool"]);
+    lustre.run(&["mirror", "extend", "-o", "1,1"], &[&path]).refused(2, &["names OST 1 twice"]);
+    lustre.run(&["mirror", "extend", "-o", "9"], &[&path]).refused(1, &["f: Invalid argument"]);
+    lustre.run(&["mirror", "extend", "-S", "100", "-p", "fast"], &[&path]).refused(2, &["multiple of 64KiB"]);
+    lustre.run(&["mirror", "resync"], &[]).refused(2, &["no files are named"]);
+    lustre.run(&["mirror", "verify"], &[&lustre.path("absent")]).refused(1, &["absent"]);
+    let local = lustre.scratch.join("local");
+    fs::write(&local, "x").unwrap();
+    lustre.run(&["mirror", "verify"], &[&local]).refused(1, &["local: is not on Lustre"]);
+    assert!(lustre.ok(&["mirror", "split", "-m", "1"], &[&path]).contains("1 had nothing to be done"));
+    lustre.ok(&["mirror", "extend", "-o", "2"], &[&path]);
+    let fid = PathBuf::from(lustre.fid(&path).to_string());
+    assert_eq!(
+        lustre.ok(&["mirror", "split", "-m", "1", "--fs", lustre.path("").to_str().unwrap()], &[&fid]),
+        "1 files split\n"
+    );
+    assert_eq!(mirrors(&lustre, &path), [(2, 2, false)]);
+    lustre.run(&["mirror", "split", "-m", "2"], &[&path]).refused(1, &["has one mirror only, which stays"]);
+    // Without the library.
+    let said =
+        Said::of(lustre.command().env("LD_LIBRARY_PATH", "").args(["mirror", "verify"]).arg(&path).output().unwrap());
+    said.refused(5, &["liblustreapi.so.1"]);
+}
+
+#[test]
+fn p9_a_command_that_is_killed_leaves_files_as_they_were() {
+    let lustre = with_osts();
+    let content = noise(3, 6 * MIB);
+    let path = file_on(&lustre, "f", 0, &content);
+    let start = |words: &[&str]| {
+        let mut command = lustre.command();
+        command.args(["mirror"]).args(words).args(["-b", "1MB/s"]).arg(&path);
+        command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let end = |mut child: Child| {
+        child.kill().unwrap();
+        child.wait().unwrap();
+    };
+    let child = start(&["extend", "-p", "fast"]);
+    wait_for_copying(&child);
+    end(child);
+    assert_eq!(mirrors(&lustre, &path).len(), 1);
+    assert_eq!(fs::read(&path).unwrap(), content);
+    lustre.ok(&["mirror", "extend", "-p", "fast"], &[&path]);
+    let content = noise(4, 40 * MIB / 2);
+    fs::write(&path, &content).unwrap();
+    let fid = lustre.fid(&path);
+    let shadow = lustre.path(&format!(".lustre/standin/mirrors/{fid}.2"));
+    let before = fs::metadata(&shadow).unwrap().mtime_nsec();
+    let child = start(&["resync"]);
+    wait_until(LONG, "the mirror is written", || fs::metadata(&shadow).unwrap().mtime_nsec() != before);
+    end(child);
+    assert!(mirrors(&lustre, &path)[1].2, "still stale");
+    assert_eq!(fs::read(&path).unwrap(), content);
+    lustre.ok(&["mirror", "resync"], &[&path]);
+    assert!(lustre.ok(&["mirror", "verify"], &[&path]).starts_with("1 files verified"));
+    let left: Vec<_> = fs::read_dir(lustre.path("")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert!(left.iter().all(|name| name == "f" || name == ".lustre" || name == "lost+found"), "{left:?}");
+}
+
+#[test]
+fn p9_a_file_that_is_written_meanwhile_is_left_as_it_was() {
+    let lustre = with_osts();
+    let path = file_on(&lustre, "f", 0, &noise(5, 4 * MIB));
+    let mut command = lustre.command();
+    command.args(["mirror", "extend", "-o", "1", "-b", "1500KB/s", "--tries", "1", "--json"]).arg(&path);
+    let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_for_copying(&child);
+    OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"new", 1).unwrap();
+    let said = Said::of(child.wait_with_output().unwrap());
+    let (each, totals) = lines(&said);
+    assert_eq!((said.code, &each[0]["result"], &totals["busy"]), (1, &"busy".into(), &1.into()), "{said:?}");
+    assert_eq!(mirrors(&lustre, &path), [(0, 0, false)]);
+    // It is tried again, and told.
+    control::fail(&lustre.root, "llapi_lease_acquire", libc::EBUSY, Some(2)).unwrap();
+    assert!(lustre.ok(&["mirror", "extend", "-o", "1"], &[&path]).starts_with("1 files extended"));
+    control::fail(&lustre.root, "llapi_lease_acquire", libc::EBUSY, None).unwrap();
+    lustre
+        .run(&["mirror", "verify"], &[&path])
+        .refused(1, &["f: was in use or written at each of 3 tries; it is as it was"]);
+}
+
+#[test]
+fn p9_a_full_ost_leaves_the_file_as_it_was() {
+    let lustre = with_osts();
+    let content = noise(6, 36 * MIB);
+    let path = file_on(&lustre, "f", 0, &content);
+    control::fail(&lustre.root, "llapi_layout_file_open", libc::ENOSPC, None).unwrap();
+    lustre.run(&["mirror", "extend", "-o", "1"], &[&path]).refused(1, &["No space left on device"]);
+    control::heal(&lustre.root, "llapi_layout_file_open").unwrap();
+    // The whole filesystem has 64 MiB.
+    lustre.run(&["mirror", "extend", "-o", "1"], &[&path]).refused(1, &["cannot copy", "No space left on device"]);
+    assert_eq!(mirrors(&lustre, &path), [(0, 0, false)]);
+    assert!(fs::read(&path).unwrap() == content);
+}
