@@ -4,7 +4,7 @@ use crate::entry::Entry;
 use crate::file::{LustreFile, give_layout, path_of};
 use crate::finish::stopped;
 use crate::source::Shared;
-use crate::state::Prepared;
+use crate::state::{Phase, Prepared};
 use model::{ActionData, Command, ErrorKind, Failure, Fid, Identity, Outcome};
 use std::io;
 use std::os::fd::AsFd;
@@ -100,6 +100,9 @@ impl Shared {
     /// The pair of calls that answers an action that cannot begin.
     fn answer_at_once(&self, entry: &Entry, item: &Item, handle: &Handle, begun: &Begun) {
         let Begun::Refused(_, failure) = begun else { return };
+        if let Some(active) = self.state.lock().active.get_mut(&entry.id) {
+            active.phase = Phase::Ending;
+        }
         if !(entry.orphan && failure.errno == ENOENT) {
             tracing::warn!(action = %entry, "failed: {}", failure.message);
         }

@@ -141,7 +141,7 @@ impl Receiver {
                 Err(failure) => refused.push((item, failure)),
                 Ok(()) if item.action() == Action::Cancel => cancels.push((item.cookie(), item.fid())),
                 Ok(()) => match to_journal(&item, list.archive_id, list.flags) {
-                    Some(_) if state.by_cookie.contains_key(&item.cookie()) => {
+                    Some(_) if state.has(item.cookie()) => {
                         tracing::warn!(fid = %item.fid(), cookie = item.cookie(), "sent twice: once is enough");
                     }
                     Some(new) => items.push((item, new)),

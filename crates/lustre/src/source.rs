@@ -84,6 +84,10 @@ impl LustreSource {
         let journal = ItemJournal::open(&config.journal)?;
         let open = format!("open {}", config.mount.display());
         let root = std::fs::File::open(&config.mount).map_err(failed(open))?.into();
+        let fids = config.mount.join(".lustre/fid");
+        let what =
+            format!("open {}: movers need it, and it is there where the whole filesystem is mounted", fids.display());
+        std::fs::File::open(&fids).map_err(failed(what))?;
         let mut state = State::default();
         state.limit = usize::MAX;
         for count in journal.counts()? {

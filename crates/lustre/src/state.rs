@@ -365,6 +365,12 @@ impl State {
         *flight = if now { *flight + 1 } else { flight.saturating_sub(1) };
     }
 
+    /// Whether an item of this cookie is under way. One that is being ended may be sent again at once: the coordinator retries.
+    pub(crate) fn has(&self, cookie: u64) -> bool {
+        let active = self.by_cookie.get(&cookie).and_then(|id| self.active.get(id));
+        active.is_some_and(|active| active.phase != Phase::Ending)
+    }
+
     /// Whether something is ready for the agent.
     pub(crate) fn has_ready(&self) -> bool {
         !self.ready.is_empty()

@@ -5,7 +5,8 @@ use crate::output::Output;
 use config::archive::MoverConfig;
 use config::tree::Pos;
 use config::{
-    AgentConfig, AzConfig, CommandConfig, ConfigError, ObjectConfig, PosixConfig, Problem, S3Config, Warning,
+    AgentConfig, AzConfig, ClientDevice, CommandConfig, ConfigError, ObjectConfig, PosixConfig, Problem, RestoreMode,
+    S3Config, Warning,
 };
 use serde::Serialize;
 use std::path::{Path, PathBuf};
@@ -71,9 +72,26 @@ pub(crate) fn check(file: &Path) -> Vec<Finding> {
             findings.push(finding("error", &file.to_string_lossy(), Problem::of_file(what)));
         }
     }
+    if matches!(config.client_device, ClientDevice::Lustre { .. }) {
+        for what in without_effect_on_lustre(&config) {
+            findings.push(finding("warning", &file.to_string_lossy(), Problem::of_file(what)));
+        }
+    }
     let served = served(file, &config, &mut findings);
     findings.extend(same_numbers(&served));
     findings
+}
+
+/// What is set and means nothing where Lustre has the files.
+pub(crate) fn without_effect_on_lustre(config: &AgentConfig) -> Vec<String> {
+    let set = [
+        ("snapshots { enabled }", config.snapshots.enabled),
+        ("copies", !config.copies.is_empty()),
+        ("restore { mode }", config.restore.mode != RestoreMode::Whole),
+        ("keep_versions_s", !config.keep_versions.is_zero()),
+    ];
+    let named = set.into_iter().filter(|(_, set)| *set);
+    named.map(|(key, _)| format!("{key} has no effect on Lustre")).collect()
 }
 
 /// What no agent may start with: two movers of different kinds that serve archives of one number would share what is asked of it.

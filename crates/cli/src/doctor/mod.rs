@@ -5,6 +5,7 @@
 
 mod fanotify;
 mod file;
+mod lustre;
 mod system;
 
 use serde::Serialize;
@@ -61,6 +62,9 @@ pub(crate) fn check_system() -> Vec<Check> {
 
 /// Every check, in an order in which the earlier explain the later.
 pub(crate) fn check(path: &Path) -> Vec<Check> {
+    if let Some(checks) = lustre::checks(path) {
+        return checks;
+    }
     let mut checks = check_system();
     checks.push(system::filesystem(path));
     match file::ProbeFile::create(path) {

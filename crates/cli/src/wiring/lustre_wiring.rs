@@ -36,6 +36,9 @@ pub(super) fn run(config: AgentConfig, config_file: PathBuf, set_log_level: SetL
     };
     let (key, fsname) = known.ok_or_else(|| not_here(format!("{filesystem} is not on Lustre any more")))?;
     let _only = HostLock::take(&key)?;
+    for what in crate::commands::config_check::without_effect_on_lustre(&config) {
+        tracing::warn!("{what}");
+    }
     let mounts = configure_mounts(&config).map_err(|e| with_causes(&e))?.detached_at_the_end();
     let source = start_source(library, &config, mounts.agent(), fsname)?;
     let services = Services::new(config_file.parent().unwrap_or(Path::new("/")).to_path_buf());

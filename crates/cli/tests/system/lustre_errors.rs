@@ -168,3 +168,19 @@ fn a_file_that_vanishes_is_no_trouble() {
     // Nobody names its object, so it goes.
     wait_until(LONG, "its object is removed", || lustre.site.archive_files().is_empty());
 }
+
+#[test]
+fn doctor_and_config_check_know_lustre() {
+    let lustre = Lustre::prepare(|_| {});
+    let mut doctor = lustre.with_library(lustre.site.command());
+    let found = doctor.args(["doctor", "--json"]).arg(lustre.fs.path()).output().unwrap();
+    let text = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert!(found.status.success() && text.contains("client library") && text.contains("access by FID"), "{text}");
+    assert!(!text.contains("pre-content"), "{text}");
+    let config = lustre.site.state_dir().join("agent");
+    std::fs::write(&config, "client_device = \"mgs@tcp:/fs\"\nenabled_plugins = [\"noop\"]\ncopies = [1, 2]\n")
+        .unwrap();
+    let found = lustre.site.command().args(["config", "check"]).arg(&config).output().unwrap();
+    let text = String::from_utf8_lossy(&found.stdout).into_owned();
+    assert!(text.contains("copies has no effect on Lustre"), "{text}");
+}
