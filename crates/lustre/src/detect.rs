@@ -31,7 +31,9 @@ pub fn filesystem_at(path: &Path) -> io::Result<Option<Filesystem>> {
         Err(_) => return Ok(None),
     };
     if let Err(error) = path2fid(&library, path) {
-        return if found.kind == LUSTRE { Err(error) } else { Ok(None) };
+        // Not the system's number: nobody may take this for another filesystem.
+        let refused = || Err(io::Error::other(format!("the client does not tell its FID: {error}")));
+        return if found.kind == LUSTRE { refused() } else { Ok(None) };
     }
     let source = found.source.to_string_lossy();
     let fsname = source.rsplit_once(":/").map(|(_, name)| name.split('/').next().unwrap_or(name).to_owned());

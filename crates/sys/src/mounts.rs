@@ -98,7 +98,12 @@ pub fn mount_lustre(device: &str, target: impl AsRef<Path>, options: &[String]) 
     let data = std::ffi::CString::new(data.join(",")).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let target = target.as_ref();
     rustix::mount::mount(device, target, c"lustre", rustix::mount::MountFlags::STRICTATIME, data.as_c_str())?;
-    make_private(open_directory(target)?.as_fd())
+    let made_private = open_directory(target).and_then(|root| make_private(root.as_fd()));
+    if made_private.is_err() {
+        // The first error counts.
+        let _ = unmount(target, true);
+    }
+    made_private
 }
 
 /// Unmounts what is on top at `path`. `EBUSY` when in use, unless `lazily`: then it goes from sight at once, and for good with its

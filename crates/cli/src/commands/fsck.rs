@@ -51,6 +51,8 @@ pub(crate) fn run(socket: &Path, config_file: &Path, args: &FsckArgs) -> Outcome
     let ClientDevice::Local(mount_point) = &config.client_device else {
         return Err(CliError::new(Exit::NotHere, "fsck is for local filesystems"));
     };
+    // Lustre's attributes do not mean what fsck takes them for: every object would seem to be nobody's.
+    crate::lustre::refuse("fsck", mount_point)?;
     let failed = |error: std::io::Error| {
         CliError::new(Exit::NotHere, format!("cannot look at {}: {error}", mount_point.display()))
     };

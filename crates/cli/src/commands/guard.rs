@@ -73,6 +73,7 @@ fn stop(config_file: &Path, args: &StopArgs) -> Outcome {
             "Lustre needs no guard: its servers keep readers of released files waiting",
         ));
     };
+    crate::lustre::refuse("guard", mount_point)?;
     let failed = |error: std::io::Error| CliError::new(Exit::NotHere, format!("{}: {error}", mount_point.display()));
     let fs = sys::mounts::filesystem_of(mount_point).map_err(failed)?;
     if !args.force

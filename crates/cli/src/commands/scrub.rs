@@ -96,6 +96,7 @@ fn repair(
     let ClientDevice::Local(mount_point) = archives::agent_config(config_file)?.client_device else {
         return Err(CliError::new(Exit::NotHere, "--repair works on a local filesystem only".to_owned()));
     };
+    crate::lustre::refuse("scrub --repair", &mount_point)?;
     let filesystem = sys::mounts::filesystem_of(&mount_point)
         .map_err(|why| CliError::new(Exit::NotHere, format!("{}: {why}", mount_point.display())))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
