@@ -2,7 +2,7 @@
 
 use crate::commands::{
     actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, mirror, mover,
-    rebuild, release, reload, remove, restore, restripe, scrub, set, status, undelete, versions,
+    rebalance, rebuild, release, reload, remove, restore, restripe, scrub, set, status, undelete, versions,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -84,6 +84,8 @@ pub(crate) enum Command {
     /// Keep mirrors of files on Lustre: add, bring up to date, compare, remove
     #[command(subcommand)]
     Mirror(mirror::MirrorCommand),
+    /// Move files on Lustre from fuller OSTs to emptier ones
+    Rebalance(rebalance::RebalanceArgs),
     /// Run the agent
     Agent(agent::AgentArgs),
     /// End the guard that keeps readers of released files waiting

@@ -111,6 +111,8 @@ pub(crate) fn directory_of(path: &Path) -> &Path {
 pub(crate) struct Copy {
     pub(crate) lease: LayoutLease<File>,
     pub(crate) file: File,
+    /// What the file's data version is.
+    pub(crate) version: u64,
     pub(crate) bytes: u64,
 }
 
@@ -140,7 +142,7 @@ pub(crate) fn copy(work: &Work, path: &Path, into: &Layout) -> Result<Copy, Stop
     if now != version || !held {
         return Err(Stop::Busy);
     }
-    Ok(Copy { lease, file, bytes })
+    Ok(Copy { lease, file, version, bytes })
 }
 
 fn copy_content(work: &Work, path: &Path, from: impl AsFd, to: &File) -> Result<u64, Stop> {

@@ -9,7 +9,7 @@
 //! fails on the way, each item gets one end, and its place in the agent comes back.
 //!
 //! Besides the agent: what is done to files of one Lustre filesystem, each function on one file, for many threads that share a [`Work`]:
-//! [`mirrors`] adds mirrors, brings stale ones up to date, compares and removes them.
+//! [`mirrors`] adds mirrors, brings stale ones up to date, compares and removes them; [`rebalance`] moves files from fuller OSTs to emptier ones.
 //!
 //! Not here: mounting, which mover gets an action (`agent`), and what users ask Lustre for.
 
@@ -26,6 +26,7 @@ mod lanes;
 pub mod mirrors;
 mod outcome;
 mod progress;
+pub mod rebalance;
 mod receiver;
 mod retry;
 mod shape;

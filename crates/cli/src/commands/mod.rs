@@ -15,6 +15,7 @@ mod import_objects;
 pub(crate) mod man;
 pub(crate) mod mirror;
 pub(crate) mod mover;
+pub(crate) mod rebalance;
 pub(crate) mod rebuild;
 pub(crate) mod release;
 pub(crate) mod reload;
@@ -53,6 +54,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Scrub(args) => scrub::run(socket, &global.config_file(), &args),
         Command::Rebuild(args) => rebuild::run(&global.config_file(), &args),
         Command::Mirror(command) => mirror::run(command),
+        Command::Rebalance(args) => rebalance::run(args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),
         Command::Guard(args) => guard::run(&global.config_file(), args),
         Command::Mover(args) => mover::run(&args),

@@ -9,7 +9,7 @@ use crate::watch::Told;
 use ::lustre::{Outcome, Trouble, Work};
 use maintenance::report::Watcher;
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +53,7 @@ pub(crate) enum Verb {
     Resync,
     Verify,
     Split,
+    Rebalance,
 }
 
 impl Verb {
@@ -62,6 +63,7 @@ impl Verb {
             Self::Resync => "resync",
             Self::Verify => "verify",
             Self::Split => "split",
+            Self::Rebalance => "move",
         }
     }
 
@@ -71,12 +73,13 @@ impl Verb {
             Self::Resync => "resynced",
             Self::Verify => "verified",
             Self::Split => "split",
+            Self::Rebalance => "moved",
         }
     }
 }
 
 /// How many files came out how.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize)]
 pub(crate) struct Totals {
     pub(crate) done: u64,
     pub(crate) would: u64,
@@ -86,13 +89,18 @@ pub(crate) struct Totals {
     pub(crate) differing: u64,
     pub(crate) failed: u64,
     pub(crate) bytes: u64,
+    /// Why those that are unsuited are.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) reasons: BTreeMap<&'static str, u64>,
 }
 
 impl Totals {
-    pub(crate) fn exit(&self) -> Exit {
+    /// When files are taken as they come, it is no failure that some cannot be worked on.
+    pub(crate) fn exit(&self, verb: Verb) -> Exit {
+        let left = if verb == Verb::Rebalance { 0 } else { self.unsuited + self.busy };
         if self.differing > 0 {
             Exit::Problems
-        } else if self.unsuited + self.busy + self.failed > 0 {
+        } else if left + self.failed > 0 {
             Exit::SomeFailed
         } else {
             Exit::Ok
@@ -122,11 +130,17 @@ struct Difference {
 }
 
 #[derive(Serialize)]
-struct End {
+struct End<T: Serialize> {
     command: Verb,
     #[serde(flatten)]
     totals: Totals,
+    #[serde(flatten)]
+    more: T,
 }
+
+/// Nothing more to tell.
+#[derive(Serialize)]
+struct NoMore {}
 
 /// See the module.
 pub(crate) struct Crew {
@@ -158,6 +172,19 @@ impl Crew {
         prepare: impl Fn(&Filesystem) -> Result<P, String> + Sync,
         job: impl Fn(&Work, &Path, &P) -> Result<Outcome, Trouble> + Sync,
     ) -> Result<Exit, CliError> {
+        self.run_until(files, prepare, |work, file, prepared| job(work, &file.path, prepared), || false)?;
+        let text = self.human();
+        self.finish(NoMore {}, &text)
+    }
+
+    /// As [`run`](Self::run), until it is `enough`; [`finish`](Self::finish) is to follow.
+    pub(crate) fn run_until<P: Send + Sync>(
+        &self,
+        files: FilesArgs,
+        prepare: impl Fn(&Filesystem) -> Result<P, String> + Sync,
+        job: impl Fn(&Work, &LustreFile, &P) -> Result<Outcome, Trouble> + Sync,
+        enough: impl Fn() -> bool + Sync,
+    ) -> Result<(), CliError> {
         if files.is_empty() {
             return Err(crate::commands::no_files());
         }
@@ -166,10 +193,13 @@ impl Crew {
         let queue = Mutex::new(Queue { found, files: Vec::new().into_iter(), at: None, prepared: HashMap::new() });
         let worker = || {
             loop {
+                if enough() {
+                    return;
+                }
                 let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next(&prepare);
                 match next {
                     Some(Next::File(file, prepared)) => {
-                        let outcome = job(&self.work, &file.path, &prepared);
+                        let outcome = job(&self.work, &file, &prepared);
                         self.tell(&file.shown, outcome.map_err(|trouble| trouble.to_string()));
                     }
                     Some(Next::Problem(path, why)) => {
@@ -188,7 +218,12 @@ impl Crew {
             }
             worker();
         });
-        self.finish()
+        Ok(())
+    }
+
+    /// The totals for people.
+    pub(crate) fn human(&self) -> String {
+        human(self.verb, &self.totals.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn tell(&self, path: &Path, outcome: Result<Outcome, String>) {
@@ -216,6 +251,7 @@ impl Crew {
             }
             Ok(Outcome::Unsuited(why)) => {
                 totals.unsuited += 1;
+                *totals.reasons.entry(why).or_default() += 1;
                 (line.result, line.why) = ("unsuited", Some(why.to_owned()));
                 Some(format!("{}: {why}", shown()))
             }
@@ -241,18 +277,24 @@ impl Crew {
             }
         };
         drop(totals);
+        // What was only passed by is counted.
+        if self.verb == Verb::Rebalance && matches!(line.result, "already" | "unsuited") {
+            return;
+        }
         self.told.line(&line, message.as_deref());
     }
 
-    fn finish(self) -> Result<Exit, CliError> {
+    /// Prints the totals and what else there is to tell.
+    pub(crate) fn finish(self, more: impl Serialize, text: &str) -> Result<Exit, CliError> {
         let Self { work, told, verb, totals, .. } = self;
         // It has the other reference to who tells.
         drop(work);
         let totals = totals.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let exit = totals.exit(verb);
         if let Some(told) = Arc::into_inner(told) {
-            told.finish(&End { command: verb, totals }, &human(verb, &totals))?;
+            told.finish(&End { command: verb, totals, more }, text)?;
         }
-        Ok(totals.exit())
+        Ok(exit)
     }
 }
 

@@ -54,13 +54,17 @@ pub(crate) fn restripe(
         return Ok(());
     }
     let file = LustreFile { shown: path.to_owned(), path: path.to_owned(), fid };
+    archive_again(filesystem, &file).map_or(Ok(()), |why| Err(refused(path, EPERM, why)))
+}
+
+/// Has an archived file that was given other objects archived again. Why that cannot be, if so.
+pub(crate) fn archive_again(filesystem: &Filesystem, file: &LustreFile) -> Option<String> {
     let ask = Ask { action: UserAction::Archive, archive_id: None, force: true, data: Vec::new() };
-    let why = match send(filesystem, &ask, &[file]) {
+    let why = match send(filesystem, &ask, std::slice::from_ref(file)) {
         Ok(refused) => refused.into_iter().next().map(|(_, why)| why.to_string()),
         Err(why) => Some(why.message().to_owned()),
     };
-    let told = |why| format!("it is restriped, and has to be archived again before it can be released: {why}");
-    why.map_or(Ok(()), |why| Err(refused(path, EPERM, told(why))))
+    why.map(|why| format!("it has other objects, and has to be archived again before it can be released: {why}"))
 }
 
 /// Why a file in this state is left as it is.

@@ -2,6 +2,7 @@
 
 use super::units::bytes;
 use crate::lustre::{Totals, Verb};
+use ::lustre::rebalance::Level;
 use std::fmt::Write as _;
 
 /// The totals for people.
@@ -22,6 +23,30 @@ pub(crate) fn human(verb: Verb, totals: &Totals) -> String {
     for (count, what) in told.into_iter().filter(|(count, _)| *count > 0) {
         let _ = writeln!(out, "{count} {what}");
     }
+    // Which ones was not told file by file.
+    let reasons = totals.reasons.iter().filter(|_| verb == Verb::Rebalance);
+    for (why, count) in reasons {
+        let _ = writeln!(out, "  {count}: {why}");
+    }
+    out
+}
+
+/// Whether it was enough.
+pub(crate) fn verdict(balanced: bool) -> &'static str {
+    if balanced {
+        "all are within the distance\n"
+    } else {
+        "not all are within the distance: what could be moved was\n"
+    }
+}
+
+/// A table of OSTs before and after.
+pub(crate) fn levels(before: &[Level], after: &[Level]) -> String {
+    let mut out = String::new();
+    for (before, after) in before.iter().zip(after) {
+        let percent = |level: &Level| level.fraction() * 100.0;
+        let _ = writeln!(out, "OST {:<5} {:>5.1} % -> {:>5.1} %", before.ost, percent(before), percent(after));
+    }
     out
 }
 
@@ -36,6 +61,13 @@ mod tests {
         3 files extended (5.0 MiB)
         2 had nothing to be done
         1 were in use, and are as they were
+        ");
+        let mut left = Totals { unsuited: 2, ..Totals::default() };
+        left.reasons.insert("has mirrors", 2);
+        insta::assert_snapshot!(human(Verb::Rebalance, &left), @r"
+        0 files moved (0 B)
+        2 cannot be worked on
+          2: has mirrors
         ");
         let dry = Totals { would: 7, bytes: 1 << 20, ..Totals::default() };
         insta::assert_snapshot!(human(Verb::Resync, &dry), @"7 files would be resynced (1.0 MiB)");

@@ -23,6 +23,7 @@ mod lustre_cycle;
 mod lustre_errors;
 mod lustre_kit;
 mod lustre_mirrors;
+mod lustre_rebalance;
 mod lustre_site;
 mod movers;
 mod objects;
