@@ -10,11 +10,13 @@
 //!
 //! Besides the agent: what is done to files of one Lustre filesystem, each function on one file, for many threads that share a [`Work`]:
 //! [`mirrors`] adds mirrors, brings stale ones up to date, compares and removes them; [`rebalance`] moves files from fuller OSTs to emptier ones.
+//! [`changelog`] is a feed of what happened on an MDT.
 //!
 //! Not here: mounting, which mover gets an action (`agent`), and what users ask Lustre for.
 
 mod aligned;
 mod begin;
+pub mod changelog;
 mod config;
 mod control;
 mod detect;

@@ -1,5 +1,7 @@
 //! A filesystem of three OSTs that behaves as Lustre does.
 
+#![allow(dead_code, reason = "each test binary needs some of it")]
+
 use lustre_standin::{Root, control, shared_object};
 use model::HsmFlags;
 use sifaka_lustre::Work;
@@ -55,18 +57,15 @@ impl Site {
     }
 
     /// Where the stand-in keeps the data of a mirror that is not the primary.
-    #[allow(dead_code, reason = "not all tests need it")]
     pub(crate) fn shadow_path(&self, path: &Path, mirror: u32) -> PathBuf {
         let fid = path2fid(&self.library, path).unwrap();
         self.top.join(format!(".lustre/standin/mirrors/{fid}.{mirror}"))
     }
 
-    #[allow(dead_code, reason = "not all tests need it")]
     pub(crate) fn shadow_of(&self, path: &Path, mirror: u32) -> Vec<u8> {
         fs::read(self.shadow_path(path, mirror)).unwrap()
     }
 
-    #[allow(dead_code, reason = "not all tests need it")]
     pub(crate) fn make_released(&self, path: &Path) {
         let flags = HsmFlags::EXISTS.with(HsmFlags::ARCHIVED).with(HsmFlags::RELEASED);
         state_set(&self.library, path, flags, HsmFlags::empty(), 1).unwrap();

@@ -1,0 +1,320 @@
+//! An MDT's changelog as a feed of events: what happened since somebody last said that everything up to there is done.
+//!
+//! A thread reads ahead, a few batches at most. Records go from the MDT only when the consumer has committed them, that is, when what
+//! follows from them is durable: after a crash they come again, so the consumer must not mind to see one twice. How far it is stands
+//! in a file too, because the MDT keeps records that another reader has not cleared.
+
+use model::Fid;
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+use sys::lustre::{Changelog, Library, Record};
+
+/// Records in a batch, at most.
+const BATCH: usize = 512;
+/// Batches that are read before the consumer asks for them.
+const AHEAD: usize = 2;
+/// The longest pause after errors.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// `EINVAL`: what is to be cleared is not in the log.
+const NOT_IN_LOG: i32 = 22;
+
+/// Why a feed cannot be opened, or a commit made. What was not committed comes again.
+#[derive(Debug, thiserror::Error)]
+pub enum FeedError {
+    /// The position cannot be read or kept.
+    #[error("cannot {doing} the position {path}: {source}", path = path.display())]
+    Position {
+        /// What was being done, to be read after "cannot".
+        doing: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The file holds something else, or the position in another log.
+    #[error("{path} is no position in the changelog of {mdt} for {user}: remove it to begin with the oldest record", path = path.display())]
+    NotOurs {
+        /// The file.
+        path: PathBuf,
+        /// The log.
+        mdt: String,
+        /// Its reader.
+        user: String,
+    },
+    /// The MDT does not know the reader.
+    #[error("{mdt} has no changelog reader {user}: `lctl --device {mdt} changelog_register` on its server makes one")]
+    NoUser {
+        /// The log.
+        mdt: String,
+        /// Who is not registered.
+        user: String,
+    },
+    /// The MDT refuses, or cannot be asked.
+    #[error("cannot clear the changelog of {mdt} up to record {index}: {source}")]
+    Clear {
+        /// The log.
+        mdt: String,
+        /// Up to where.
+        index: u64,
+        /// What the library said.
+        source: io::Error,
+    },
+    /// No thread can be started.
+    #[error("cannot start a thread: {0}")]
+    Thread(io::Error),
+}
+
+/// What the feed has to tell.
+#[derive(Debug)]
+pub enum Event {
+    /// Records in order, at least one, each with a larger number than those before. Damaged ones are among them.
+    Records(Vec<Record>),
+    /// There is nothing more for now.
+    End,
+    /// Records between these two are not there any more: nobody knows what happened then.
+    Gap {
+        /// The last that was seen.
+        after: u64,
+        /// The next that there is.
+        next: u64,
+    },
+    /// A record that is not even a record was passed by.
+    Garbage(String),
+    /// The log cannot be read at present; it is tried again.
+    Trouble(io::Error),
+}
+
+/// See the module. Ends its thread when dropped.
+#[derive(Debug)]
+pub struct Feed {
+    library: Library,
+    mdt: String,
+    user: String,
+    position: PathBuf,
+    committed: u64,
+    events: Option<Receiver<Event>>,
+    /// Dropped, it ends the thread's pauses.
+    going: Option<SyncSender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Feed {
+    /// Opens the log of `mdt` (as `lustre-MDT0000`) for the registered reader `user` (as `cl1`), after what was committed according to the file `position`, which need
+    /// not exist. The log is looked at every `period`.
+    pub fn open(
+        library: &Library,
+        mdt: &str,
+        user: &str,
+        position: &Path,
+        period: Duration,
+    ) -> Result<Self, FeedError> {
+        let mut feed = Self {
+            library: library.clone(),
+            mdt: mdt.to_owned(),
+            user: user.to_owned(),
+            position: position.to_owned(),
+            committed: 0,
+            events: None,
+            going: None,
+            thread: None,
+        };
+        feed.committed = feed.read_position()?;
+        if feed.committed > 0 {
+            match feed.clear(feed.committed) {
+                // Cleared by somebody else in this reader's name, or the log was begun anew: from the oldest, to miss nothing.
+                Err(FeedError::Clear { source, .. }) if source.raw_os_error() == Some(NOT_IN_LOG) => {
+                    tracing::warn!(
+                        mdt,
+                        user,
+                        position = feed.committed,
+                        "the changelog is not at this position: it is read from its oldest record"
+                    );
+                    feed.committed = 0;
+                }
+                other => other?,
+            }
+        }
+        let (events, receiver) = sync_channel(AHEAD);
+        let (going, stop) = sync_channel(0);
+        let reader =
+            Reader { library: library.clone(), mdt: mdt.to_owned(), last: feed.committed, events, stop, period };
+        let thread = std::thread::Builder::new().name("changelog".to_owned()).spawn(move || reader.run());
+        feed.thread = Some(thread.map_err(FeedError::Thread)?);
+        (feed.events, feed.going) = (Some(receiver), Some(going));
+        Ok(feed)
+    }
+
+    /// What comes next; `None` when nothing has within `patience`.
+    pub fn next(&mut self, patience: Duration) -> Option<Event> {
+        self.events.as_ref().and_then(|events| events.recv_timeout(patience).ok())
+    }
+
+    /// The record up to which everything is committed.
+    #[must_use]
+    pub fn committed(&self) -> u64 {
+        self.committed
+    }
+
+    /// Everything up to record `index` is done, and what follows from it durable: it does not come again, and the MDT may forget it. Numbers that were committed
+    /// before are fine.
+    pub fn commit(&mut self, index: u64) -> Result<(), FeedError> {
+        if index <= self.committed {
+            return Ok(());
+        }
+        // The position first: a record that is cleared and not in the file would look like a gap.
+        self.write_position(index).map_err(|source| self.position_error("write", source))?;
+        self.committed = index;
+        self.clear(index)
+    }
+
+    fn clear(&self, index: u64) -> Result<(), FeedError> {
+        let (mdt, user) = (self.mdt.clone(), self.user.clone());
+        match Changelog::clear(&self.library, &mdt, &user, index) {
+            Ok(()) => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Err(FeedError::NoUser { mdt, user }),
+            Err(source) => Err(FeedError::Clear { mdt, index, source }),
+        }
+    }
+
+    fn read_position(&self) -> Result<u64, FeedError> {
+        // A position is short; what is longer is something else.
+        let mut text = String::new();
+        let read = File::open(&self.position)
+            .and_then(|file| io::Read::read_to_string(&mut io::Read::take(file, 1024), &mut text));
+        match read {
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+            Err(source) => return Err(self.position_error("read", source)),
+        }
+        let not_ours =
+            || FeedError::NotOurs { path: self.position.clone(), mdt: self.mdt.clone(), user: self.user.clone() };
+        let index = text.strip_prefix(&self.heading()).and_then(|rest| rest.strip_suffix('\n'));
+        index.and_then(|index| index.parse().ok()).ok_or_else(not_ours)
+    }
+
+    fn heading(&self) -> String {
+        format!("changelog {} {} ", self.mdt, self.user)
+    }
+
+    fn write_position(&self, index: u64) -> io::Result<()> {
+        let next = self.position.with_extension("next");
+        let mut file = File::create(&next)?;
+        file.write_all(format!("{}{index}\n", self.heading()).as_bytes())?;
+        file.sync_all()?;
+        fs::rename(&next, &self.position)?;
+        let parent = self.position.parent().filter(|parent| !parent.as_os_str().is_empty());
+        File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    }
+
+    fn position_error(&self, doing: &'static str, source: io::Error) -> FeedError {
+        FeedError::Position { doing, path: self.position.clone(), source }
+    }
+}
+
+impl Drop for Feed {
+    fn drop(&mut self) {
+        // Each of the two ends a wait of the thread's.
+        (self.events, self.going) = (None, None);
+        if let Some(thread) = self.thread.take() {
+            // It has nothing to give, and a panic of it was told by itself.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The feed is gone.
+struct Unwanted;
+
+struct Reader {
+    library: Library,
+    mdt: String,
+    /// The number of the last record that was handed over.
+    last: u64,
+    events: SyncSender<Event>,
+    stop: Receiver<()>,
+    period: Duration,
+}
+
+impl Reader {
+    fn run(mut self) {
+        let mut pause = self.period;
+        loop {
+            match self.read_all() {
+                Ok(Ok(())) => pause = self.period,
+                Ok(Err(error)) => {
+                    if self.events.send(Event::Trouble(error)).is_err() {
+                        return;
+                    }
+                    pause = pause.saturating_mul(2).clamp(self.period, LONGEST_PAUSE.max(self.period));
+                }
+                Err(Unwanted) => return,
+            }
+            if !matches!(self.stop.recv_timeout(pause), Err(RecvTimeoutError::Timeout)) {
+                return;
+            }
+        }
+    }
+
+    /// Opens the log anew each time: so a restart of the MDT, or another one in its place, is nothing special.
+    fn read_all(&mut self) -> Result<io::Result<()>, Unwanted> {
+        let mut log = match Changelog::start(&self.library, &self.mdt, self.last.saturating_add(1), false) {
+            Ok(log) => log,
+            Err(error) => return Ok(Err(error)),
+        };
+        let mut batch = Vec::new();
+        loop {
+            match log.recv() {
+                Ok(Some(record)) => self.take(record, &mut batch)?,
+                Ok(None) => {
+                    self.flush(&mut batch)?;
+                    self.send(Event::End)?;
+                    return Ok(Ok(()));
+                }
+                // Without an error number it is what was read that is wrong, and the next record may be read.
+                Err(error) if error.raw_os_error().is_none() => self.send(Event::Garbage(error.to_string()))?,
+                Err(error) => {
+                    self.flush(&mut batch)?;
+                    return Ok(Err(error));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, record: Record, batch: &mut Vec<Record>) -> Result<(), Unwanted> {
+        // Delivered before, however that came.
+        if record.index <= self.last {
+            return Ok(());
+        }
+        if self.last > 0 && record.index > self.last + 1 {
+            self.flush(batch)?;
+            self.send(Event::Gap { after: self.last, next: record.index })?;
+        }
+        if let Some(damage) = &record.damage {
+            tracing::warn!(mdt = self.mdt, index = record.index, %damage, "a damaged changelog record");
+        }
+        self.last = record.index;
+        batch.push(record);
+        if batch.len() < BATCH { Ok(()) } else { self.flush(batch) }
+    }
+
+    fn flush(&self, batch: &mut Vec<Record>) -> Result<(), Unwanted> {
+        let records = std::mem::take(batch);
+        if records.is_empty() { Ok(()) } else { self.send(Event::Records(records)) }
+    }
+
+    fn send(&self, event: Event) -> Result<(), Unwanted> {
+        self.events.send(event).map_err(|_| Unwanted)
+    }
+}
+
+/// The files whose content may have changed according to a record: what makes mirrors stale.
+#[must_use]
+pub fn written(record: &Record) -> Option<Fid> {
+    use sys::lustre::RecordKind::{Close, Layout, MirrorWrite, Mtime, Truncate};
+    let is_write = matches!(record.kind, Close | Layout | MirrorWrite | Mtime | Truncate);
+    (is_write && record.target != Fid { seq: 0, oid: 0, ver: 0 }).then_some(record.target)
+}
