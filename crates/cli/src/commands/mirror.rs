@@ -1,5 +1,6 @@
 //! `sifaka mirror`: file-level replication on Lustre.
 
+use super::mirror_follow::{self, FollowArgs};
 use crate::exit::{CliError, Exit, Outcome};
 use crate::lustre::{Crew, CrewArgs, Filesystem, Verb};
 use crate::names::FilesArgs;
@@ -47,6 +48,8 @@ pub(crate) struct ResyncArgs {
     #[command(flatten)]
     crew: CrewArgs,
     #[command(flatten)]
+    follow: FollowArgs,
+    #[command(flatten)]
     files: FilesArgs,
 }
 
@@ -80,7 +83,13 @@ fn stripe_size(text: &str) -> Result<u64, String> {
 pub(crate) fn run(command: MirrorCommand) -> Outcome {
     match command {
         MirrorCommand::Extend(args) => run_extend(args),
-        MirrorCommand::Resync(ResyncArgs { crew, files }) => {
+        MirrorCommand::Resync(ResyncArgs { crew, follow, files }) if follow.is_wanted() => {
+            let jobs = crew.jobs.get();
+            // Files in use are tried again in later rounds.
+            let crew = Crew::new(&CrewArgs { tries: 1, ..crew }, Verb::Resync)?;
+            mirror_follow::run(&follow, files.fs.as_deref(), jobs, crew)
+        }
+        MirrorCommand::Resync(ResyncArgs { crew, files, .. }) => {
             Crew::new(&crew, Verb::Resync)?.run(files, |_| Ok(()), |work, path, ()| resync(work, path))
         }
         MirrorCommand::Verify(VerifyArgs { crew, files }) => {

@@ -14,6 +14,7 @@ pub(crate) mod import;
 mod import_objects;
 pub(crate) mod man;
 pub(crate) mod mirror;
+mod mirror_follow;
 pub(crate) mod mover;
 pub(crate) mod rebalance;
 pub(crate) mod rebuild;

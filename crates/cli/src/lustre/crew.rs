@@ -173,6 +173,11 @@ impl Crew {
         job: impl Fn(&Work, &Path, &P) -> Result<Outcome, Trouble> + Sync,
     ) -> Result<Exit, CliError> {
         self.run_until(files, prepare, |work, file, prepared| job(work, &file.path, prepared), || false)?;
+        self.finish_plainly()
+    }
+
+    /// Prints the totals.
+    pub(crate) fn finish_plainly(self) -> Result<Exit, CliError> {
         let text = self.human();
         self.finish(NoMore {}, &text)
     }
@@ -226,7 +231,13 @@ impl Crew {
         human(self.verb, &self.totals.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn tell(&self, path: &Path, outcome: Result<Outcome, String>) {
+    /// By which files are worked on.
+    pub(crate) fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// Tells what became of a file, and counts it.
+    pub(crate) fn tell(&self, path: &Path, outcome: Result<Outcome, String>) {
         let mut line = Line::of(path);
         let mut totals = self.totals.lock().unwrap_or_else(PoisonError::into_inner);
         let shown = || escaped_path(path);

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use sys::lustre::Layout;
+use sys::lustre::{Changelog, Layout};
 use testkit::wait_until;
 
 const MIB: usize = 1 << 20;
@@ -198,4 +198,54 @@ fn p9_a_full_ost_leaves_the_file_as_it_was() {
     lustre.run(&["mirror", "extend", "-o", "1"], &[&path]).refused(1, &["cannot copy", "No space left on device"]);
     assert_eq!(mirrors(&lustre, &path), [(0, 0, false)]);
     assert!(fs::read(&path).unwrap() == content);
+}
+
+#[test]
+fn what_the_changelog_tells_is_resynced_and_committed_when_it_is_done() {
+    const CLOSE: u32 = 11;
+    let lustre = with_osts();
+    let files: Vec<_> = (0..5).map(|i| file_on(&lustre, &format!("t/f{i}"), 0, b"content")).collect();
+    lustre.ok(&["mirror", "extend", "-p", "fast"], &[&files[0], &files[1], &files[2], &files[3]]);
+    let user = control::register_changelog_user(&lustre.root).unwrap();
+    let mdt = format!("{}-MDT0000", lustre.root.fsname().unwrap());
+    let write = |path: &Path| {
+        fs::write(path, "changed").unwrap();
+        control::log(path, CLOSE, 0).unwrap();
+    };
+    files.iter().for_each(|path| write(path));
+    // On Lustre the second goes with the first.
+    for gone in [lustre.path(&format!(".lustre/fid/{}", lustre.fid(&files[3]))), files[3].clone()] {
+        fs::remove_file(gone).unwrap();
+    }
+    let (top, position) = (lustre.path(""), lustre.scratch.join("position"));
+    let (top, position) = (top.to_str().unwrap(), position.to_str().unwrap());
+    let words = ["mirror", "resync", "--follow", &mdt, "--user", &user, "--fs", top, "--position", position];
+    let left = || {
+        let mut log = Changelog::start(&lustre.library, &mdt, 0, false).unwrap();
+        log.recv().unwrap().map(|record| record.index)
+    };
+    let said = lustre.ok(&[&words[..], &["--once"]].concat(), &[]);
+    assert_eq!(said, "3 files resynced (21 B)\n");
+    assert!(files[..3].iter().all(|path| !mirrors(&lustre, path)[1].2), "the fourth is gone, the fifth has no mirrors");
+    assert_eq!(left(), None);
+    // A file that is in use holds back what is committed, and is done when it is free.
+    write(&files[4]);
+    write(&files[0]);
+    write(&files[1]);
+    let reader = File::open(&files[0]).unwrap();
+    let mut child = lustre.command().args(words).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_until(LONG, "the other file is done", || !mirrors(&lustre, &files[1])[1].2);
+    wait_until(LONG, "what is before it is committed", || left() == Some(7));
+    assert!(mirrors(&lustre, &files[0])[1].2);
+    drop(reader);
+    wait_until(LONG, "all is committed", || left().is_none());
+    assert!(!mirrors(&lustre, &files[0])[1].2);
+    // Killed, and what came meanwhile is done by the next one.
+    child.kill().unwrap();
+    child.wait().unwrap();
+    write(&files[2]);
+    assert_eq!(lustre.ok(&[&words[..], &["--once"]].concat(), &[]), "1 files resynced (7 B)\n");
+    lustre.run(&words[..4], &[]).refused(2, &["--user"]);
+    control::fail(&lustre.root, "llapi_changelog_start", libc::EIO, None).unwrap();
+    lustre.run(&[&words[..], &["--once"]].concat(), &[]).refused(5, &["the changelog cannot be read"]);
 }
