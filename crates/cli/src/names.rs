@@ -420,7 +420,8 @@ impl Walk {
                 if self.batch.len() >= BATCH { self.flush() } else { Ok(()) }
             }
             Home::Lustre(filesystem, Some(fid)) => {
-                self.add_lustre(filesystem, LustreFile { path: shown.clone(), shown, fid })
+                let file = filesystem.named(shown, fid);
+                self.add_lustre(filesystem, file)
             }
             Home::Lustre(_, None) => Ok(()),
         }

@@ -50,16 +50,14 @@ pub(crate) fn submit(
         if !is_needed(asked, &hsm) {
             return Ok(None);
         }
-        if !is_allowed(asked.action, &hsm) {
+        if !is_allowed(asked, &hsm) {
             return Err(Errno(libc::EPERM));
         }
     }
     let same_file = |request: &&Request| request.fid == fid && request.is_open();
     let cookie = if asked.action == action::CANCEL {
         let running = session.state.requests.iter().filter(same_file);
-        let Some(running) = running.clone().find(|request| request.action != action::CANCEL) else {
-            return Err(Errno(libc::ENOENT));
-        };
+        let Some(running) = running.clone().find(|request| request.action != action::CANCEL) else { return Ok(None) };
         let asked_already = |request: &Request| request.action == action::CANCEL && request.cookie == running.cookie;
         if session.state.requests.iter().any(|request| asked_already(request) && request.is_open()) {
             return Ok(None);
@@ -67,7 +65,9 @@ pub(crate) fn submit(
         running.cookie
     } else {
         let running = session.state.requests.iter().filter(same_file);
-        if let Some(running) = running.clone().find(|request| request.action == asked.action) {
+        // Any other action that is asked for twice is there twice.
+        let is_restore = |request: &&Request| request.action == action::RESTORE && asked.action == action::RESTORE;
+        if let Some(running) = running.clone().find(is_restore) {
             return Ok(Some(running.cookie));
         }
         session.state.last_cookie += 1;
@@ -111,9 +111,14 @@ fn is_needed(asked: &Asked<'_>, hsm: &Hsm) -> bool {
     }
 }
 
-fn is_allowed(action: u32, hsm: &Hsm) -> bool {
-    match action {
-        action::ARCHIVE => !hsm.has(state::NOARCHIVE),
+/// Force changes nothing here.
+fn is_allowed(asked: &Asked<'_>, hsm: &Hsm) -> bool {
+    match asked.action {
+        action::ARCHIVE => {
+            let elsewhere = hsm.has(state::EXISTS) && asked.archive != 0 && asked.archive != hsm.archive;
+            let worth_it = hsm.has(state::DIRTY) || !hsm.has(state::ARCHIVED);
+            !hsm.has(state::NOARCHIVE) && worth_it && !elsewhere
+        }
         action::RESTORE => hsm.has(state::ARCHIVED) && !hsm.has(state::DIRTY | state::LOST),
         action::REMOVE => !hsm.has(state::RELEASED),
         _ => true,

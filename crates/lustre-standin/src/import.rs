@@ -10,9 +10,12 @@ use rustix::fs::{Timespec, Timestamps};
 use crate::abi::{Fid, UserImport, state};
 use crate::boundary::{self, Errno, Result, negative, put};
 use crate::changelog::{self, HsmEvent};
-use crate::file::{Hsm, fid_of};
+use crate::file::{Hsm, fid_of, set_attribute};
 use crate::root::Root;
 use crate::state::Session;
+
+/// On a directory whose default layout an import has removed.
+pub const LAYOUT_LOST: &str = "user.standin_layout_lost";
 
 fn import(path: &Path, asked: &UserImport) -> Result<Fid> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
@@ -22,7 +25,16 @@ fn import(path: &Path, asked: &UserImport) -> Result<Fid> {
         return Err(Errno(libc::EINVAL));
     }
     let mut session = Session::begin(&root)?;
-    let file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    // Not exclusive, and links are followed. Who imports onto a directory takes its default layout away.
+    if path.is_dir() {
+        set_attribute(path, LAYOUT_LOST, "1")?;
+        return Err(Errno(libc::EISDIR));
+    }
+    let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    // What has content has a layout, which is not replaced; what has none is taken over.
+    if file.metadata()?.len() > 0 {
+        return Err(Errno(libc::EEXIST));
+    }
     let made = fill(&mut session, path, &file, asked);
     if made.is_err() {
         // The error that matters is the first.
@@ -34,7 +46,7 @@ fn import(path: &Path, asked: &UserImport) -> Result<Fid> {
 fn fill(session: &mut Session, path: &Path, file: &File, asked: &UserImport) -> Result<Fid> {
     file.set_len(asked.size)?;
     std::os::unix::fs::fchown(file, Some(asked.uid), Some(asked.gid))?;
-    file.set_permissions(Permissions::from_mode(asked.mode & 0o7777))?;
+    file.set_permissions(Permissions::from_mode(asked.mode & 0o777))?;
     let time = |seconds: u64, nanoseconds: u32| -> Result<Timespec> {
         let seconds = i64::try_from(seconds).map_err(|_| Errno(libc::EINVAL))?;
         Ok(Timespec { tv_sec: seconds, tv_nsec: nanoseconds.into() })

@@ -1,7 +1,8 @@
 //! `llapi_lease_…`: leases on files, and what is done to mirrors when one is given back.
 //!
 //! A read lease is lost when the file changes, a write lease also when anybody opens it: inotify tells. Nobody is stopped by
-//! a lease, as on Lustre.
+//! a lease, as on Lustre. A descriptor keeps a lease that was lost until it gives it back, and gets no other one before: also
+//! the begin of a resync takes a lease, and wants none to be there.
 
 use std::collections::HashMap;
 use std::ffi::c_int;
@@ -32,6 +33,7 @@ struct Lease {
     inode: u64,
     modification: u64,
     opened: OwnedFd,
+    lost: bool,
 }
 
 /// Leases are the process's, by descriptor.
@@ -41,7 +43,20 @@ fn leases() -> MutexGuard<'static, HashMap<RawFd, Lease>> {
     LEASES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Whether the descriptor has a lease to give back, lost or not. Closing gives back, too: of another file, it is a former one's.
+fn has(fd: RawFd) -> Result<bool> {
+    let inode = fs::metadata(by_fd(fd))?.ino();
+    let mut leases = leases();
+    if leases.get(&fd).is_some_and(|lease| lease.inode != inode) {
+        leases.remove(&fd);
+    }
+    Ok(leases.contains_key(&fd))
+}
+
 fn acquire(fd: RawFd, mode: u32) -> Result<()> {
+    if has(fd)? {
+        return Err(Errno(libc::EBUSY));
+    }
     // SAFETY: the caller's descriptor, which it does not close meanwhile.
     let borrowed = unsafe { BorrowedFd::borrow_raw(fd) };
     if mode == WRITE {
@@ -51,25 +66,32 @@ fn acquire(fd: RawFd, mode: u32) -> Result<()> {
     let opened = inotify::init(inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK)?;
     inotify::add_watch(&opened, by_fd(fd), inotify::WatchFlags::OPEN)?;
     let metadata = fs::metadata(by_fd(fd))?;
-    let lease = Lease { mode, inode: metadata.ino(), modification: modification(&metadata), opened };
+    let lease = Lease { mode, inode: metadata.ino(), modification: modification(&metadata), opened, lost: false };
     leases().insert(fd, lease);
     Ok(())
 }
 
 /// The mode of the lease that is still held; 0 when there is none, or it was lost.
 pub(crate) fn held(fd: RawFd) -> Result<u32> {
-    let leases = leases();
-    let Some(lease) = leases.get(&fd) else { return Ok(0) };
+    let mut leases = leases();
+    let Some(lease) = leases.get_mut(&fd) else { return Ok(0) };
     let metadata = fs::metadata(by_fd(fd))?;
     let mut events = [0; 256];
     let changed = lease.modification != modification(&metadata);
     let opened = lease.mode == WRITE && rustix::io::read(&lease.opened, &mut events).is_ok_and(|len| len > 0);
-    let (mode, lost) = (lease.mode, changed || opened || lease.inode != metadata.ino());
-    drop(leases);
-    if lost {
-        self::leases().remove(&fd);
+    let lost = lease.lost || changed || opened || lease.inode != metadata.ino();
+    lease.lost = lost;
+    Ok(if lost { 0 } else { lease.mode })
+}
+
+/// Gives it back, and tells what [`held`] would. `ENOLCK` without one.
+fn give_back(fd: RawFd) -> Result<u32> {
+    if !has(fd)? {
+        return Err(Errno(libc::ENOLCK));
     }
-    Ok(if lost { 0 } else { mode })
+    let mode = held(fd);
+    leases().remove(&fd);
+    mode
 }
 
 /// Mirrors are written under a lease: what that does to the file is not somebody else's change.
@@ -81,19 +103,37 @@ pub(crate) fn keep_through(fd: RawFd, change: impl FnOnce() -> Result<()>) -> Re
     Ok(())
 }
 
+/// A call that gives a lease back and fails has given it back.
+fn forget_if(gives_back: bool, fd: RawFd) {
+    if gives_back {
+        leases().remove(&fd);
+    }
+}
+
+/// What a swap that ends a lease needs: `EBUSY` when it was lost. It is gone in any case.
+pub(crate) fn end_for_swap(fd: RawFd) -> Result<()> {
+    match give_back(fd)? {
+        0 => Err(Errno(libc::EBUSY)),
+        _ => Ok(()),
+    }
+}
+
 fn set(fd: RawFd, asked: &LeaseRequest, ids: &[u32]) -> Result<u32> {
     let root = Root::of_fd(fd)?;
-    root.fault("llapi_lease_set")?;
+    root.fault("llapi_lease_set").inspect_err(|_| forget_if(asked.mode == UNLOCK, fd))?;
     match (asked.mode, asked.flags) {
         (READ | WRITE, 0) => acquire(fd, asked.mode).map(|()| 0),
         (WRITE, RESYNC) => {
-            if held(fd)? == 0 {
-                acquire(fd, WRITE)?;
+            acquire(fd, WRITE)?;
+            let begun = mirror::begin_resync(&root, fd);
+            if begun.is_err() {
+                leases().remove(&fd);
             }
-            mirror::begin_resync(&root, fd).map(|()| 0)
+            begun.map(|()| 0)
         }
         (UNLOCK, flags) => {
-            let mode = held(fd)?;
+            // It is gone whatever becomes of what it was for.
+            let mode = give_back(fd)?;
             if mode != 0 {
                 match (flags, ids) {
                     (0, _) => {}
@@ -103,7 +143,6 @@ fn set(fd: RawFd, asked: &LeaseRequest, ids: &[u32]) -> Result<u32> {
                     _ => return Err(Errno(libc::EINVAL)),
                 }
             }
-            leases().remove(&fd);
             Ok(mode)
         }
         _ => Err(Errno(libc::EINVAL)),
@@ -156,9 +195,7 @@ pub extern "C" fn llapi_lease_check(fd: c_int) -> c_int {
 #[unsafe(no_mangle)]
 pub extern "C" fn llapi_lease_release(fd: c_int) -> c_int {
     mode((|| {
-        Root::of_fd(fd)?.fault("llapi_lease_release")?;
-        let mode = held(fd)?;
-        leases().remove(&fd);
-        Ok(mode)
+        Root::of_fd(fd)?.fault("llapi_lease_release").inspect_err(|_| forget_if(true, fd))?;
+        give_back(fd)
     })())
 }

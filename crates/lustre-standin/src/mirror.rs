@@ -99,6 +99,10 @@ pub(crate) fn begin_resync(root: &Root, fd: RawFd) -> Result<()> {
     if !layout.is_mirrored() {
         return Err(Errno(libc::EINVAL));
     }
+    let is_stale = |index| layout.is_stale(index, &by_fd(fd));
+    if !(0..layout.mirrors.len()).map(is_stale).collect::<Result<Vec<_>>>()?.contains(&true) {
+        return Err(Errno(libc::EALREADY));
+    }
     layout.syncing = true;
     layout.write(&by_fd(fd))
 }

@@ -11,7 +11,7 @@ use crate::abi::ResyncComponent;
 use crate::boundary::{self, Errno, Result, negative, put};
 use crate::file::make_volatile;
 use crate::layout_api::{LayoutHandle, handle};
-use crate::lease::{held, keep_through};
+use crate::lease::{end_for_swap, keep_through};
 use crate::mirror;
 use crate::root::Root;
 use crate::state::Session;
@@ -202,8 +202,8 @@ pub extern "C" fn llapi_fswap_layouts(first: c_int, second: c_int, dv1: u64, dv2
     negative((|| {
         let root = Root::of_fd(first)?;
         root.fault("llapi_fswap_layouts")?;
-        if flags & mirror::CLOSE != 0 && held(first)? == 0 {
-            return Err(Errno(libc::EBUSY));
+        if flags & mirror::CLOSE != 0 {
+            end_for_swap(first)?;
         }
         mirror::swap(&root, (first, second), (dv1, dv2), flags).map(|()| 0)
     })())

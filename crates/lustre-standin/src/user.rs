@@ -35,6 +35,8 @@ fn request(path: &Path, header: &UserRequest, items: &[UserItem], data: &[u8]) -
     let asked = Asked { action: kind, archive: header.archive_id, flags: header.flags, data };
     // What went before a bad item is taken all the same.
     let submitted = items.iter().try_for_each(|item| {
+        // One that is refused in the midst of others.
+        root.fault(&format!("item-{}", item.fid))?;
         let extent = if item.extent.length == 0 { Extent::ALL } else { item.extent };
         submit(&mut session, &asked, compound, item.fid, extent).map(drop)
     });
@@ -42,15 +44,9 @@ fn request(path: &Path, header: &UserRequest, items: &[UserItem], data: &[u8]) -
     submitted
 }
 
-/// Each that can be; the error is that of the last that cannot.
+/// One after the other, up to the first that cannot be.
 fn release_all(root: &Root, items: &[UserItem]) -> Result<()> {
-    let mut result = Ok(());
-    for item in items {
-        if let Err(error) = release(root, item.fid) {
-            result = Err(error);
-        }
-    }
-    result
+    items.iter().try_for_each(|item| release(root, item.fid))
 }
 
 fn release(root: &Root, fid: Fid) -> Result<()> {
@@ -129,6 +125,8 @@ fn current_action(root: &Root, path: &Path) -> Result<CurrentAction> {
     let of_it = |request: &&Request| request.fid == fid && request.is_open() && request.action != action::CANCEL;
     let Some(request) = state.requests.iter().rev().find(of_it) else { return Ok(CurrentAction::default()) };
     let done = request.progress.iter().map(|extent| extent.length).fold(0, u64::saturating_add);
+    // Before it is begun, what is told is what was asked for.
+    let location = if request.status == Status::Waiting { request.extent } else { Extent { offset: 0, length: done } };
     Ok(CurrentAction {
         state: if request.status == Status::Waiting { 1 } else { 2 },
         action: match request.action {
@@ -136,7 +134,7 @@ fn current_action(root: &Root, path: &Path) -> Result<CurrentAction> {
             action::RESTORE => user_action::RESTORE,
             _ => user_action::REMOVE,
         },
-        location: Extent { offset: 0, length: done },
+        location,
     })
 }
 

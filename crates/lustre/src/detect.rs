@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 use sys::lustre::{Library, path2fid};
+use sys::mounts::FsInfo;
 
 /// A Lustre filesystem that is mounted.
 #[derive(Clone, Debug)]
@@ -31,13 +32,22 @@ pub fn filesystem_at(path: &Path) -> io::Result<Option<Filesystem>> {
         Err(_) => return Ok(None),
     };
     if let Err(error) = path2fid(&library, path) {
+        // What may not be read has no FID for us, and is on Lustre all the same.
+        let closed = error.kind() == io::ErrorKind::PermissionDenied && found.kind == LUSTRE;
+        if closed {
+            return Ok(Some(filesystem(library, found)));
+        }
         // Not the system's number: nobody may take this for another filesystem.
         let refused = || Err(io::Error::other(format!("the client does not tell its FID: {error}")));
         return if found.kind == LUSTRE { refused() } else { Ok(None) };
     }
+    Ok(Some(filesystem(library, found)))
+}
+
+fn filesystem(library: Library, found: FsInfo) -> Filesystem {
     let source = found.source.to_string_lossy();
     let fsname = source.rsplit_once(":/").map(|(_, name)| name.split('/').next().unwrap_or(name).to_owned());
     let fsname = fsname.filter(|name| found.kind == LUSTRE && !name.is_empty());
     let key = fsname.clone().unwrap_or_else(|| found.device.replace(':', "-"));
-    Ok(Some(Filesystem { library, mount_point: found.mount_point, fsname, key }))
+    Filesystem { library, mount_point: found.mount_point, fsname, key }
 }

@@ -11,8 +11,6 @@ use sys::{Mode, OFlags};
 
 /// The file's layout, as the client shows it.
 const LAYOUT: &str = "lustre.lov";
-/// Where we keep the layout that a file had when it was archived: its restore gives it back.
-const SAVED_LAYOUT: &str = "trusted.sifaka_lov";
 
 /// The path of a file for whoever works in a mount of the filesystem.
 pub(crate) fn path_of(fid: Fid) -> String {
@@ -81,7 +79,7 @@ impl LustreFile {
 
     /// Makes it name no object.
     pub(crate) fn clear_identity(&self) -> Result<(), FileError> {
-        [xattr::UUID, xattr::HASH, xattr::URL, SAVED_LAYOUT].iter().try_for_each(|name| self.put(name, ""))
+        [xattr::UUID, xattr::HASH, xattr::URL, xattr::LAYOUT].iter().try_for_each(|name| self.put(name, ""))
     }
 
     /// Other files may name the object too.
@@ -91,19 +89,19 @@ impl LustreFile {
 
     /// Whether there is a layout to give to its restore.
     pub(crate) fn saved_layout(&self) -> Option<Vec<u8>> {
-        sys::xattr::get(&self.fd, SAVED_LAYOUT).ok().flatten().filter(|layout| !layout.is_empty())
+        sys::xattr::get(&self.fd, xattr::LAYOUT).ok().flatten().filter(|layout| !layout.is_empty())
     }
 
     /// Without it a restored file gets its directory's layout: no reason to fail.
     fn save_layout(&self) {
         let kept = match sys::xattr::get(&self.fd, LAYOUT) {
-            Ok(Some(layout)) => sys::xattr::set(&self.fd, SAVED_LAYOUT, &layout),
+            Ok(Some(layout)) => sys::xattr::set(&self.fd, xattr::LAYOUT, &layout),
             // No layout (an empty file that nobody wrote), or no Lustre.
-            Ok(None) | Err(_) => sys::xattr::remove(&self.fd, SAVED_LAYOUT).map(drop),
+            Ok(None) | Err(_) => sys::xattr::remove(&self.fd, xattr::LAYOUT).map(drop),
         };
         if let Err(error) = kept {
             tracing::warn!(fid = %self.fid, %error, "the layout was not kept: a restore gives the file its directory's");
-            let _ = sys::xattr::remove(&self.fd, SAVED_LAYOUT);
+            let _ = sys::xattr::remove(&self.fd, xattr::LAYOUT);
         }
     }
 

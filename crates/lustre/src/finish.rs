@@ -235,6 +235,8 @@ fn restored(prepared: &Prepared, action: &CopyAction, digest: Option<Digest>) ->
         let message = format!("the restored file has {size} bytes, and the released one {expected}: it stays released");
         return Err(Failure::permanent(EIO, message));
     }
+    // Lustre writes late: what there is no room for shows here, and the library would keep it to itself.
+    action.fd().and_then(sys::file::sync_data).map_err(|e| failure_of("write the restored file out", &e))?;
     match (prepared.identity.hash, digest) {
         (Some(wanted), Some(got)) if wanted.as_bytes().len() == got.as_bytes().len() && wanted != got => {
             let message =

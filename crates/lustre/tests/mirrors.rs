@@ -252,9 +252,7 @@ fn each_call_that_fails_leaves_the_file_as_it_was() {
     assert_eq!(extend(&work, &path, &on(&[1])).unwrap(), done(MIB));
     fs::write(&path, b"new").unwrap();
     let before = site.mirrors(&path);
-    for call in
-        ["llapi_lease_acquire", "llapi_lease_set", "llapi_mirror_resync_many", "llapi_lease_check", "llapi_mirror_set"]
-    {
+    for call in ["llapi_lease_set", "llapi_mirror_resync_many", "llapi_lease_check", "llapi_mirror_set"] {
         control::fail(&site.root, call, libc_enospc(), None).unwrap();
         assert!(resync(&work, &path).is_err(), "{call}");
         control::heal(&site.root, call).unwrap();

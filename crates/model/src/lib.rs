@@ -47,6 +47,8 @@ pub mod xattr {
     pub const COPIES: &str = "trusted.sifaka_copies";
     /// The id of an object that other files may name too, as text. Of no account when the file names another object.
     pub const SHARED: &str = "trusted.sifaka_shared";
+    /// On Lustre: the layout that the file had when it was archived, which it gets at restore (`lustre.lov`, as it was).
+    pub const LAYOUT: &str = "trusted.sifaka_lov";
     /// On the filesystem's root: which queue database knows all files that share objects, and how far.
     pub const SHARING: &str = "trusted.sifaka_sharing";
 }

@@ -13,9 +13,9 @@ use model::{Extent, Fid, HsmFlags, Timestamp};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::{FdFlags, fcntl_getfd};
 use sifaka_sys::lustre::{
-    Action, ActionList, Begin, Changelog, CopyAction, Copytool, Damage, Flush, Handle, Import, Item, Library,
-    ProgressFlags, RecordKind, Request, UserAction, current_action, data_version, fid2path, import, mdt_index_by_fid,
-    path2fid, request, state, state_set,
+    Action, ActionList, Begin, Changelog, CopyAction, Copytool, Damage, Flush, Handle, Import, Item, LayoutLease,
+    LeaseMode, Library, ProgressFlags, RecordKind, Request, UserAction, current_action, data_version, fid2path, import,
+    mdt_index_by_fid, path2fid, request, state, state_set,
 };
 use tempfile::TempDir;
 
@@ -378,6 +378,55 @@ fn an_imported_file_is_as_it_was_described() {
     let now = state(&lustre.library, &path).unwrap();
     assert!(now.flags.contains(HsmFlags::RELEASED) && now.archive_id == 2);
     assert_eq!(errno(import(&lustre.library, &path, &file)), libc::EEXIST);
+    let special = Import { permissions: 0o6750, ..file };
+    let path = lustre.top.join("special");
+    import(&lustre.library, &path, &special).unwrap();
+    assert_eq!(fs::metadata(&path).unwrap().mode(), 0o106_750, "the library itself keeps nine bits");
+}
+
+#[test]
+fn an_import_touches_nothing_that_is_there() {
+    let lustre = Lustre::make();
+    let file = Import { archive_id: 1, size: 5, permissions: 0o600, ..Import::default() };
+    let [directory, empty, link] = ["directory", "empty", "link"].map(|name| lustre.top.join(name));
+    fs::create_dir(&directory).unwrap();
+    File::create(&empty).unwrap();
+    std::os::unix::fs::symlink("nowhere", &link).unwrap();
+    for path in [&directory, &empty, &link] {
+        assert_eq!(errno(import(&lustre.library, path, &file)), libc::EEXIST, "{}", path.display());
+    }
+    let lost = sifaka_sys::xattr::get(File::open(&directory).unwrap(), lustre_standin::import::LAYOUT_LOST).unwrap();
+    assert_eq!(lost, None);
+    assert_eq!(fs::metadata(&empty).unwrap().len(), 0);
+    assert!(!lustre.top.join("nowhere").exists());
+}
+
+#[test]
+fn an_open_file_has_one_lease_and_a_resync_takes_its_own() {
+    let lustre = Lustre::make();
+    let (path, _) = lustre.file("file", b"content");
+    let open = || File::options().read(true).write(true).open(&path).unwrap();
+    let lease = LayoutLease::acquire(&lustre.library, open(), LeaseMode::Write).unwrap();
+    for mode in [LeaseMode::Read, LeaseMode::Write] {
+        assert_eq!(errno(LayoutLease::acquire(&lustre.library, &lease, mode)), libc::EBUSY);
+    }
+    assert_eq!(errno(LayoutLease::acquire_for_resync(&lustre.library, &lease)), libc::EBUSY);
+    assert!(lease.still_held().unwrap());
+    lease.release().unwrap();
+    let file = open();
+    assert_eq!(errno(LayoutLease::acquire_for_resync(&lustre.library, &file)), libc::EINVAL, "it has one mirror");
+    // The lease of the resync that did not begin is gone.
+    LayoutLease::acquire(&lustre.library, &file, LeaseMode::Write).unwrap().release().unwrap();
+}
+
+#[test]
+fn what_waits_has_no_bytes_done() {
+    let lustre = Lustre::make();
+    let (path, fid) = lustre.file("file", b"content");
+    lustre.ask(UserAction::Archive, &[fid], b"");
+    let current = current_action(&lustre.library, &path).unwrap();
+    assert_eq!((current.action, current.is_running()), (Some(UserAction::Archive), false));
+    assert_eq!((current.extent, current.bytes_done()), (Extent::WHOLE, 0));
 }
 
 #[test]

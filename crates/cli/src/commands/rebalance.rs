@@ -126,7 +126,7 @@ impl Balance<'_> {
     }
 
     fn file(&self, work: &Work, file: &LustreFile) -> Result<Came, Trouble> {
-        let found = match candidate(work, &file.path)? {
+        let found = match candidate(work, file.in_its_directory())? {
             Ok(found) => found,
             Err(outcome) => return Ok(outcome),
         };
@@ -135,7 +135,7 @@ impl Balance<'_> {
             self.plan().undo(planned);
             return Ok(Came::Unsuited("is archived: it would have to be archived again (--archived)"));
         }
-        let came = migrate(work, &file.path, &found, planned);
+        let came = migrate(work, file.in_its_directory(), &found, planned);
         if !matches!(came, Ok(Came::Done { .. } | Came::Would { .. })) {
             self.plan().undo(planned);
         } else if found.is_archived

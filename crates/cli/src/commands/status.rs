@@ -87,9 +87,10 @@ impl Job for OfFiles {
     }
 
     async fn lustre(&self, batch: lustre::Batch) -> Result<(), CliError> {
+        let with_action = self.json || self.show.action || self.show.progress;
         let statuses = lustre::off_thread(move || {
             let Batch { filesystem, files } = batch;
-            let status = |file: LustreFile| (lustre::status(&filesystem, &file), file.shown);
+            let status = |file: LustreFile| (lustre::status(&filesystem, &file, with_action), file.shown);
             files.into_iter().map(status).collect::<Vec<_>>()
         });
         let statuses = statuses.await?;

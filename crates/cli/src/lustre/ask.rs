@@ -8,7 +8,8 @@ use super::{Batch, Filesystem, LustreFile, wait};
 use crate::exit::{CliError, Exit};
 use agent::admin::api::{Cancelled, Refused};
 use model::{Extent, HsmFlags};
-use nix::libc::{E2BIG, EAGAIN, EPERM};
+use nix::libc::{E2BIG, EAGAIN, EINVAL, EPERM};
+use std::collections::BTreeMap;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -53,6 +54,8 @@ pub(crate) struct Asked {
 #[derive(Debug, PartialEq, Eq)]
 enum Judged {
     Ask,
+    /// Lustre archives only what differs from its copy, whatever is forced: it is marked as such first.
+    Mark,
     Already,
     Refuse(String),
 }
@@ -66,11 +69,21 @@ pub(crate) fn ask(batch: Batch, ask: &Ask) -> Result<Asked, CliError> {
         match state(&filesystem.library, &file.path) {
             Ok(state) => match judge(ask, state) {
                 Judged::Ask => wanted.push(file),
+                Judged::Mark => match mark_dirty(&filesystem, &file) {
+                    Ok(()) => wanted.push(file),
+                    Err(why) => asked.refused.push(file.failed(&why)),
+                },
                 Judged::Already => asked.already += 1,
                 Judged::Refuse(why) => asked.refused.push(file.refused(EPERM, why)),
             },
             // The archive may hold the object of a file that is gone.
-            Err(why) if why.kind() == io::ErrorKind::NotFound && ask.action == UserAction::Remove => wanted.push(file),
+            Err(why) if why.kind() == io::ErrorKind::NotFound && ask.action == UserAction::Remove => {
+                if ask.archive_id.is_some() {
+                    wanted.push(file);
+                } else {
+                    asked.refused.push(file.refused(EINVAL, GONE_FROM_WHERE));
+                }
+            }
             Err(why) => asked.refused.push(file.failed(&why)),
         }
     }
@@ -87,11 +100,19 @@ pub(crate) fn ask(batch: Batch, ask: &Ask) -> Result<Asked, CliError> {
     Ok(asked)
 }
 
+/// Said of a file that is gone: Lustre would take a request without an archive to all of them.
+const GONE_FROM_WHERE: &str = "the file is gone: say with --id from which archive its object is to be removed";
+
+/// Has Lustre take a file for changed, so that it archives it. It cannot be released before that is done.
+pub(super) fn mark_dirty(filesystem: &Filesystem, file: &LustreFile) -> io::Result<()> {
+    filesystem.set(file, HsmFlags::DIRTY, HsmFlags::empty(), None)
+}
+
 fn judge(ask: &Ask, state: UserState) -> Judged {
     let has = |flag| state.flags.contains(flag);
+    let elsewhere = ask.archive_id.filter(|id| has(HsmFlags::EXISTS) && *id != state.archive_id);
     match ask.action {
         UserAction::Archive => {
-            let elsewhere = ask.archive_id.filter(|id| has(HsmFlags::EXISTS) && *id != state.archive_id);
             if has(HsmFlags::NOARCHIVE) {
                 Judged::Refuse("it is marked noarchive".to_owned())
             } else if let Some(id) = elsewhere {
@@ -99,11 +120,19 @@ fn judge(ask: &Ask, state: UserState) -> Judged {
                 Judged::Refuse(format!(
                     "it is in archive {at}, and on Lustre a file is in one: remove it there before it goes to archive {id}"
                 ))
-            } else if !ask.force && wait::is_reached(ask.action, state.flags) {
-                Judged::Already
-            } else {
+            } else if !wait::is_reached(ask.action, state.flags) {
                 Judged::Ask
+            } else if !ask.force {
+                Judged::Already
+            } else if has(HsmFlags::RELEASED) {
+                Judged::Refuse("it is released: its only content is in the archive; restore it first".to_owned())
+            } else {
+                Judged::Mark
             }
+        }
+        // Lustre would ask that archive for it all the same, and then forget the one that it is in.
+        UserAction::Restore | UserAction::Remove if let Some(id) = elsewhere => {
+            Judged::Refuse(format!("it is in archive {}, not in {id}", state.archive_id))
         }
         UserAction::Restore if has(HsmFlags::RELEASED.with(HsmFlags::LOST)) => {
             Judged::Refuse("its archive copy is marked lost".to_owned())
@@ -121,25 +150,32 @@ pub(crate) fn cancel(batch: &Batch) -> Result<(Cancelled, Vec<Refused>), CliErro
     let library = &batch.filesystem.library;
     let mut total = Cancelled::default();
     let mut refused = Vec::new();
-    let mut wanted = Vec::new();
+    // With a request for several files, Lustre asks the agent of the first one's archive.
+    let mut wanted: BTreeMap<u32, Vec<LustreFile>> = BTreeMap::new();
     for file in &batch.files {
+        let archive = || state(library, &file.path).map_or(0, |state| state.archive_id);
         match current_action(library, &file.path) {
             Ok(current) if current.action.is_none() => total.not_found += 1,
-            Ok(_) => wanted.push(file.clone()),
+            Ok(_) => wanted.entry(archive()).or_default().push(file.clone()),
             // Its removal from the archive may go on.
-            Err(why) if why.kind() == io::ErrorKind::NotFound => wanted.push(file.clone()),
+            Err(why) if why.kind() == io::ErrorKind::NotFound => wanted.entry(0).or_default().push(file.clone()),
             Err(why) => refused.push(file.failed(&why)),
         }
     }
     let ask = Ask { action: UserAction::Cancel, archive_id: None, force: false, data: Vec::new() };
-    let failed = send(&batch.filesystem, &ask, &wanted)?;
-    total.cancelled += wanted.len().saturating_sub(failed.len()) as u64;
-    for (index, why) in failed {
-        match wanted.get(index) {
-            // It ended meanwhile.
-            Some(_) if why.kind() == io::ErrorKind::NotFound => total.not_found += 1,
-            Some(file) => refused.push(file.failed(&why)),
-            None => {}
+    for (archive, files) in wanted {
+        let at_once = if archive == 0 { 1 } else { files.len() };
+        for files in files.chunks(at_once.max(1)) {
+            let failed = send(&batch.filesystem, &ask, files)?;
+            total.cancelled += files.len().saturating_sub(failed.len()) as u64;
+            for (index, why) in failed {
+                match files.get(index) {
+                    // It ended meanwhile.
+                    Some(_) if why.kind() == io::ErrorKind::NotFound => total.not_found += 1,
+                    Some(file) => refused.push(file.failed(&why)),
+                    None => {}
+                }
+            }
         }
     }
     Ok((total, refused))
@@ -163,9 +199,12 @@ pub(super) fn send(
         };
         let Err(failed) = call(rest) else { break };
         stop_if_hopeless(filesystem, ask, &failed.source)?;
-        // One of the next part is the culprit. What was taken already may be asked for twice: it is done once.
+        // One of the next part is the culprit. Those before it were taken, and would be done twice if they were asked for again.
         at += failed.accepted;
         for (index, item) in items.iter().enumerate().skip(at).take(MAX_REQUEST_ITEMS) {
+            if files.get(index).is_some_and(|file| is_under_way(filesystem, ask.action, file)) {
+                continue;
+            }
             if let Err(failed) = call(std::slice::from_ref(item)) {
                 stop_if_hopeless(filesystem, ask, &failed.source)?;
                 refused.push((index, failed.source));
@@ -174,6 +213,11 @@ pub(super) fn send(
         at += MAX_REQUEST_ITEMS;
     }
     Ok(refused)
+}
+
+fn is_under_way(filesystem: &Filesystem, action: UserAction, file: &LustreFile) -> bool {
+    let current = || current_action(&filesystem.library, &file.path);
+    !matches!(action, UserAction::Release | UserAction::Cancel) && current().is_ok_and(|now| now.action == Some(action))
 }
 
 /// What no file is to blame for ends the command.
@@ -229,10 +273,16 @@ mod tests {
         ] {
             assert_eq!(judged(action, None, false, flags), expected, "{action:?} {flags:?}");
         }
-        assert_eq!(judged(UserAction::Archive, None, true, &clean), Judged::Ask);
+        assert_eq!(judged(UserAction::Archive, None, true, &clean), Judged::Mark);
+        assert_eq!(judged(UserAction::Archive, None, true, &dirty), Judged::Ask);
+        assert_eq!(judged(UserAction::Restore, Some(1), false, &released), Judged::Ask);
+        assert_eq!(judged(UserAction::Remove, Some(1), false, &clean), Judged::Ask);
         assert_eq!(judged(UserAction::Archive, Some(1), false, &clean), Judged::Already);
         for (action, id, flags) in [
             (UserAction::Archive, Some(2), &clean[..]),
+            (UserAction::Archive, None, &released),
+            (UserAction::Restore, Some(2), &released),
+            (UserAction::Remove, Some(2), &clean),
             (UserAction::Archive, None, &[F::NOARCHIVE]),
             (UserAction::Remove, None, &released),
             (UserAction::Restore, None, &[F::EXISTS, F::ARCHIVED, F::RELEASED, F::LOST]),

@@ -172,7 +172,7 @@ impl Crew {
         prepare: impl Fn(&Filesystem) -> Result<P, String> + Sync,
         job: impl Fn(&Work, &Path, &P) -> Result<Outcome, Trouble> + Sync,
     ) -> Result<Exit, CliError> {
-        self.run_until(files, prepare, |work, file, prepared| job(work, &file.path, prepared), || false)?;
+        self.run_until(files, prepare, |work, file, prepared| job(work, file.in_its_directory(), prepared), || false)?;
         self.finish_plainly()
     }
 

@@ -2,14 +2,11 @@
 //!
 //! Raw values: what a file was archived under is for its mover to understand.
 
-use model::xattr::{HASH, SHARED, URL, UUID};
+use model::xattr::{HASH, LAYOUT, SHARED, URL, UUID};
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
-
-/// The layout that the file had when it was archived, which the agent gives it at restore.
-const LAYOUT: &str = "trusted.sifaka_lov";
 
 /// See the module.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -64,6 +61,12 @@ impl Attributes {
     pub(super) fn set_on(&self, path: &Path) -> io::Result<()> {
         let file = open(path)?;
         self.values.iter().try_for_each(|(name, value)| sys::xattr::set(&file, *name, value))
+    }
+
+    /// Whether both name the same object, in the same words.
+    pub(super) fn same_object(&self, other: &Self) -> bool {
+        let of = |all: &Self, name| all.values.iter().find(|(found, _)| *found == name).map(|(_, value)| value.clone());
+        [UUID, HASH, URL].into_iter().all(|name| of(self, name) == of(other, name))
     }
 
     pub(super) fn uuid(&self) -> String {

@@ -7,10 +7,10 @@ use model::{HsmFlags, HsmState, Identity, Timestamp};
 use nix::libc::{EBUSY, EINVAL, EPERM, EXDEV};
 use std::fs::{self, File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use sys::lustre::{UserState, state};
+use sys::lustre::{LayoutLease, LeaseMode, UserState, state};
 
 /// A file that is to be made.
 #[derive(Debug)]
@@ -21,7 +21,7 @@ pub(crate) struct Import<'a> {
     pub(crate) identity: &'a Identity,
 }
 
-/// Makes the file, which must not exist. When this fails there is none.
+/// Makes the file, which must not exist. When this fails there is none, unless it is the directory that could not be made durable.
 pub(crate) fn import(filesystem: &Filesystem, path: &Path, wanted: &Import<'_>) -> io::Result<()> {
     make(filesystem, path, &wanted.file, &Attributes::naming(wanted.identity))
 }
@@ -49,8 +49,18 @@ pub(crate) fn clone(filesystem: &Arc<Filesystem>, source: &Path, target: &Path) 
         Ok(Some(there)) if there.top == filesystem.top => {}
         _ => return Err(refused(target, EXDEV, "it would be on another filesystem than its source")),
     }
+    // A writer's changes make a file dirty when it closes it: so nobody may write to a file that has its content here.
+    let opened = File::options().read(true).custom_flags(sys::OFlags::NOFOLLOW.bits().cast_signed()).open(source);
+    let lease = LayoutLease::acquire(&filesystem.library, opened.map_err(at_source)?, LeaseMode::Read);
     let before = look(filesystem, source).map_err(at_source)?;
     let (state, metadata) = &before;
+    let lease = match lease {
+        Ok(lease) => Some(lease),
+        // Nobody has written to a file whose content is not here.
+        Err(_) if state.flags.contains(HsmFlags::RELEASED) => None,
+        Err(why) if why.raw_os_error() == Some(EBUSY) => return Err(refused(source, EBUSY, "it is being written to")),
+        Err(why) => return Err(at_source(why)),
+    };
     let hsm = HsmState { flags: state.flags, ..HsmState::default() };
     if !hsm.is_clean_copy() {
         let why = if state.flags.contains(HsmFlags::LOST) {
@@ -71,7 +81,9 @@ pub(crate) fn clone(filesystem: &Arc<Filesystem>, source: &Path, target: &Path) 
     // Before anybody can remove what two files name.
     let attributes = attributes.share(source).map_err(at_source)?;
     let after = look(filesystem, source).map_err(at_source)?;
-    if after.0 != *state || stamp(&after.1) != stamp(metadata) {
+    let named = Attributes::of(source).map_err(at_source)?;
+    // Archived again, it names another object, and what it shares is the old one.
+    if after.0 != *state || stamp(&after.1) != stamp(metadata) || !named.same_object(&attributes) {
         return Err(refused(source, EBUSY, "it changed meanwhile"));
     }
     let time = |seconds, nanos: i64| Timestamp { seconds, nanos: u32::try_from(nanos).unwrap_or(0) };
@@ -85,6 +97,10 @@ pub(crate) fn clone(filesystem: &Arc<Filesystem>, source: &Path, target: &Path) 
         mtime: time(metadata.mtime(), metadata.mtime_nsec()),
         ..sys::lustre::Import::default()
     };
+    let is_kept = lease.is_none_or(|lease| lease.still_held().unwrap_or(false));
+    if !is_kept {
+        return Err(refused(source, EBUSY, "it is being written to"));
+    }
     make(filesystem, target, &file, &attributes).map_err(|why| failed(target, &why))
 }
 

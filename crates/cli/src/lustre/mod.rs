@@ -27,15 +27,14 @@ use agent::admin::api::Refused;
 use model::{Fid, HsmFlags};
 use std::collections::HashMap;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use sys::lustre::{Library, fid2path, path2fid, state_set};
 
-/// `LL_SUPER_MAGIC`.
-const MAGIC: u64 = 0x0bd0_0bd0;
 /// The directory at the root that holds no files of users.
 pub(crate) const OWN_DIRECTORY: &str = ".lustre";
+/// Files by their FIDs, from the root.
+const FIDS: &str = ".lustre/fid";
 
 /// A Lustre filesystem as it is mounted here.
 #[derive(Debug)]
@@ -43,6 +42,8 @@ pub(crate) struct Filesystem {
     library: Library,
     /// Where it is mounted.
     top: PathBuf,
+    /// Whether files can be opened by FID: users may not, and a mount of a subdirectory has no way to.
+    by_fid: bool,
 }
 
 /// A regular file on Lustre.
@@ -50,7 +51,7 @@ pub(crate) struct Filesystem {
 pub(crate) struct LustreFile {
     /// As the user named it; a path of it where the user gave a FID.
     pub(crate) shown: PathBuf,
-    /// By which it is opened.
+    /// By which it is opened: by its FID where that is possible, because other files can take a name.
     pub(crate) path: PathBuf,
     pub(crate) fid: Fid,
 }
@@ -65,16 +66,17 @@ pub(crate) struct Batch {
 impl Filesystem {
     /// The one that a directory is on; `None` when it is not on Lustre. The error is for people.
     pub(crate) fn of(directory: &Path) -> Result<Option<Arc<Self>>, String> {
-        let library = match Library::load() {
-            Ok(library) => library,
-            Err(error) if has_magic(directory) => return Err(format!("it is on Lustre, and {error}")),
-            Err(_) => return Ok(None),
+        let found = match ::lustre::filesystem_at(directory) {
+            Ok(found) => found,
+            // What is not there is on no filesystem; who opens it says so.
+            Err(why) if matches!(why.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => None,
+            Err(why) => return Err(format!("it is on Lustre, and {why}")),
         };
-        if !is_on_lustre(&library, directory) {
-            return Ok(None);
-        }
-        let top = top(&library, directory).map_err(|error| format!("its mount point cannot be found: {error}"))?;
-        Ok(Some(Arc::new(Self { library, top })))
+        Ok(found.map(|found| {
+            let (library, top) = (found.library, found.mount_point);
+            let by_fid = rustix::fs::access(top.join(FIDS), rustix::fs::Access::EXEC_OK).is_ok();
+            Arc::new(Self { library, top, by_fid })
+        }))
     }
 
     /// That of a file that is yet to be made.
@@ -99,7 +101,13 @@ impl Filesystem {
 
     /// By which a file is opened whose FID is known.
     pub(crate) fn path_by_fid(&self, fid: Fid) -> PathBuf {
-        self.top.join(OWN_DIRECTORY).join("fid").join(fid.to_string())
+        self.top.join(FIDS).join(fid.to_string())
+    }
+
+    /// A file that was found by its name.
+    pub(crate) fn named(&self, shown: PathBuf, fid: Fid) -> LustreFile {
+        let path = if self.by_fid { self.path_by_fid(fid) } else { shown.clone() };
+        LustreFile { shown, path, fid }
     }
 
     /// A path of the file, if it has one.
@@ -124,6 +132,11 @@ impl Filesystem {
 }
 
 impl LustreFile {
+    /// By its name, if there is something: for what makes files beside it and proves by other means that it is the same.
+    pub(crate) fn in_its_directory(&self) -> &Path {
+        if self.shown.symlink_metadata().is_ok() { &self.shown } else { &self.path }
+    }
+
     /// For a command's answer.
     pub(crate) fn refused(&self, errno: i32, message: impl Into<String>) -> Refused {
         refused(&self.shown, errno, message)
@@ -197,22 +210,4 @@ pub(crate) fn refuse(command: &str, path: &Path) -> Result<(), CliError> {
 pub(crate) async fn off_thread<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, CliError> {
     let done = tokio::task::spawn_blocking(work).await;
     done.map_err(|why| CliError::new(Exit::SomeFailed, format!("a thread has ended: {why}")))
-}
-
-fn has_magic(path: &Path) -> bool {
-    // The type's size is the platform's.
-    rustix::fs::statfs(path).is_ok_and(|found| u64::try_from(found.f_type).is_ok_and(|kind| kind == MAGIC))
-}
-
-/// A directory that may not be read has no FID for us.
-fn is_on_lustre(library: &Library, directory: &Path) -> bool {
-    path2fid(library, directory).is_ok() || has_magic(directory)
-}
-
-/// The topmost directory above that is on the same filesystem.
-fn top(library: &Library, directory: &Path) -> io::Result<PathBuf> {
-    let directory = directory.canonicalize()?;
-    let device = directory.metadata()?.dev();
-    let here = |path: &&Path| path.metadata().is_ok_and(|found| found.dev() == device) && is_on_lustre(library, path);
-    Ok(directory.ancestors().take_while(here).last().unwrap_or(&directory).to_owned())
 }

@@ -1,11 +1,11 @@
 //! Other stripes for a file: its content is copied into a file without a name that has the layout wanted, and the two swap their
 //! layouts, if nobody has written to the file meanwhile. Nobody is kept waiting, and until the swap nothing of the file is changed.
 
-use super::ask::{Ask, send};
+use super::ask::{Ask, mark_dirty, send};
 use super::{Filesystem, LustreFile, failed, refused};
 use agent::admin::api::Refused;
 use model::{HsmFlags, HsmState};
-use nix::libc::{EBUSY, EINTR, EINVAL, EPERM};
+use nix::libc::{EAGAIN, EBUSY, EINTR, EINVAL, ENOLCK, EPERM, ESTALE};
 use std::fs::{File, Metadata, OpenOptions};
 use std::io;
 use std::os::fd::AsFd;
@@ -46,23 +46,24 @@ pub(crate) fn restripe(
         return Err(refused(path, EBUSY, "it is being archived, restored or removed; wait for the end"));
     }
     move_content(filesystem, path, striping, stop).map_err(|why| match why.raw_os_error() {
-        Some(EBUSY | nix::libc::EAGAIN) => refused(path, EBUSY, "it is being written to; try again later"),
+        Some(EBUSY | EAGAIN | ENOLCK | ESTALE) => refused(path, EBUSY, "it is being written to; try again later"),
         Some(EINTR) => refused(path, EINTR, "interrupted; it is as it was"),
         _ => failed(path, &why),
     })?;
     if !found.flags.contains(HsmFlags::ARCHIVED) {
         return Ok(());
     }
-    let file = LustreFile { shown: path.to_owned(), path: path.to_owned(), fid };
+    let file = filesystem.named(path.to_owned(), fid);
     archive_again(filesystem, &file).map_or(Ok(()), |why| Err(refused(path, EPERM, why)))
 }
 
 /// Has an archived file that was given other objects archived again. Why that cannot be, if so.
 pub(crate) fn archive_again(filesystem: &Filesystem, file: &LustreFile) -> Option<String> {
-    let ask = Ask { action: UserAction::Archive, archive_id: None, force: true, data: Vec::new() };
-    let why = match send(filesystem, &ask, std::slice::from_ref(file)) {
-        Ok(refused) => refused.into_iter().next().map(|(_, why)| why.to_string()),
-        Err(why) => Some(why.message().to_owned()),
+    let ask = Ask { action: UserAction::Archive, archive_id: None, force: false, data: Vec::new() };
+    let why = match mark_dirty(filesystem, file).map(|()| send(filesystem, &ask, std::slice::from_ref(file))) {
+        Ok(Ok(refused)) => refused.into_iter().next().map(|(_, why)| why.to_string()),
+        Ok(Err(why)) => Some(why.message().to_owned()),
+        Err(why) => Some(why.to_string()),
     };
     why.map(|why| format!("it has other objects, and has to be archived again before it can be released: {why}"))
 }
@@ -91,6 +92,8 @@ fn move_content(filesystem: &Filesystem, path: &Path, striping: &Striping, stop:
     // Their objects have owners, which have to be the same.
     std::os::unix::fs::fchown(&copy, Some(metadata.uid()), Some(metadata.gid()))?;
     let lease = LayoutLease::acquire(library, file, LeaseMode::Read)?;
+    // As it is from now on: who writes breaks the lease, and an owner that is new makes the swap fail.
+    let metadata = File::from(lease.as_fd().try_clone_to_owned()?).metadata()?;
     let version = data_version(library, &lease, Flush::Dirty)?;
     copy_content(&File::from(lease.as_fd().try_clone_to_owned()?), &copy, stop)?;
     set_times(&copy, &metadata)?;

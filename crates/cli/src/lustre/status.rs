@@ -33,8 +33,8 @@ struct Action {
     bytes_done: u64,
 }
 
-/// Asks Lustre.
-pub(crate) fn of(filesystem: &Filesystem, file: &LustreFile) -> FileOnLustre {
+/// Asks Lustre; for what is under way, which is dear, only `with_action`.
+pub(crate) fn of(filesystem: &Filesystem, file: &LustreFile, with_action: bool) -> FileOnLustre {
     let mut found = FileOnLustre {
         path: absolute(&file.shown),
         fid: file.fid.to_string(),
@@ -49,25 +49,27 @@ pub(crate) fn of(filesystem: &Filesystem, file: &LustreFile) -> FileOnLustre {
         action: None,
         error: None,
     };
-    if let Err(why) = fill(filesystem, file, &mut found) {
+    if let Err(why) = fill(filesystem, file, with_action, &mut found) {
         found.error = Some(why.to_string());
     }
     found
 }
 
-fn fill(filesystem: &Filesystem, file: &LustreFile, found: &mut FileOnLustre) -> io::Result<()> {
+fn fill(filesystem: &Filesystem, file: &LustreFile, with_action: bool, found: &mut FileOnLustre) -> io::Result<()> {
     let library = &filesystem.library;
     let state = state(library, &file.path)?;
-    let current = current_action(library, &file.path)?;
+    let current = with_action.then(|| current_action(library, &file.path)).transpose()?;
     found.size = file.path.symlink_metadata()?.size();
     found.managed = state.flags != HsmFlags::empty();
     found.flags = state.flags.names().collect();
     found.archive_id = state.archive_id;
     found.dirty = state.flags.contains(HsmFlags::DIRTY);
-    found.action = current.action.and_then(command).map(|command| Action {
-        command,
-        state: if current.state == 2 { "running" } else { "waiting" },
-        bytes_done: current.extent.length.min(found.size),
+    found.action = current.and_then(|current| {
+        Some(Action {
+            command: command(current.action?)?,
+            state: if current.is_running() { "running" } else { "waiting" },
+            bytes_done: current.bytes_done().min(found.size),
+        })
     });
     if found.managed {
         let attributes = Attributes::of(&file.path)?;

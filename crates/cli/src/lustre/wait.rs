@@ -1,5 +1,5 @@
-//! Waiting for actions that the coordinator has accepted. It tells nobody of an end: each file is asked for what is under way,
-//! and, when that is nothing, for its state.
+//! Waiting for actions that the coordinator has accepted. It tells nobody of an end: each file is asked for its state, and some that are
+//! not yet what they are to be, in turn, for what is under way. The second is dear: the MDT looks through all it remembers for each answer.
 //!
 //! Memory is bounded: who submits waits as soon as [`WINDOW`] actions are outstanding.
 
@@ -20,6 +20,8 @@ use sys::lustre::{UserAction, current_action, state};
 const WINDOW: usize = 4000;
 /// Files that are looked at in one round, in turn.
 const ROUND: usize = 500;
+/// Files whose action is asked for in one round, in turn.
+const SCANS: usize = 20;
 /// Between rounds: the first pause, and the longest. It is as long as the round took, at least: half of the time is the MDS's.
 const SHORTEST: Duration = Duration::from_millis(50);
 const LONGEST: Duration = Duration::from_secs(1);
@@ -54,7 +56,12 @@ pub(crate) struct Waiting {
 }
 
 enum Look {
-    Open { running: bool, done: u64 },
+    /// As it was; nobody was asked for its action.
+    Unknown,
+    Open {
+        running: bool,
+        done: u64,
+    },
     Reached,
     Failed(String),
 }
@@ -109,16 +116,21 @@ impl Waiting {
     async fn round(&mut self) -> Result<bool, CliError> {
         let action = self.action;
         let part: Vec<_> = self.outstanding.drain(..self.outstanding.len().min(ROUND)).collect();
-        let seen = off_thread(move || part.into_iter().map(|one| (look(action, &one), one)).collect::<Vec<_>>());
+        let seen = off_thread(move || {
+            let mut scans = SCANS;
+            part.into_iter().map(|one| (look(action, &one, &mut scans), one)).collect::<Vec<_>>()
+        });
         let ended = self.status.ended();
+        let mut scanned = Vec::new();
         for (look, mut one) in seen.await? {
             match look {
+                Look::Unknown => self.outstanding.push_back(one),
                 Look::Open { running, done } => {
                     if running {
                         self.busy = Instant::now();
                     }
                     one.done = done.min(one.size);
-                    self.outstanding.push_back(one);
+                    scanned.push(one);
                 }
                 Look::Reached => {
                     self.status.succeeded += 1;
@@ -127,6 +139,8 @@ impl Waiting {
                 Look::Failed(why) => self.fail(&one, why),
             }
         }
+        // Others are asked for next.
+        self.outstanding.extend(scanned);
         self.status.in_flight_bytes = self.outstanding.iter().map(|one| one.done).sum();
         let progressed = self.status.ended() > ended;
         if progressed {
@@ -165,7 +179,8 @@ impl Waiting {
     }
 }
 
-fn look(action: UserAction, one: &Outstanding) -> Look {
+/// `scans` is how many may still be asked for their action.
+fn look(action: UserAction, one: &Outstanding, scans: &mut usize) -> Look {
     let library = &one.filesystem.library;
     let gone = |why: io::Error| match why.kind() {
         io::ErrorKind::NotFound => {
@@ -173,11 +188,17 @@ fn look(action: UserAction, one: &Outstanding) -> Look {
         }
         _ => format!("how far the action is cannot be found out: {why}"),
     };
+    match state(library, one.path()) {
+        Ok(found) if is_reached(action, found.flags) => return Look::Reached,
+        Ok(_) if *scans == 0 => return Look::Unknown,
+        Ok(_) => *scans -= 1,
+        Err(why) => return Look::Failed(gone(why)),
+    }
     match current_action(library, one.path()) {
         Ok(current) if current.action == Some(action) => {
-            return Look::Open { running: current.state == 2, done: current.extent.length };
+            return Look::Open { running: current.is_running(), done: current.bytes_done() };
         }
-        // Another action may be there by now; ours is over.
+        // Another action may be there by now; ours is over. The MDT changes the state before it forgets the action.
         Ok(_) => {}
         Err(why) => return Look::Failed(gone(why)),
     }

@@ -100,6 +100,59 @@ fn a_request_that_is_refused_is_made_again_file_by_file() {
 }
 
 #[test]
+fn one_refusal_among_many_has_no_file_archived_twice() {
+    let lustre = Lustre::new();
+    let paths: Vec<_> = (0..50).map(|i| lustre.file(&format!("t/f{i:02}"), b"content")).collect();
+    control::fail(&lustre.root, &format!("item-{}", lustre.fid(&paths[30])), libc::EPERM, None).unwrap();
+    lustre.run(&["archive"], &[&lustre.path("t")]).refused(1, &["Operation not permitted"]);
+    let mut asked: Vec<_> = lustre.requests().iter().map(|request| request.fid.to_string()).collect();
+    assert_eq!(asked.len(), 49);
+    asked.sort_unstable();
+    asked.dedup();
+    assert_eq!(asked.len(), 49);
+}
+
+#[test]
+fn a_file_is_restored_and_removed_from_its_own_archive_alone() {
+    let lustre = Lustre::new();
+    let path = lustre.file("f", b"content");
+    let _agent = lustre.agent();
+    lustre.ok(&["archive", "--wait", "-i", "7"], &[&path]);
+    lustre.run(&["remove", "-i", "2"], &[&path]).refused(1, &["f: it is in archive 7, not in 2"]);
+    lustre.ok(&["release"], &[&path]);
+    lustre.run(&["restore", "-i", "2"], &[&path]).refused(1, &["f: it is in archive 7, not in 2"]);
+    lustre.run(&["archive", "--force"], &[&path]).refused(1, &["f: it is released"]);
+    lustre.ok(&["restore", "--wait", "-i", "7"], &[&path]);
+    lustre.ok(&["remove", "--wait", "-i", "7"], &[&path]);
+}
+
+#[test]
+fn a_name_that_another_file_takes_meanwhile_is_not_followed() {
+    let lustre = Lustre::new();
+    let paths: Vec<_> = (0..2).map(|i| lustre.file(&format!("t/f{i}"), b"content")).collect();
+    let target = lustre.file("target", b"a stranger's");
+    let mut command = lustre.command();
+    // The names come slowly: a batch is sent when all are there.
+    command.args(["set", "-f", "norelease", "-0"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut names = child.stdin.take().unwrap();
+    names.write_all(format!("{}\0", paths[0].display()).as_bytes()).unwrap();
+    // The first was looked at as soon as it has a FID.
+    testkit::wait_until(crate::support::LONG, "the first name was read", || {
+        sys::xattr::get(File::open(&paths[0]).unwrap(), "trusted.standin.fid").unwrap().is_some()
+    });
+    fs::rename(&paths[0], lustre.path("t/moved")).unwrap();
+    std::os::unix::fs::symlink(&target, &paths[0]).unwrap();
+    names.write_all(format!("{}\0", paths[1].display()).as_bytes()).unwrap();
+    drop(names);
+    let said = Said::of(child.wait_with_output().unwrap());
+    assert!(said.code == 0 && said.out.starts_with("2 files set"), "{said:?}");
+    let flags = |path: &Path| state(&lustre.library, path).unwrap().flags;
+    assert_eq!(flags(&target), HsmFlags::empty());
+    assert_eq!(flags(&lustre.path("t/moved")), HsmFlags::NORELEASE);
+}
+
+#[test]
 fn without_an_agent_requests_wait_and_can_be_cancelled() {
     let lustre = Lustre::new();
     let [waiting, idle] = ["waiting", "idle"].map(|name| lustre.file(name, &[7; 3 << 20]));
@@ -176,7 +229,8 @@ fn fids_are_files_too() {
         lustre.run(&["status", "--fs", mount, bad], &[]).refused(1, &["No such file"]);
     }
     // The archive may hold what the filesystem does not have any more.
-    lustre.ok(&["remove", "--fs", mount, "--data", "object-7", &gone], &[]);
+    lustre.run(&["remove", "--fs", mount, &gone], &[]).refused(1, &["say with --id from which archive"]);
+    lustre.ok(&["remove", "-i", "1", "--fs", mount, "--data", "object-7", &gone], &[]);
     wait_for(&lustre, |requests| requests.iter().all(|request| !request.is_open()));
     let removed = agent.served().into_iter().find(|item| item.action() == Action::Remove).unwrap();
     assert_eq!((removed.fid().to_string(), removed.data()), (gone, &b"object-7"[..]));

@@ -220,6 +220,9 @@ fn a_mirror_is_split_off_but_not_the_last_that_has_the_data() {
     let rest = unsafe { File::from_raw_fd(fd) };
     assert_eq!(llapi_lease_acquire(file.as_raw_fd(), 2), 0);
     assert_eq!(lease(&file, 4, 8, &[rest.as_raw_fd(), 1]), -libc::EUCLEAN);
+    assert_eq!(lease(&file, 4, 8, &[rest.as_raw_fd(), 2]), -libc::ENOLCK, "what fails costs the lease");
+    assert_eq!(llapi_lease_acquire(file.as_raw_fd(), 2), 0);
+    assert_eq!(llapi_lease_acquire(file.as_raw_fd(), 2), -libc::EBUSY, "one a descriptor");
     assert_eq!(lease(&file, 4, 8, &[rest.as_raw_fd(), 2]), 2);
     assert_eq!(layout(&file).0, [(vec![0], false)]);
     let mut content = [0; 7];

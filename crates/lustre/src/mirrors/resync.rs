@@ -3,7 +3,7 @@
 //! The lease that Lustre wants for this excludes everybody, ourselves through another open too: so the ranges of one file are
 //! copied one after the other, and several files at a time.
 
-use crate::guarded::{Access, lease, look};
+use crate::guarded::{Access, look, open};
 use crate::outcome::{Outcome, Stop, Trouble};
 use crate::work::Work;
 use std::fs::File;
@@ -11,10 +11,12 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 use sys::file::{set_times, stamp};
-use sys::lustre::{Layout, LayoutLease, LeaseMode, MirrorFile, StaleComponent, find_stale};
+use sys::lustre::{Layout, LayoutLease, MirrorFile, StaleComponent, find_stale};
 
 /// What is copied before the lease and the limit are looked at again. A multiple of all page sizes.
 const PIECE_BYTES: u64 = 16 << 20;
+/// Another client was faster.
+const EALREADY: i32 = 114;
 /// Lustre's for the end of a file.
 const TO_THE_END: u64 = u64::MAX;
 
@@ -38,9 +40,12 @@ pub fn resync(work: &Work, path: &Path) -> Result<Outcome, Trouble> {
 }
 
 fn once(work: &Work, path: &Path) -> Result<Outcome, Stop> {
-    let lease = lease(work, path, Access::WriteDirect, LeaseMode::Write)?;
+    let file = open(path, Access::WriteDirect)?;
+    let lease = match LayoutLease::acquire_for_resync(work.library(), file) {
+        Err(why) if why.raw_os_error() == Some(EALREADY) => return Ok(Outcome::Already("is in sync")),
+        result => result.map_err(Stop::unless_busy("begin to resync", path))?,
+    };
     let was = stamp(lease.as_fd()).map_err(Trouble::io("read attributes of", path))?;
-    lease.begin_resync().map_err(Stop::unless_busy("begin to resync", path))?;
     let mut layout = Layout::of(work.library(), lease.as_fd()).map_err(Trouble::io("read the layout of", path))?;
     let stale = find_stale(work.library(), &mut layout, &[]).map_err(Trouble::io("find the stale mirrors of", path))?;
     if stale.is_empty() {

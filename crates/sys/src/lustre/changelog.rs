@@ -53,7 +53,8 @@ impl Changelog {
         Ok(log)
     }
 
-    /// The next record; `None` at the end of the log, where a reader that does not follow stays: start another one from the next number on.
+    /// The next record; `None` at the end of the log, where a reader that does not follow stays: start another one from the next number on. So
+    /// does one that follows with a client of 2.12.0, which knows no following: pause before that.
     ///
     /// Waits for the MDT. A reader that follows is to be asked when [`buffered`](Self::buffered) or [`AsFd`] says that there is something.
     /// A record that is damaged is no error, see [`Record::damage`].
@@ -83,10 +84,11 @@ impl Changelog {
         parsed.map(Some).ok_or_else(|| io::Error::other("a changelog record without a header"))
     }
 
-    /// Whether the next [`recv`](Self::recv) has a record without asking the kernel.
+    /// Whether the next [`recv`](Self::recv) has a record without asking the kernel. A library of 2.12.0 does not tell: `false`.
     pub fn buffered(&mut self) -> io::Result<bool> {
+        let Some(functions) = self.library.changelog_buffer() else { return Ok(false) };
         // SAFETY: the handle is open.
-        Ok(result(unsafe { (self.library.changelog()?.in_buf)(self.raw.as_ptr()) })? > 0)
+        Ok(result(unsafe { (functions.in_buf)(self.raw.as_ptr()) })? > 0)
     }
 
     /// Tells the MDT that `user` (as `cl1`, registered with `lctl changelog_register`) has no use any more for

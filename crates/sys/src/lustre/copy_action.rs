@@ -132,8 +132,8 @@ impl CopyAction {
 
     /// Ends it: `errno` 0 for success, or the reason. It is over also when this fails; there is no second try.
     ///
-    /// **A restore that ends with 0 is believed**: what was not written is cut off. Check size and content first. The library
-    /// syncs the file and sets its times.
+    /// **A restore that ends with 0 is believed**: what was not written is cut off. Check size and content first, and **sync [`fd`](Self::fd)**: the library
+    /// does so, too, but tells the coordinator alone when that fails, and this gives `Ok`.
     ///
     /// `EBUSY`: the file was modified while it was archived; the request has failed, the file is dirty.
     /// `ENOENT`: the coordinator has lost it.

@@ -1,15 +1,19 @@
 //! HSM as users see it: file identities, states and requests.
 
+use std::ffi::CStr;
+use std::fs::{self, File, OpenOptions, Permissions};
 use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::raw::c_int;
 use std::os::unix::ffi::OsStringExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::ptr;
 
 use model::{Extent, Fid, HsmFlags, Timestamp};
 
+use super::one_root::OneRoot;
 use super::{Library, abi, argument, check, path_argument};
 
 /// The most items one call to the kernel gets here. It takes 52 without data.
@@ -36,6 +40,7 @@ pub fn fid2path(library: &Library, mount: &Path, fid: Fid, link: u32) -> io::Res
     let mut buffer = vec![0_u8; libc::PATH_MAX as usize];
     let room = c_int::try_from(buffer.len()).map_err(|_| invalid())?;
     let mut record = -1;
+    let _here = OneRoot::enter(&mount);
     // SAFETY: two strings, a buffer with its size, and two numbers that the library reads and writes.
     let code = unsafe {
         let buffer = buffer.as_mut_ptr().cast();
@@ -183,11 +188,12 @@ fn items_in_one(data: usize) -> usize {
     (room / size_of::<abi::HsmUserItem>()).clamp(1, MAX_REQUEST_ITEMS)
 }
 
-fn send(library: &Library, path: &std::ffi::CStr, request: &Request<'_>, items: &[(Fid, Extent)]) -> io::Result<()> {
+fn send(library: &Library, path: &CStr, request: &Request<'_>, items: &[(Fid, Extent)]) -> io::Result<()> {
     let bytes = encode(request, items).ok_or_else(invalid)?;
     let mut aligned = vec![0_u64; bytes.len().div_ceil(8)];
     // SAFETY: the target has at least as many bytes, and the two do not overlap.
     unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), aligned.as_mut_ptr().cast(), bytes.len()) };
+    let _here = OneRoot::enter(path);
     // SAFETY: a string, and a request with as many items and data as it says, aligned as the struct is.
     check(unsafe { (library.hsm().request)(path.as_ptr(), aligned.as_ptr().cast()) })
 }
@@ -218,11 +224,29 @@ pub struct CurrentAction {
     pub action: Option<UserAction>,
     /// How far it is (`enum hsm_progress_states`: 1 waiting, 2 running, 3 done).
     pub state: u32,
-    /// Which part of the file is done.
+    /// Which part of the file is done, once it runs; before, which part was asked for. See [`bytes_done`](Self::bytes_done).
     pub extent: Extent,
 }
 
-/// What is under way for the file at `path`.
+/// `HPS_RUNNING`.
+const RUNNING: u32 = 2;
+
+impl CurrentAction {
+    /// Whether a copytool is at work, as far as the MDT knows.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.state == RUNNING
+    }
+
+    /// How many bytes are done. An MDT that was restarted tells the whole file's extent of what runs, which says nothing.
+    #[must_use]
+    pub fn bytes_done(&self) -> u64 {
+        if self.is_running() && self.extent.length != u64::MAX { self.extent.length } else { 0 }
+    }
+}
+
+/// What is under way for the file at `path`. Each answer costs the MDT a look through all actions it remembers, ended ones too:
+/// not for many files, nor often.
 pub fn current_action(library: &Library, path: &Path) -> io::Result<CurrentAction> {
     let path = path_argument(path)?;
     let mut action = abi::HsmCurrentAction::default();
@@ -260,8 +284,42 @@ pub struct Import<'a> {
     pub stripe_size: u64,
 }
 
-/// Makes a released file at `path`. Its FID is new. When this fails there is no file there (`EEXIST`: there was one).
+/// Makes a released file at `path`. Its FID is new. When this fails there is no file there that was not before.
+///
+/// `EEXIST` when there is anything at `path`, a dangling link too. This is looked at before, because the library opens without `O_EXCL`: it
+/// would take over what has no layout yet, make the file that a link points to, and take a directory's default layout away. Between look and
+/// open others can still make something; then what was made is not at `path`, and the error says so (`ESTALE`).
 pub fn import(library: &Library, path: &Path, file: &Import<'_>) -> io::Result<Fid> {
+    match path.symlink_metadata() {
+        Ok(_) => return Err(io::Error::from_raw_os_error(libc::EEXIST)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let fid = import_new(library, path, file)?;
+    if path2fid(library, path)? != fid {
+        return Err(io::Error::from_raw_os_error(libc::ESTALE));
+    }
+    let special = file.permissions & 0o7000;
+    if special != 0
+        && let Err(error) = add_mode_bits(path, file.permissions & 0o7777)
+    {
+        // The error that matters is the first.
+        let _ = fs::remove_file(path);
+        return Err(error);
+    }
+    Ok(fid)
+}
+
+/// The library keeps the nine lower bits alone. `EPERM` when the kernel keeps others away as well.
+fn add_mode_bits(path: &Path, mode: u32) -> io::Result<()> {
+    let flags = libc::O_PATH | libc::O_NOFOLLOW;
+    let file: File = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+    fs::set_permissions(format!("/proc/self/fd/{}", file.as_raw_fd()), Permissions::from_mode(mode))?;
+    let has = file.metadata()?.permissions().mode() & 0o7777;
+    if has == mode { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EPERM)) }
+}
+
+fn import_new(library: &Library, path: &Path, file: &Import<'_>) -> io::Result<Fid> {
     let path = path_argument(path)?;
     let archive = c_int::try_from(file.archive_id).map_err(|_| invalid())?;
     let mut pool =
@@ -271,7 +329,7 @@ pub fn import(library: &Library, path: &Path, file: &Import<'_>) -> io::Result<F
     stat.st_size = i64::try_from(file.size).map_err(|_| invalid())?;
     stat.st_uid = file.uid;
     stat.st_gid = file.gid;
-    stat.st_mode = libc::S_IFREG | (file.permissions & 0o7777);
+    stat.st_mode = libc::S_IFREG | (file.permissions & 0o777);
     (stat.st_atime, stat.st_atime_nsec) = (file.atime.seconds, file.atime.nanos.into());
     (stat.st_mtime, stat.st_mtime_nsec) = (file.mtime.seconds, file.mtime.nanos.into());
     let mut fid = abi::LuFid::default();

@@ -55,26 +55,28 @@ pub struct LayoutLease<F: AsFd> {
 }
 
 impl<F: AsFd> LayoutLease<F> {
-    /// Takes it. `EBUSY` when somebody has the file open in a way that it excludes.
+    /// Takes it. `EBUSY` when somebody has the file open in a way that it excludes, and when this open file has a lease.
     pub fn acquire(library: &Library, file: F, mode: LeaseMode) -> io::Result<Self> {
         // SAFETY: an open descriptor and a number.
         check(unsafe { (library.leases()?.acquire)(file.as_fd().as_raw_fd(), mode.to_wire()) })?;
         Ok(Self { library: library.clone(), file, held: true })
     }
 
+    /// Takes one that excludes everybody, and tells the MDT that stale mirrors are to be written now: one call of the kernel, which
+    /// wants no lease to be there before. End it with [`finish_resync`](Self::finish_resync). `EBUSY` as for [`acquire`](Self::acquire);
+    /// `EALREADY`: no mirror is stale. A resync that was begun before and not ended is gone on with.
+    pub fn acquire_for_resync(library: &Library, file: F) -> io::Result<Self> {
+        let mut lease = Self { library: library.clone(), file, held: false };
+        // When this fails, the kernel has given the lease back.
+        lease.set(LeaseMode::Write.to_wire(), RESYNC, &[])?;
+        lease.held = true;
+        Ok(lease)
+    }
+
     /// Whether it was kept until now.
     pub fn still_held(&self) -> io::Result<bool> {
         // SAFETY: an open descriptor.
         Ok(result(unsafe { (self.library.leases()?.check)(self.file.as_fd().as_raw_fd()) })? > 0)
-    }
-
-    /// Tells the MDT that stale mirrors are to be written now; needs a lease that excludes everybody. End it with
-    /// [`finish_resync`](Self::finish_resync). One that was begun before is gone on with.
-    pub fn begin_resync(&self) -> io::Result<()> {
-        match self.set(LeaseMode::Write.to_wire(), RESYNC, &[]) {
-            Err(error) if error.raw_os_error() == Some(libc::EALREADY) => Ok(()),
-            result => result.map(|_| ()),
-        }
     }
 
     /// Ends a resync, and the lease: the components given (by id) are in sync now, maybe none.
@@ -109,7 +111,7 @@ impl<F: AsFd> LayoutLease<F> {
     pub fn release(mut self) -> io::Result<()> {
         self.held = false;
         // SAFETY: an open descriptor.
-        lost_if_zero(unsafe { (self.library.leases()?.release)(self.file.as_fd().as_raw_fd()) })
+        lost_if_zero(result(unsafe { (self.library.leases()?.release)(self.file.as_fd().as_raw_fd()) })?)
     }
 
     fn end_with(mut self, flags: u32, ids: &[u32]) -> io::Result<()> {
@@ -217,7 +219,7 @@ pub fn flush(library: &Library, file: impl AsFd) -> io::Result<()> {
 
 /// A lease's release gives what it was; nothing says that it had been lost.
 fn lost_if_zero(code: c_int) -> io::Result<()> {
-    match result(code)? {
+    match code {
         0 => Err(io::Error::from_raw_os_error(libc::EBUSY)),
         _ => Ok(()),
     }

@@ -112,9 +112,15 @@ functions!(
         free: abi::ChangelogFree = "llapi_changelog_free",
         fini: abi::ChangelogFini = "llapi_changelog_fini",
         get_fd: abi::ChangelogOnHandle = "llapi_changelog_get_fd",
-        in_buf: abi::ChangelogOnHandle = "llapi_changelog_in_buf",
         clear: abi::ChangelogClear = "llapi_changelog_clear",
         set_xflags: abi::ChangelogSetXflags = "llapi_changelog_set_xflags",
+    }
+);
+
+functions!(
+    /// What 2.12.0 has not: the reader does without.
+    ChangelogBuffer, "looking into a changelog's buffer", {
+        in_buf: abi::ChangelogOnHandle = "llapi_changelog_in_buf",
     }
 );
 
@@ -170,9 +176,15 @@ functions!(
         clear: abi::OnFd = "llapi_mirror_clear",
         read: abi::MirrorRead = "llapi_mirror_read",
         write: abi::MirrorWrite = "llapi_mirror_write",
-        data_seek: abi::MirrorDataSeek = "llapi_mirror_data_seek",
         find_stale: abi::MirrorFindStale = "llapi_mirror_find_stale",
         resync_many: abi::MirrorResyncMany = "llapi_mirror_resync_many",
+    }
+);
+
+functions!(
+    /// What 2.12 has not: mirrors are read without knowing of their holes.
+    MirrorHoles, "finding holes in mirrors", {
+        data_seek: abi::MirrorDataSeek = "llapi_mirror_data_seek",
     }
 );
 
@@ -189,7 +201,7 @@ functions!(
 /// Its functions may be called from several threads at once: they keep what they know in the handles they are given,
 /// and no handle here is used by two threads in a way the library writes to. With one exception:
 /// [`fid2path`](super::fid2path) and [`request`](super::request) share a descriptor of the root of the filesystem that was
-/// asked for last. So call them for one filesystem from several threads, or for several from one. It stays open: a mount
+/// asked for last; so while one runs, those for another filesystem wait. It stays open: a mount
 /// point they were called for is busy until the process ends, and has to be detached (`MNT_DETACH`).
 #[derive(Clone)]
 pub struct Library {
@@ -202,10 +214,12 @@ struct Inner {
     hsm: Hsm,
     // Looked up when they are first used: an agent that only archives does without.
     changelog: Group<Changelog>,
+    changelog_buffer: Group<ChangelogBuffer>,
     leases: Group<Leases>,
     layouts: Group<Layouts>,
     layout_reading: Group<LayoutReading>,
     mirrors: Group<Mirrors>,
+    mirror_holes: Group<MirrorHoles>,
     targets: Group<Targets>,
 }
 
@@ -248,10 +262,12 @@ impl Library {
             loaded,
             hsm,
             changelog: OnceLock::new(),
+            changelog_buffer: OnceLock::new(),
             leases: OnceLock::new(),
             layouts: OnceLock::new(),
             layout_reading: OnceLock::new(),
             mirrors: OnceLock::new(),
+            mirror_holes: OnceLock::new(),
             targets: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -271,6 +287,11 @@ impl Library {
         self.group(&self.inner.changelog, Changelog::look_up)
     }
 
+    /// `None` in a library that is too old for it.
+    pub(super) fn changelog_buffer(&self) -> Option<&ChangelogBuffer> {
+        self.group(&self.inner.changelog_buffer, ChangelogBuffer::look_up).ok()
+    }
+
     pub(super) fn leases(&self) -> Result<&Leases, LoadError> {
         self.group(&self.inner.leases, Leases::look_up)
     }
@@ -285,6 +306,11 @@ impl Library {
 
     pub(super) fn mirrors(&self) -> Result<&Mirrors, LoadError> {
         self.group(&self.inner.mirrors, Mirrors::look_up)
+    }
+
+    /// `None` in a library that is too old for it.
+    pub(super) fn mirror_holes(&self) -> Option<&MirrorHoles> {
+        self.group(&self.inner.mirror_holes, MirrorHoles::look_up).ok()
     }
 
     pub(super) fn targets(&self) -> Result<&Targets, LoadError> {

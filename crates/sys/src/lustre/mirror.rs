@@ -84,11 +84,13 @@ impl<F: AsFd> MirrorFile<F> {
         count(unsafe { write(self.fd(), mirror, data.as_ptr().cast(), data.len(), offset) })
     }
 
-    /// Where the next data of a mirror begin, from `offset` on, and how many there are before a hole or the end.
+    /// Where the next data of a mirror begin, from `offset` on, and how many there are before a hole or the end. With a library of 2.12, which
+    /// does not tell, all is data.
     pub fn next_data(&mut self, mirror: u32, offset: u64) -> io::Result<(u64, usize)> {
         let offset = signed(offset)?;
         let mut size = MaybeUninit::new(0_usize);
-        let seek = self.library.mirrors()?.data_seek;
+        let Some(holes) = self.library.mirror_holes() else { return self.all_is_data(offset) };
+        let seek = holes.data_seek;
         // SAFETY: an open descriptor and room for a number.
         let at = unsafe { seek(self.fd(), mirror, offset, size.as_mut_ptr()) };
         // SAFETY: it was initialised with 0.
@@ -96,9 +98,18 @@ impl<F: AsFd> MirrorFile<F> {
         Ok((u64::try_from(at).map_err(|_| mixed(at))?, size))
     }
 
+    fn all_is_data(&self, offset: i64) -> io::Result<(u64, usize)> {
+        let size = crate::file::stamp(&self.file)?.size;
+        let offset = u64::try_from(offset).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+        // At the end there is nothing, as `lseek(2)` says it.
+        let left = size.checked_sub(offset).filter(|left| *left > 0);
+        let left = left.ok_or_else(|| io::Error::from_raw_os_error(libc::ENXIO))?;
+        Ok((offset, usize::try_from(left).unwrap_or(usize::MAX)))
+    }
+
     /// Has the library copy `start` to `end` from mirrors in sync to the components given, and says in each whether it has this range then.
     /// Both are multiples of the page size; `end` all ones for the file's end.
-    /// Between [`begin_resync`](super::LayoutLease::begin_resync) and `finish_resync`.
+    /// Between [`acquire_for_resync`](super::LayoutLease::acquire_for_resync) and `finish_resync`.
     pub fn resync(
         &mut self,
         layout: &mut Layout,

@@ -21,6 +21,7 @@ mod layout;
 mod layout_lease;
 mod library;
 mod mirror;
+mod one_root;
 mod targets;
 mod wire;
 
