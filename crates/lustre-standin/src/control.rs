@@ -31,7 +31,8 @@ pub fn set(root: &Root, knob: &str, value: &str) -> Result<()> {
     turn(&mut session)
 }
 
-/// Makes a function fail with `errno`: the next `count` times, or from now on.
+/// Makes a function fail with `errno`: the next `count` times, or from now on. `short_read` is the receiving of a list that came
+/// in parts: its first half is gone then.
 pub fn fail(root: &Root, function: &str, errno: i32, count: Option<u32>) -> Result<()> {
     let text = count.map_or_else(|| errno.to_string(), |count| format!("{errno} {count}"));
     Ok(fs::write(root.inside("control/fail").join(function), text)?)

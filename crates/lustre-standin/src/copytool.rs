@@ -107,6 +107,11 @@ impl Copytool {
         let len = usize::from(u16::from_le_bytes([header[6], header[7]]));
         let body = len.checked_sub(MESSAGE_HEADER).filter(|_| magic == MESSAGE_MAGIC).ok_or(Errno(libc::EPROTO))?;
         let mut list = vec![0; body];
+        if let Err(error) = self.root.fault("short_read") {
+            // What came is gone; the rest of the list stays.
+            read_whole(pipe, &mut list[..body / 2], true, old)?;
+            return Err(error);
+        }
         read_whole(pipe, &mut list, true, old)?;
         // What was there is gone now, all of it.
         self.buffer.fill(0xdddd_dddd_dddd_dddd);

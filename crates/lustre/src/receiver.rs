@@ -114,11 +114,14 @@ impl Receiver {
         }
     }
 
-    /// The registration is over as soon as what runs is.
+    /// The registration is over as soon as what runs is. Nobody reads until then, so it hangs up: what the coordinator has stays
+    /// with the coordinator, which would wait for a reader otherwise, and the kernel with it.
     fn give_up(&mut self, why: &str) {
         tracing::error!(why, "the coordinator's pipe is broken: registering anew");
         (self.broken, self.empty) = (true, 0);
         self.shared.state.lock().handle = None;
+        let lists = self.copytool.as_mut().map(Copytool::hang_up).unwrap_or_default();
+        lists.into_iter().for_each(|list| self.take(list));
     }
 
     /// Writes a list down.

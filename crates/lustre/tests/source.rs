@@ -111,6 +111,26 @@ async fn an_idle_agent_that_was_dropped_silently_registers_anew() {
     wait_until(LONG, "it is archived", || site.statuses() == [Status::Succeeded]);
 }
 
+/// While something runs it cannot register anew; what is asked for meanwhile stays with the coordinator.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_pipe_is_hung_up_while_something_runs() {
+    let site = Site::new();
+    let source = site.start(None, Patience::default());
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    let work = next(&source).await.remove(0);
+    control::fail(&site.root, "llapi_hsm_copytool_recv", 71, Some(1)).unwrap();
+    site.ask(UserAction::Archive, &["in-the-pipe".to_owned()]);
+    wait_until(LONG, "it hung up", || {
+        control::take_turn(&site.root).unwrap();
+        site.pipes().is_empty()
+    });
+    site.ask(UserAction::Archive, &["later".to_owned()]);
+    assert_eq!(site.statuses()[2], Status::Waiting);
+    source.complete(vec![(work.key, success(&work))]);
+    finish(&source, 2).await;
+    wait_until(LONG, "all are archived", || site.statuses() == [Status::Succeeded; 3]);
+}
+
 /// Requests that come while it registers anew, again and again, are all done: what is in the pipe at the end is read.
 #[tokio::test(flavor = "multi_thread")]
 async fn p3_nothing_is_lost_between_two_registrations() {

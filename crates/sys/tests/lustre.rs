@@ -237,6 +237,28 @@ fn actions_run_on_other_threads_while_this_one_receives() {
 }
 
 #[test]
+fn what_is_behind_a_list_that_came_in_parts_is_not_lost_and_nothing_more_is_sent() {
+    let lustre = Lustre::make();
+    let mut copytool = lustre.register();
+    let fids: Vec<Fid> = (0..3).map(|n| lustre.file(&format!("file{n}"), b"content").1).collect();
+    fids[..2].iter().for_each(|fid| lustre.ask(UserAction::Archive, &[*fid], b""));
+    control::fail(&lustre.root, "short_read", libc::EPROTO, Some(1)).unwrap();
+    assert_eq!(errno(copytool.recv()), libc::EPROTO);
+    let handle = copytool.handle();
+    let lists = copytool.hang_up();
+    assert_eq!(lists.iter().flat_map(|list| &list.items).map(Item::fid).collect::<Vec<_>>(), fids[1..2]);
+    lustre.ask(UserAction::Archive, &fids[2..], b"");
+    assert_eq!(control::clients(&lustre.root).unwrap().len(), 0, "to the coordinator it is as good as dead");
+    assert_eq!(control::requests(&lustre.root).unwrap()[2].status, Status::Waiting);
+    assert_eq!(copytool.recv().ok().flatten(), None);
+    // What runs can still be ended.
+    begin(&handle, &lists[0].items[0]).end(Extent::WHOLE, ProgressFlags::default(), 0).unwrap();
+    let copytool = copytool.leave().unwrap_err();
+    drop(handle);
+    assert_eq!(copytool.leave().unwrap(), []);
+}
+
+#[test]
 fn the_agent_is_registered_until_the_last_action_is_gone_but_hangs_up_at_once() {
     let lustre = Lustre::make();
     let mut copytool = lustre.register();

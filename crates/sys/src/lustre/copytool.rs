@@ -5,13 +5,16 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::os::raw::c_int;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::ptr::{self, NonNull};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use super::action_list::ActionList;
 use super::wire::u16_at;
 use super::{Library, abi, check, path_argument, result};
+use crate::children::{Wanted, wait_ready};
 
 /// The library's buffer: no list is longer.
 const MAX_LIST: usize = 1 << 20;
@@ -19,6 +22,11 @@ const MAX_LIST: usize = 1 << 20;
 /// `KUC_MAGIC`, and the size of `struct kuc_hdr`.
 const KUC_MAGIC: u16 = 0x191c;
 const KUC_HEADER: usize = 8;
+
+/// So long the rest of a message may take that the kernel has begun to write.
+const PART_PAUSE: Duration = Duration::from_millis(20);
+/// How long it looks at nothing but the pipe while it is unregistered.
+const LEAVE_PAUSE: Duration = Duration::from_secs(1);
 
 /// One registration: lists arrive until it is dropped.
 ///
@@ -110,7 +118,8 @@ impl Copytool {
     /// The next list, if one is there.
     ///
     /// A list that is damaged is no error: see [`ActionList::damage`]. After `EPROTO` (a list that came in parts; Lustre 2.15
-    /// and older) the pipe's content has no beginning any more: register anew. `ESHUTDOWN` says that the kernel ended it.
+    /// and older) the pipe's content has no beginning any more: [hang up](Self::hang_up), and register anew. `ESHUTDOWN` says
+    /// that the kernel ended it.
     pub fn recv(&mut self) -> io::Result<Option<ActionList>> {
         let mut list = ptr::null_mut();
         let mut size = 0;
@@ -143,25 +152,88 @@ impl Copytool {
             return Err(self);
         }
         // Ours lives on when the library closes its own.
-        let rest = self.as_fd().try_clone_to_owned();
-        drop(self);
-        let mut bytes = Vec::new();
-        if let Ok(rest) = rest {
-            // The pipe has no writer any more, or says that there is nothing more.
-            let _ = fs::File::from(rest).take(MAX_LIST as u64).read_to_end(&mut bytes);
-        }
+        let rest = self.as_fd().try_clone_to_owned().map(fs::File::from);
+        let (Ok(rest), Ok((over, ended))) = (rest, UnixStream::pair()) else {
+            drop(self);
+            return Ok(Vec::new());
+        };
+        // The kernel cannot unregister while it writes, and cannot write while the pipe is full: so somebody reads.
+        let bytes = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read_while(&rest, &over));
+            drop(self);
+            drop(ended);
+            reader.join().unwrap_or_default()
+        });
         Ok(messages(&bytes).map(ActionList::parse).collect())
+    }
+
+    /// Hangs up at once, while actions still run: to the kernel it is as if the process had died, so that what the coordinator has
+    /// for this agent stays with it instead of in a pipe that nobody reads. Gives the lists that are there, as far as they
+    /// are whole, also behind one of which only a part is left. There is nothing to [receive](Self::recv) any more.
+    pub fn hang_up(&mut self) -> Vec<ActionList> {
+        let mut bytes = Vec::new();
+        if let Ok(rest) = self.as_fd().try_clone_to_owned().map(fs::File::from) {
+            // A list that is being written comes to its end as soon as there is room.
+            while read_what_is_there(&rest, &mut bytes)
+                && wait_ready(&[(rest.as_fd(), Wanted::Read)], PART_PAUSE).is_ok_and(|ready| ready == [true])
+            {
+            }
+        }
+        self.close_pipe();
+        messages(&bytes).map(ActionList::parse).collect()
+    }
+
+    /// Closes our end of the pipe and keeps the number, which the library closes later. The kernel then sees nobody there, as
+    /// when a process dies.
+    fn close_pipe(&mut self) {
+        if let Ok(null) = fs::File::open("/dev/null") {
+            // SAFETY: two open descriptors; nobody else uses the pipe's (`&mut self`).
+            let _ = unsafe { libc::dup3(null.as_raw_fd(), self.pipe, libc::O_CLOEXEC) };
+        }
     }
 }
 
-/// What is in the pipe: `struct kuc_hdr` (magic 0x191c at 0, the message's length with its header at 6), then a list; again and again.
+/// Reads a pipe until `over` has hung up and nothing is left.
+fn read_while(rest: &fs::File, over: &UnixStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    loop {
+        let wanted = [(over.as_fd(), Wanted::Read), (rest.as_fd(), Wanted::Read)];
+        let ready = wait_ready(&wanted, LEAVE_PAUSE).unwrap_or_default();
+        let more = read_what_is_there(rest, &mut bytes);
+        if !more || ready.first() != Some(&false) {
+            return bytes;
+        }
+    }
+}
+
+/// All that a pipe has now; whether there may be more later. The pipe does not block.
+fn read_what_is_there(mut rest: &fs::File, bytes: &mut Vec<u8>) -> bool {
+    let before = bytes.len();
+    let end = rest.by_ref().take((MAX_LIST - before.min(MAX_LIST)) as u64).read_to_end(bytes);
+    bytes.len() < MAX_LIST && end.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+}
+
+/// The lists in what was read from the pipe. What is no message is skipped up to where the next one begins.
 fn messages(mut bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
     std::iter::from_fn(move || {
-        let length = u16_at(bytes, 6).filter(|_| u16_at(bytes, 0) == Some(KUC_MAGIC)).map(usize::from)?;
-        let (message, rest) = bytes.split_at_checked(length)?;
+        // The first may be the rest of a message.
+        while u16_at(bytes, 0)? != KUC_MAGIC {
+            bytes = bytes.get(1..).filter(|rest| !rest.is_empty())?;
+            while !begins_list(bytes) {
+                bytes = bytes.get(1..).filter(|rest| !rest.is_empty())?;
+            }
+        }
+        let (message, rest) = bytes.split_at_checked(usize::from(u16_at(bytes, 6)?))?;
         bytes = rest;
         message.get(KUC_HEADER..)
     })
+}
+
+/// Whether a message begins here: `struct kuc_hdr` (magic 0x191c at 0, 1 for HSM at 2, the message's length with its header at 6),
+/// and a list's version, 1.
+fn begins_list(bytes: &[u8]) -> bool {
+    let at = |offset| u16_at(bytes, offset);
+    at(0) == Some(KUC_MAGIC) && bytes.get(2) == Some(&1) && (at(8), at(10)) == (Some(1), Some(0))
 }
 
 impl AsFd for Copytool {
@@ -175,13 +247,8 @@ impl AsFd for Copytool {
 impl Drop for Copytool {
     /// While actions still run, hangs up: nobody would read what the coordinator sends, and it would block.
     fn drop(&mut self) {
-        if Arc::strong_count(&self.registration) > 1
-            && let Ok(null) = fs::File::open("/dev/null")
-        {
-            // Closes our end of the pipe and keeps the number, which the library closes later. The kernel then sees
-            // nobody there, as when a process dies.
-            // SAFETY: two open descriptors; nobody else uses the pipe's (`&mut self`).
-            let _ = unsafe { libc::dup3(null.as_raw_fd(), self.pipe, libc::O_CLOEXEC) };
+        if Arc::strong_count(&self.registration) > 1 {
+            self.close_pipe();
         }
     }
 }
