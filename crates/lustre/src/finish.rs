@@ -165,7 +165,10 @@ impl Shared {
                     self.owe(entry, identity.clone());
                     return Ok(());
                 }
-                Ok(Some(file)) => file.set_identity(&identity).map_err(Failure::from),
+                Ok(Some(file)) => {
+                    let _alone = self.naming.lock();
+                    file.set_identity(&identity).map_err(Failure::from)
+                }
                 Err(error) => Err(error.into()),
             },
         };
@@ -175,7 +178,10 @@ impl Shared {
     fn removed(&self, entry: &Entry) -> Result<(), Failure> {
         let Some(fid) = entry.fid() else { return Ok(()) };
         match LustreFile::open(&self.root, fid)? {
-            Some(file) => Ok(file.clear_identity()?),
+            Some(file) => {
+                let _alone = self.naming.lock();
+                Ok(file.clear_identity()?)
+            }
             None => Ok(()),
         }
     }

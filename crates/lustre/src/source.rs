@@ -53,6 +53,8 @@ pub(crate) struct Shared {
     /// The filesystem's root.
     pub(crate) root: OwnedFd,
     pub(crate) state: Mutex<State>,
+    /// Held while a file's identity is written: the coordinator may have two actions for one file, and halves of two identities would name nothing.
+    pub(crate) naming: Mutex<()>,
     /// There are jobs, or it is over.
     pub(crate) work: Condvar,
     /// There is something for the timer to look after.
@@ -108,6 +110,7 @@ impl LustreSource {
             journal,
             root,
             state: Mutex::new(state),
+            naming: Mutex::new(()),
             work: Condvar::new(),
             timer: Condvar::new(),
             timer_pause: Condvar::new(),
