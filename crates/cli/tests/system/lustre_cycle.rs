@@ -179,7 +179,7 @@ fn a_file_that_is_modified_while_it_is_archived_is_dirty() {
 
 #[test]
 fn a_stop_in_order_leaves_what_waits_to_the_next_agent() {
-    let mut lustre = Lustre::start_with(|site| site.add_archive_setting("bandwidth_limit = \"4MiB/s\""));
+    let mut lustre = Lustre::start_with(|site| site.add_archive_setting("bandwidth_limit = \"2MiB/s\""));
     control::set(&lustre.root, "max_requests", "50").unwrap();
     let paths: Vec<_> = (0..6).map(|n| lustre.file(&format!("f{n}"), &noise(n, 2 << 20))).collect();
     let paths: Vec<_> = paths.iter().map(|path| path.as_path()).collect();
