@@ -29,10 +29,10 @@ pub(crate) struct End<'a> {
     pub(crate) errno: i32,
 }
 
-/// The request of a cookie, if an agent may report on it.
-fn started(session: &mut Session, cookie: u64) -> Result<&mut Request> {
+/// The request of an item, if an agent may report on it.
+fn started<'a>(session: &'a mut Session, item: &ActionItem) -> Result<&'a mut Request> {
     let of_it = |request: &&mut Request| {
-        request.cookie == cookie
+        (request.cookie, request.fid) == (item.cookie, item.fid)
             && request.action != action::CANCEL
             && request.status == Status::Started
             && request.known
@@ -43,7 +43,7 @@ fn started(session: &mut Session, cookie: u64) -> Result<&mut Request> {
 pub(crate) fn begin(session: &mut Session, item: &ActionItem) -> Result<Begun> {
     running(&session.root)?;
     turn(session)?;
-    let request = started(session, item.cookie)?;
+    let request = started(session, item)?;
     if request.canceled {
         return Err(Errno(libc::ECANCELED));
     }
@@ -72,7 +72,7 @@ pub(crate) fn begin(session: &mut Session, item: &ActionItem) -> Result<Begun> {
 
 pub(crate) fn progress(session: &mut Session, item: &ActionItem, data_fid: Fid, extent: Extent) -> Result<()> {
     running(&session.root)?;
-    let request = started(session, item.cookie)?;
+    let request = started(session, item)?;
     belongs(request, data_fid)?;
     if request.canceled {
         return Err(Errno(libc::ECANCELED));
@@ -113,12 +113,12 @@ fn merge(done: &mut Vec<Extent>, new: Extent) {
 /// Records the end. An error says that the report was not taken, or that the action has failed by it (`EBUSY`).
 pub(crate) fn end(session: &mut Session, report: &End<'_>) -> Result<()> {
     running(&session.root)?;
-    let request = started(session, report.item.cookie)?;
+    let request = started(session, report.item)?;
     belongs(request, report.data_fid)?;
     let (kind, fid, archive, canceled) = (request.action, request.fid, request.archive, request.canceled);
     let retry = report.errno != 0 && report.flags & HP_FLAG_RETRY != 0 && !canceled;
     if retry && !forbids_retries(&session.root)? {
-        let request = started(session, report.item.cookie)?;
+        let request = started(session, report.item)?;
         request.set(Status::Waiting, 0);
         (request.client, request.dfid) = (None, None);
         request.progress.clear();
@@ -136,9 +136,9 @@ pub(crate) fn end(session: &mut Session, report: &End<'_>) -> Result<()> {
         0 => Status::Succeeded,
         _ => Status::Failed,
     };
-    started(session, report.item.cookie)?.set(status, errno);
-    let cookie = report.item.cookie;
-    let cancels = |request: &&mut Request| request.action == action::CANCEL && request.cookie == cookie;
+    started(session, report.item)?.set(status, errno);
+    let key = (report.item.cookie, fid);
+    let cancels = |request: &&mut Request| request.action == action::CANCEL && (request.cookie, request.fid) == key;
     for cancel in session.state.requests.iter_mut().filter(cancels).filter(|request| request.is_open()) {
         if errno == libc::ENOSYS { cancel.set(Status::Failed, errno) } else { cancel.set(Status::Succeeded, 0) }
     }

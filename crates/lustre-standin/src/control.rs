@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::fs::{OFlags, inotify};
 
-use crate::abi::{Fid, state};
+use crate::abi::{Fid, action, state};
 use crate::boundary::{self, Errno, Result, negative};
 use crate::changelog::{self, Entry};
 use crate::coordinator::{MESSAGE_HEADER, MESSAGE_MAGIC, forget_running, pipe_path, restore_for_reader, turn};
@@ -65,6 +65,14 @@ pub fn restart_mdt(root: &Root) -> Result<()> {
     turn(&mut session)
 }
 
+/// The coordinator starts again and knows what it had: restores that are at work are sent once more, with the same cookies.
+pub fn replay_restores(root: &Root) -> Result<()> {
+    let mut session = Session::begin(root)?;
+    let restores = |request: &&mut Request| request.holds_slot() && request.action == action::RESTORE;
+    session.state.requests.iter_mut().filter(restores).for_each(|request| request.set(Status::Waiting, 0));
+    turn(&mut session)
+}
+
 /// Reads a file as a user does: when it is released, that blocks until it was restored. `ENODATA` when that fails, `EINTR` when
 /// it takes longer than `patience`.
 pub fn read(path: &Path, patience: Duration) -> Result<Vec<u8>> {
@@ -73,9 +81,10 @@ pub fn read(path: &Path, patience: Duration) -> Result<Vec<u8>> {
     let watch = watch(&root.inside(""))?;
     let mut asked = None;
     while Hsm::read(path)?.has(state::RELEASED) {
-        if let Some(cookie) = asked {
+        if let Some(key) = asked {
             let requests = requests(&root)?;
-            let request = requests.iter().find(|request| request.cookie == cookie).ok_or(Errno(libc::ENODATA))?;
+            let request =
+                requests.iter().find(|request| (request.cookie, request.fid) == key).ok_or(Errno(libc::ENODATA))?;
             if !request.is_open() {
                 // It may have ended since we looked at the file. Released once more, it is asked for again.
                 if request.status != Status::Succeeded && Hsm::read(path)?.has(state::RELEASED) {
@@ -87,7 +96,7 @@ pub fn read(path: &Path, patience: Duration) -> Result<Vec<u8>> {
         } else {
             let mut session = Session::begin(&root)?;
             let fid = fid_of(&mut session, path)?;
-            asked = restore_for_reader(&mut session, fid)?;
+            asked = restore_for_reader(&mut session, fid)?.map(|cookie| (cookie, fid));
             turn(&mut session)?;
             continue;
         }

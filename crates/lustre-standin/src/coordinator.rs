@@ -58,7 +58,7 @@ pub(crate) fn submit(
     let cookie = if asked.action == action::CANCEL {
         let running = session.state.requests.iter().filter(same_file);
         let Some(running) = running.clone().find(|request| request.action != action::CANCEL) else { return Ok(None) };
-        let asked_already = |request: &Request| request.action == action::CANCEL && request.cookie == running.cookie;
+        let asked_already = |request: &Request| request.action == action::CANCEL && request.is_of(running);
         if session.state.requests.iter().any(|request| asked_already(request) && request.is_open()) {
             return Ok(None);
         }
@@ -71,7 +71,8 @@ pub(crate) fn submit(
             return Ok(Some(running.cookie));
         }
         session.state.last_cookie += 1;
-        session.state.last_cookie
+        // Each MDT counts for itself: requests are of files on all of them by turns.
+        session.state.last_cookie.div_ceil(session.root.number("mdts")?.max(1))
     };
     let own = hsm.filter(|hsm| hsm.archive != 0 && hsm.has(state::EXISTS)).map(|hsm| hsm.archive);
     let default = session.root.number("default_archive_id")?;
@@ -269,11 +270,11 @@ fn give_out(session: &mut Session) -> Result<()> {
         let sent = send(session, &list, &fsname)?;
         for index in list.requests {
             let request = &mut session.state.requests[index];
-            let (cookie, is_cancel) = (request.cookie, request.action == action::CANCEL);
+            let (key, is_cancel) = ((request.cookie, request.fid), request.action == action::CANCEL);
             if !sent {
                 request.set(Status::Waiting, 0);
             } else if is_cancel {
-                let of_it = |other: &&mut Request| other.cookie == cookie && other.action != action::CANCEL;
+                let of_it = |other: &&mut Request| (other.cookie, other.fid) == key && other.action != action::CANCEL;
                 if let Some(original) = session.state.requests.iter_mut().find(of_it) {
                     original.canceled = true;
                 }
@@ -287,7 +288,7 @@ fn give_out(session: &mut Session) -> Result<()> {
 fn choose(state: &State, request: &Request) -> Option<u64> {
     let serves = |client: &&Client| client.archives.is_empty() || client.archives.contains(&request.archive);
     if request.action == action::CANCEL {
-        let of_it = |other: &&Request| other.cookie == request.cookie && other.action != action::CANCEL;
+        let of_it = |other: &&Request| other.is_of(request) && other.action != action::CANCEL;
         let sent_to = state.requests.iter().find(of_it).and_then(|original| original.client);
         if let Some(client) = state.clients.iter().find(|client| Some(client.mount) == sent_to) {
             return Some(client.mount);
@@ -301,8 +302,9 @@ fn choose(state: &State, request: &Request) -> Option<u64> {
 
 /// Whether the cancel at `index` is to be sent. If not, it waits for its action to be sent, or is over.
 fn settle_cancel(state: &mut State, index: usize, has_client: bool) -> bool {
-    let cookie = state.requests[index].cookie;
-    let original = state.requests.iter_mut().find(|other| other.cookie == cookie && other.action != action::CANCEL);
+    let key = (state.requests[index].cookie, state.requests[index].fid);
+    let of_it = |other: &&mut Request| (other.cookie, other.fid) == key && other.action != action::CANCEL;
+    let original = state.requests.iter_mut().find(of_it);
     match original {
         Some(original) if original.status == Status::Started => has_client,
         Some(original) if original.status == Status::Waiting => {

@@ -24,7 +24,7 @@ use rustix::fs::{AtFlags, StatxFlags};
 use crate::boundary::{Errno, Result};
 
 /// The knobs and what they are at first.
-const KNOBS: [(&str, &str); 7] = [
+const KNOBS: [(&str, &str); 8] = [
     ("hsm_control", "enabled"),
     ("max_requests", "3"),
     ("active_request_timeout", "3600"),
@@ -32,6 +32,7 @@ const KNOBS: [(&str, &str); 7] = [
     ("default_archive_id", "1"),
     ("version", "2.17"),
     ("loop_period", "0"),
+    ("mdts", "1"),
 ];
 
 /// The top of a stand-in filesystem, as seen through one of its mounts.

@@ -35,7 +35,7 @@ pub enum Status {
 /// One action on one file.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Request {
-    /// Names it; an action and its cancel have the same.
+    /// Names it at its MDT; an action and its cancel have the same.
     pub cookie: u64,
     /// Of the user's request it came with.
     pub compound: u64,
@@ -73,6 +73,11 @@ impl Request {
     /// Neither done nor given up.
     pub fn is_open(&self) -> bool {
         matches!(self.status, Status::Waiting | Status::Started)
+    }
+
+    /// Whether both are the same action, or one is the other's cancel.
+    pub(crate) fn is_of(&self, other: &Request) -> bool {
+        (self.cookie, self.fid) == (other.cookie, other.fid)
     }
 
     /// Holds one of the `max_requests` slots.

@@ -45,6 +45,12 @@ impl Entry {
         self.item.as_ref().map(Item::fid)
     }
 
+    /// The coordinator's name for it. A cookie alone is none: each MDT's coordinator counts for itself, from the second it
+    /// started, so several have the same.
+    pub(crate) fn key(&self) -> Option<(u64, Fid)> {
+        self.item.as_ref().map(|item| (item.cookie(), item.fid()))
+    }
+
     pub(crate) fn is_restore(&self) -> bool {
         self.command == Command::Restore
     }
@@ -83,6 +89,7 @@ pub(crate) fn to_journal(item: &Item, archive_id: u32, flags: u64) -> Option<New
     let uuid = if command == Command::Archive { uuid::Uuid::new_v4().to_string() } else { String::new() };
     Some(NewItem {
         cookie: item.cookie(),
+        fid: Some(item.fid()),
         class: if reader { Class::Reader } else { Class::of(command) },
         command,
         archive_id,

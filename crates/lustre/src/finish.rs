@@ -190,6 +190,7 @@ impl Shared {
     fn owe(&self, entry: &Entry, identity: Identity) {
         let item = NewItem {
             cookie: 0,
+            fid: None,
             class: Class::Remove,
             command: Command::Remove,
             archive_id: entry.archive_id,

@@ -144,15 +144,14 @@ impl Receiver {
                 Err(failure) => refused.push((item, failure)),
                 Ok(()) if item.action() == Action::Cancel => cancels.push((item.cookie(), item.fid())),
                 Ok(()) => match to_journal(&item, list.archive_id, list.flags) {
-                    Some(_) if state.has(item.cookie()) => {
-                        tracing::warn!(fid = %item.fid(), cookie = item.cookie(), "sent twice: once is enough");
-                    }
+                    Some(_) if state.running(item.cookie(), item.fid()).is_some() => warn_twice(&item),
                     Some(new) => items.push((item, new)),
                     None => {}
                 },
             }
         }
         drop(state);
+        items.retain(|(item, _)| !self.waits(item));
         let (raw, new): (Vec<Item>, Vec<_>) = items.into_iter().unzip();
         if !new.is_empty()
             && let Err(error) = self.shared.enter_items(new)
@@ -167,6 +166,28 @@ impl Receiver {
         let refusals = refused.into_iter().map(|(item, failure)| Job::Refuse(item, failure));
         self.shared.state.lock().urgent.extend(refusals);
         self.shared.announce();
+    }
+
+    /// Whether a restore was received before and not begun. A coordinator that starts again sends once more what it had; nothing
+    /// else than restores.
+    fn waits(&self, item: &Item) -> bool {
+        if item.action() != Action::Restore {
+            return false;
+        }
+        let Ok(found) = self.shared.journal.of_cookie(item.cookie(), item.fid()) else { return false };
+        // One that has ended may be sent again at once, and be on its way out of the journal. What does not end and is there
+        // afterwards was not on its way.
+        let waits = |id: u64| {
+            let state = self.shared.state.lock();
+            let ends = state.recording.contains(&id) || state.active.contains_key(&id);
+            drop(state);
+            !ends && self.shared.journal.get(id).is_ok_and(|found| found.is_some())
+        };
+        let waits = found.iter().any(|found| waits(found.id));
+        if waits {
+            warn_twice(item);
+        }
+        waits
     }
 
     fn check(&self, item: &Item, archive_id: u32, ours: bool, known: bool) -> Result<(), Failure> {
@@ -188,9 +209,9 @@ impl Receiver {
     /// Whatever it is of: it gets its one end from whoever has it.
     fn cancel(&self, cookie: u64, fid: Fid) {
         let mut state = self.shared.state.lock();
-        let id = match state.by_cookie.get(&cookie) {
-            Some(id) if state.active.get(id).is_some_and(|active| active.entry.fid() == Some(fid)) => Some(*id),
-            _ => {
+        let id = match state.by_key.get(&(cookie, fid)) {
+            Some(id) => Some(*id),
+            None => {
                 drop(state);
                 let id = self.begin_waiting(cookie, fid);
                 state = self.shared.state.lock();
@@ -209,7 +230,7 @@ impl Receiver {
 
     /// Takes what waits out of its lane, for its end.
     fn begin_waiting(&self, cookie: u64, fid: Fid) -> Option<u64> {
-        let found = match self.shared.journal.of_cookie(cookie) {
+        let found = match self.shared.journal.of_cookie(cookie, fid) {
             Ok(found) => found,
             Err(error) => {
                 tracing::error!(%error, %fid, "cannot look for what is to be canceled");
@@ -315,4 +336,8 @@ impl Receiver {
             }
         }
     }
+}
+
+fn warn_twice(item: &Item) {
+    tracing::warn!(fid = %item.fid(), cookie = format_args!("{:#x}", item.cookie()), "sent twice: once is enough");
 }

@@ -4,7 +4,7 @@ use crate::entry::Entry;
 use crate::lanes::Lanes;
 use crate::workers::Job;
 use agent::Work;
-use model::{Extent, Failure, Identity, Outcome};
+use model::{Extent, Failure, Fid, Identity, Outcome};
 use queue::EndedItem;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -159,7 +159,8 @@ impl Active {
 pub(crate) struct State {
     pub(crate) lanes: Lanes,
     pub(crate) active: HashMap<u64, Active>,
-    pub(crate) by_cookie: HashMap<u64, u64>,
+    /// By [`Entry::key`].
+    pub(crate) by_key: HashMap<(u64, Fid), u64>,
     /// For the agent, in order.
     ready: VecDeque<u64>,
     /// For the agent.
@@ -233,8 +234,8 @@ impl State {
         if self.active.contains_key(&id) || self.recording.contains(&id) {
             return;
         }
-        if entry.item.is_some() {
-            self.by_cookie.insert(entry.cookie(), id);
+        if let Some(key) = entry.key() {
+            self.by_key.insert(key, id);
         }
         *self.held.entry(entry.archive_id).or_default() += 1;
         self.active.insert(id, Active::new(entry));
@@ -345,8 +346,10 @@ impl State {
     pub(crate) fn leave(&mut self, id: u64) -> Option<Active> {
         self.set_in_flight(id, false);
         let active = self.active.remove(&id)?;
-        if self.by_cookie.get(&active.entry.cookie()) == Some(&id) {
-            self.by_cookie.remove(&active.entry.cookie());
+        if let Some(key) = active.entry.key()
+            && self.by_key.get(&key) == Some(&id)
+        {
+            self.by_key.remove(&key);
         }
         if let Some(held) = self.held.get_mut(&active.entry.archive_id) {
             *held = held.saturating_sub(1);
@@ -365,10 +368,10 @@ impl State {
         *flight = if now { *flight + 1 } else { flight.saturating_sub(1) };
     }
 
-    /// Whether an item of this cookie is under way. One that is being ended may be sent again at once: the coordinator retries.
-    pub(crate) fn has(&self, cookie: u64) -> bool {
-        let active = self.by_cookie.get(&cookie).and_then(|id| self.active.get(id));
-        active.is_some_and(|active| active.phase != Phase::Ending)
+    /// What is under way of this cookie and file. One that is being ended may be sent again at once: the coordinator retries.
+    pub(crate) fn running(&self, cookie: u64, fid: Fid) -> Option<u64> {
+        let id = self.by_key.get(&(cookie, fid)).copied()?;
+        self.active.get(&id).filter(|active| active.phase != Phase::Ending).map(|_| id)
     }
 
     /// Whether something is ready for the agent.

@@ -65,6 +65,13 @@ impl Site {
         request(&self.library, &self.top(), &asked).unwrap();
     }
 
+    /// In the journal, and not over.
+    fn waiting(&self, command: Command) -> u64 {
+        let journal = queue::ItemJournal::open(self.directory.path().join("lustre.db")).unwrap();
+        let counts = journal.counts().unwrap();
+        counts.iter().filter(|count| count.command == command).map(|count| count.count).sum()
+    }
+
     fn statuses(&self) -> Vec<Status> {
         control::requests(&self.root).unwrap().into_iter().map(|request| request.status).collect()
     }
@@ -151,6 +158,58 @@ async fn p3_nothing_is_lost_between_two_registrations() {
     asked.unwrap();
     wait_until(LONG, "all are archived", || site.statuses().iter().all(|status| *status == Status::Succeeded));
     wait_until(LONG, "it registered often", || site.pipes().first().is_some_and(|last| *last > first + 10));
+}
+
+/// Coordinators count for themselves, from the second they started: the first requests of all MDTs have the same cookies.
+#[tokio::test(flavor = "multi_thread")]
+async fn equal_cookies_of_two_mdts_are_two_actions() {
+    let site = Site::new();
+    control::set(&site.root, "mdts", "2").unwrap();
+    let source = site.start(None, Patience::default());
+    site.ask(UserAction::Archive, &["one".to_owned()]);
+    let one = next(&source).await.remove(0);
+    site.ask(UserAction::Archive, &["other".to_owned()]);
+    let other = next(&source).await.remove(0);
+    let requests = control::requests(&site.root).unwrap();
+    assert_eq!(requests[0].cookie, requests[1].cookie);
+    // A cancel is of one of them.
+    site.ask(UserAction::Cancel, &["one".to_owned()]);
+    assert_eq!(tokio::time::timeout(LONG, source.next_cancels()).await.unwrap(), [one.key]);
+    source.complete(vec![(one.key, Outcome::Failed(Failure::cancelled())), (other.key, success(&other))]);
+    wait_until(LONG, "both are over", || site.statuses()[..2] == [Status::Canceled, Status::Succeeded]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restore_that_waits_and_is_sent_again_is_done_once() {
+    let site = Site::new();
+    let source = site.start(None, Patience::default());
+    let names = ["f".to_owned(), "g".to_owned()];
+    site.ask(UserAction::Archive, &names);
+    finish(&source, 2).await;
+    wait_until(LONG, "both are archived", || site.statuses() == [Status::Succeeded; 2]);
+    site.ask(UserAction::Release, &names);
+    source.archives_changed(&[(1, 1)]);
+    site.ask(UserAction::Restore, &names);
+    let first = next(&source).await.remove(0);
+    let restores = || site.waiting(Command::Restore);
+    wait_until(LONG, "both are received", || restores() == 2);
+    control::replay_restores(&site.root).unwrap();
+    // What comes after them was received after them.
+    site.ask(UserAction::Archive, &["h".to_owned()]);
+    wait_until(LONG, "it is received, too", || site.waiting(Command::Archive) == 1);
+    assert_eq!(restores(), 2);
+    let mut work = first;
+    loop {
+        if work.command == Command::Restore {
+            std::fs::write(site.top().join(&work.write_path), "x").unwrap();
+        }
+        source.complete(vec![(work.key, success(&work))]);
+        if work.command == Command::Archive {
+            break;
+        }
+        work = next(&source).await.remove(0);
+    }
+    wait_until(LONG, "all is done", || site.statuses() == [Status::Succeeded; 5]);
 }
 
 /// Where the coordinator retries, it sends an action again the moment it ends.

@@ -11,7 +11,7 @@ use super::rows::{Decoder, class_number, command_number, failure_columns};
 use super::{connect, query, row_limit};
 use crate::tally::clamp;
 use crate::{Finished, QueueError, RequestId};
-use model::{ActionId, Class, Command, Digest, Failure, Identity};
+use model::{ActionId, Class, Command, Digest, Failure, Fid, Identity};
 use parking_lot::Mutex;
 use rusqlite::{Connection, OpenFlags, Row, Transaction, TransactionBehavior, params};
 use std::io;
@@ -19,20 +19,20 @@ use std::path::{Path, PathBuf};
 
 /// "SfkL": marks the file as ours.
 const APPLICATION_ID: i64 = 0x5366_6b4c;
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 const CACHE_KIB: i64 = 4 << 10;
 /// How many results are kept.
 const KEPT: i64 = 10_000;
 
-/// - `item`: what has no end yet. `cookie` and `flags` are u64 in an i64's bits; `bytes` is the item as it came, empty for a removal that
+/// - `item`: what has no end yet. `cookie` and `flags` are u64 in an i64's bits; `fid` is empty for a removal that is owed; `bytes` is the item as it came, empty for a removal that
 ///   is owed. `uuid`, `hash`, `url`: the object of such a removal; or the id proposed for an archive's object.
 /// - `ended`: results, the last [`KEPT`].
 const TABLES: &str = "
-    CREATE TABLE item (id INTEGER PRIMARY KEY AUTOINCREMENT, cookie INTEGER NOT NULL, class INTEGER NOT NULL,
+    CREATE TABLE item (id INTEGER PRIMARY KEY AUTOINCREMENT, cookie INTEGER NOT NULL, fid TEXT NOT NULL, class INTEGER NOT NULL,
         command INTEGER NOT NULL, archive_id INTEGER NOT NULL, flags INTEGER NOT NULL, created_ms INTEGER NOT NULL,
         progressed INTEGER NOT NULL, uuid TEXT NOT NULL, hash BLOB, url TEXT NOT NULL, bytes BLOB NOT NULL) STRICT;
     CREATE INDEX item_lane ON item (archive_id, class, id);
-    CREATE INDEX item_cookie ON item (cookie);
+    CREATE INDEX item_cookie ON item (cookie, fid);
     CREATE TABLE ended (id INTEGER PRIMARY KEY, ordinal INTEGER NOT NULL, command INTEGER NOT NULL, archive_id INTEGER NOT NULL,
         path TEXT NOT NULL, bytes INTEGER NOT NULL, created_ms INTEGER NOT NULL, finished_ms INTEGER NOT NULL,
         failure_temporary INTEGER, failure_errno INTEGER, failure_message TEXT) STRICT;
@@ -40,13 +40,15 @@ const TABLES: &str = "
     CREATE TABLE total (one INTEGER PRIMARY KEY CHECK (one = 1), succeeded INTEGER NOT NULL, failed INTEGER NOT NULL) STRICT;
     INSERT INTO total VALUES (1, 0, 0);";
 
-const ITEM: &str = "id, cookie, class, command, archive_id, flags, created_ms, progressed, uuid, hash, url, bytes";
+const ITEM: &str = "id, cookie, class, command, archive_id, flags, created_ms, progressed, uuid, hash, url, bytes, fid";
 
 /// Something to do that came from the coordinator, or that is owed to an archive.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct NewItem {
-    /// The coordinator's name for it; 0 for what is owed.
+    /// The name for it of its MDT's coordinator; 0 for what is owed. Each MDT counts for itself, so they may have the same.
     pub cookie: u64,
+    /// The file; none for what is owed.
+    pub fid: Option<Fid>,
     /// How urgent.
     pub class: Class,
     /// What to do.
@@ -138,8 +140,8 @@ impl ItemJournal {
     pub fn accept(&self, items: &[NewItem]) -> Result<Vec<u64>, QueueError> {
         self.write("enter items", |tx| {
             let mut insert = tx.prepare_cached(
-                "INSERT INTO item (cookie, class, command, archive_id, flags, created_ms, progressed, uuid, hash, url, bytes) \
-                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10)",
+                "INSERT INTO item (cookie, class, command, archive_id, flags, created_ms, progressed, uuid, hash, url, bytes, \
+                 fid) VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, ?7, ?8, ?9, ?10, ?11)",
             )?;
             let enter = |item: &NewItem| {
                 let id = insert.insert(params![
@@ -153,6 +155,7 @@ impl ItemJournal {
                     item.identity.hash.as_ref().map(Digest::as_bytes),
                     item.identity.url,
                     item.bytes,
+                    fid_column(item.fid),
                 ])?;
                 Ok(id.cast_unsigned())
             };
@@ -205,10 +208,10 @@ impl ItemJournal {
         Ok(self.read(|db| query(db, &sql, [clamp(id).cast_signed()], item))?.pop())
     }
 
-    /// The items of a cookie: one, unless the coordinator began to count anew.
-    pub fn of_cookie(&self, cookie: u64) -> Result<Vec<JournalItem>, QueueError> {
-        let sql = format!("SELECT {ITEM} FROM item WHERE cookie = ?1 AND length(bytes) > 0 ORDER BY id LIMIT 16");
-        self.read(|db| query(db, &sql, [cookie.cast_signed()], item))
+    /// The items of a cookie and file: one, unless their coordinator began to count anew.
+    pub fn of_cookie(&self, cookie: u64, fid: Fid) -> Result<Vec<JournalItem>, QueueError> {
+        let sql = format!("SELECT {ITEM} FROM item WHERE cookie = ?1 AND fid = ?2 ORDER BY id LIMIT 16");
+        self.read(|db| query(db, &sql, params![cookie.cast_signed(), fid_column(Some(fid))], item))
     }
 
     /// The highest id that was ever given; 0 for none.
@@ -290,6 +293,9 @@ fn make_or_check(db: &mut Connection) -> Result<i64, Fault> {
     if version > VERSION {
         return Ok(version);
     }
+    if version < VERSION {
+        return Err(Fault::Damage(format!("its layout is {version}, of a program that was never released")));
+    }
     let found: String = db.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
     if found != "ok" {
         return Err(Fault::Damage(found));
@@ -326,13 +332,23 @@ fn enter_end(tx: &Transaction<'_>, end: &EndedItem) -> Result<(), Fault> {
     Ok(())
 }
 
+fn fid_column(fid: Option<Fid>) -> String {
+    fid.map_or_else(String::new, |fid| fid.to_string())
+}
+
 fn item(row: &Row<'_>) -> Result<JournalItem, Fault> {
     let id: i64 = row.get(0)?;
     let name = format_args!("item {id}");
     let d = Decoder::new(row, &name);
     let identity = Identity { uuid: d.get(8)?, hash: d.digest(9)?, url: d.get(10)? };
+    let fid: String = d.get(12)?;
+    let fid = match fid.as_str() {
+        "" => None,
+        fid => Some(fid.parse().map_err(|error| d.damage(error))?),
+    };
     let item = NewItem {
         cookie: d.bits(1)?,
+        fid,
         class: d.class(2)?,
         command: d.command(3)?,
         archive_id: d.number(4)?,
@@ -368,6 +384,7 @@ mod tests {
     fn new(cookie: u64, class: Class, command: Command) -> NewItem {
         NewItem {
             cookie,
+            fid: Some(Fid { seq: u64::MAX, oid: 1, ver: 0 }),
             class,
             command,
             archive_id: 1,
@@ -393,7 +410,9 @@ mod tests {
         let found = journal.list(0, 10).unwrap();
         assert_eq!(found.iter().map(|f| &f.item).collect::<Vec<_>>(), items.iter().collect::<Vec<_>>());
         assert_eq!(found.iter().map(|f| f.progressed).collect::<Vec<_>>(), [true, false]);
-        assert_eq!(journal.of_cookie(u64::MAX).unwrap(), found[..1]);
+        let fid = items[0].fid.unwrap();
+        assert_eq!(journal.of_cookie(u64::MAX, fid).unwrap(), found[..1]);
+        assert_eq!(journal.of_cookie(u64::MAX, Fid { oid: 2, ..fid }).unwrap(), [], "another MDT's");
         assert_eq!(journal.lane(1, Class::Archive, 0, 10).unwrap(), found[1..]);
         let failure = Failure::temporary(5, "no");
         journal.end(&[end(ids[0], Some(failure.clone())), end(ids[1], None), end(77, None)]).unwrap();
@@ -416,6 +435,8 @@ mod tests {
         assert!(matches!(ItemJournal::open(&path), Err(QueueError::Corrupt { .. })));
         ItemJournal::set_aside(&path).unwrap();
         ItemJournal::open(&path).unwrap().accept(&[new(1, Class::Archive, Command::Archive)]).unwrap();
+        rusqlite::Connection::open(&path).unwrap().pragma_update(None, "user_version", 1).unwrap();
+        assert!(matches!(ItemJournal::open(&path), Err(QueueError::Corrupt { .. })), "an older layout");
         std::fs::write(&path, vec![7; 8192]).unwrap();
         let _ = std::fs::remove_file(path.with_extension("db-wal"));
         assert!(matches!(ItemJournal::open(&path), Err(QueueError::Corrupt { .. })));
