@@ -40,7 +40,11 @@ fn started<'a>(session: &'a mut Session, item: &ActionItem) -> Result<&'a mut Re
     session.state.requests.iter_mut().find(of_it).ok_or(Errno(libc::ENOENT))
 }
 
+/// Of a removal the coordinator is told nothing at its begin: the library opens the file if it is there, and that is all.
 pub(crate) fn begin(session: &mut Session, item: &ActionItem) -> Result<Begun> {
+    if item.action == action::REMOVE {
+        return Ok(Begun { data_version: 0, volatile: None });
+    }
     running(&session.root)?;
     turn(session)?;
     let request = started(session, item)?;

@@ -106,8 +106,9 @@ pub(crate) fn path_to_fid(root: &Root, path: &Path) -> Result<Fid> {
     }
 }
 
-/// A file without a name, as a restore writes into: its FID is its only one.
+/// A file without a name, as a restore writes into: its FID is its only one. Can be made to fail alone (`make_volatile`), as it does when OSTs are full.
 pub(crate) fn make_volatile(session: &mut Session) -> Result<(Fid, File)> {
+    session.root.fault("make_volatile")?;
     session.state.last_object += 1;
     let fid = Fid { seq: SEQUENCE, oid: session.state.last_object, ver: 0 };
     session.save()?;

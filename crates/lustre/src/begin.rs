@@ -3,9 +3,10 @@
 use crate::entry::Entry;
 use crate::file::{LustreFile, give_layout, path_of};
 use crate::finish::stopped;
+use crate::object::{self, Wanted};
 use crate::source::Shared;
 use crate::state::{Phase, Prepared};
-use model::{ActionData, Command, ErrorKind, Failure, Fid, Identity, Outcome};
+use model::{ActionData, Command, ErrorKind, Failure, Fid, Outcome};
 use std::io;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -15,14 +16,13 @@ use sys::lustre::{Begin, CopyAction, Handle, Item, ProgressFlags, fid2path, mdt_
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
 const EINVAL: i32 = 22;
-const ENODATA: i32 = 61;
 const ECANCELED: i32 = 125;
 
 /// How soon the coordinator is asked again that is stopped, or could not.
 const STOPPED_PAUSE: Duration = Duration::from_secs(1);
 
 /// What becomes of an item.
-enum Begun {
+pub(crate) enum Begun {
     /// A mover is to work; the library's handle for all but what is owed.
     Ready(Prepared, Option<CopyAction>),
     /// Nothing is left to do but to end it.
@@ -31,30 +31,41 @@ enum Begun {
     Refused(Prepared, Failure),
     /// It has its answer, a failure.
     Answered(Prepared, Failure),
-    /// It cannot begin for now.
-    Later(Failure),
+    /// It cannot begin for now. What the library has of it already is kept for the next time.
+    Later(Failure, Option<CopyAction>),
 }
 
 impl Shared {
     /// Begins an action: [`Job::Begin`](crate::workers::Job).
     pub(crate) fn begin(&self, id: u64) {
-        let (entry, handle, stop) = {
-            let state = self.state.lock();
-            let Some(active) = state.active.get(&id) else { return };
-            (Arc::clone(&active.entry), state.handle.clone(), active.stop)
+        let (entry, handle, stop, mut kept) = {
+            let mut state = self.state.lock();
+            let handle = state.handle.clone();
+            let Some(active) = state.active.get_mut(&id) else { return };
+            (Arc::clone(&active.entry), handle, active.stop, active.action.take())
         };
         let begun = match (&entry.item, handle) {
             (None, _) => Begun::Ready(Prepared { identity: entry.identity.clone(), ..Prepared::default() }, None),
             (Some(item), Some(handle)) => {
                 let begun = match stop {
                     Some(stop) => Begun::Refused(self.describe(item, None), stopped(stop)),
-                    None => self.begin_item(&entry, item, &handle),
+                    None => self.begin_item(&entry, item, &handle, &mut kept),
+                };
+                let begun = match (begun, kept) {
+                    (Begun::Refused(prepared, failure), Some(action)) => {
+                        self.answered(&entry, action, prepared, failure)
+                    }
+                    (Begun::Later(failure, None), kept) => Begun::Later(failure, kept),
+                    (begun, _) => begun,
                 };
                 self.answer_at_once(&entry, item, &handle, &begun);
                 begun
             }
             // The registration went: it waits for the next one.
-            (Some(_), None) => return self.state.lock().put_back(id),
+            (Some(_), None) => {
+                kept.into_iter().for_each(CopyAction::abandon);
+                return self.state.lock().put_back(id);
+            }
         };
         self.enter(id, &entry, begun);
     }
@@ -62,9 +73,16 @@ impl Shared {
     fn enter(&self, id: u64, entry: &Entry, begun: Begun) {
         let mut state = self.state.lock();
         let stopping = state.stopping;
-        let Some(active) = state.active.get_mut(&id) else { return };
+        let Some(active) = state.active.get_mut(&id) else {
+            // A stop left it to the next process meanwhile.
+            if let Begun::Ready(_, Some(action)) | Begun::Done(_, action) | Begun::Later(_, Some(action)) = begun {
+                action.abandon();
+            }
+            return;
+        };
         match begun {
             Begun::Ready(prepared, action) => {
+                active.begun = true;
                 tracing::debug!(action = %entry, path = prepared.shown, object = prepared.identity.uuid, "begun");
                 (active.prepared, active.action) = (prepared, action);
                 active.since = Instant::now();
@@ -83,15 +101,15 @@ impl Shared {
                 active.prepared = prepared;
                 state.conclude(id, Some(failure));
             }
-            Begun::Later(_) if stopping => self.abandon(&mut state, id),
-            Begun::Later(failure) => {
-                active.last_failure = Some(failure);
+            Begun::Later(failure, action) => {
+                active.action = action;
+                active.last_failure = Some(failure.clone());
                 let since = *active.failing_since.get_or_insert_with(Instant::now);
-                if since.elapsed() >= self.config.patience.hold {
-                    let failure = active.last_failure.clone();
-                    state.conclude(id, failure);
-                } else {
-                    state.wait(id, Instant::now() + STOPPED_PAUSE);
+                match active.stop {
+                    Some(_) => state.outcome(id, Outcome::Failed(Failure::cancelled())),
+                    None if stopping => self.abandon(&mut state, id),
+                    None if since.elapsed() >= self.config.patience.hold => state.outcome(id, Outcome::Failed(failure)),
+                    None => state.wait(id, Instant::now() + STOPPED_PAUSE),
                 }
             }
         }
@@ -106,6 +124,11 @@ impl Shared {
         if !(entry.orphan && failure.errno == ENOENT) {
             tracing::warn!(action = %entry, "failed: {}", failure.message);
         }
+        self.fail_item(entry, item, handle, failure);
+    }
+
+    /// Answers what has not begun, with a failure. It is over whatever the coordinator says to that.
+    pub(crate) fn fail_item(&self, entry: &Entry, item: &Item, handle: &Handle, failure: &Failure) {
         let retry = failure.kind == ErrorKind::Temporary;
         if let Err(error) = CopyAction::fail(handle, item, failure.errno.max(1), ProgressFlags { retry }) {
             // What an earlier process ended and did not write down any more is known to nobody.
@@ -116,7 +139,17 @@ impl Shared {
         }
     }
 
-    fn begin_item(&self, entry: &Entry, item: &Item, handle: &Handle) -> Begun {
+    /// Ends what has begun already, with a failure.
+    pub(crate) fn answered(&self, entry: &Entry, action: CopyAction, prepared: Prepared, failure: Failure) -> Begun {
+        if let Some(active) = self.state.lock().active.get_mut(&entry.id) {
+            active.phase = Phase::Ending;
+        }
+        tracing::warn!(action = %entry, "failed: {}", failure.message);
+        self.end_action(entry, action, &failure);
+        Begun::Answered(prepared, failure)
+    }
+
+    fn begin_item(&self, entry: &Entry, item: &Item, handle: &Handle, kept: &mut Option<CopyAction>) -> Begun {
         let file = match LustreFile::open(&self.root, item.fid()) {
             Ok(file) => file,
             Err(error) => return Begun::Refused(self.describe(item, None), error.into()),
@@ -125,7 +158,7 @@ impl Shared {
         match entry.command {
             Command::Archive => self.begin_archive(entry, item, handle, file.as_ref(), prepared),
             Command::Restore => self.begin_restore(entry, item, handle, file.as_ref(), prepared),
-            Command::Remove => self.begin_remove(entry, item, handle, file.as_ref(), prepared),
+            Command::Remove => self.begin_remove(entry, item, handle, file.as_ref(), prepared, kept),
             Command::Verify => Begun::Refused(prepared, Failure::permanent(EINVAL, "nobody asks for that on Lustre")),
         }
     }
@@ -176,8 +209,9 @@ impl Shared {
             let why = "an agent that is gone had begun to restore it; whoever needs it asks again";
             return Begun::Refused(prepared, Failure::temporary(EIO, why));
         }
-        let identity = match file.identity().map_err(Failure::from).and_then(|own| restored_from(item, own)) {
-            Ok(identity) => identity,
+        let object = file.identity().map_err(Failure::from).and_then(|own| object::to_restore(item, own));
+        let Wanted { identity, needs_hash } = match object {
+            Ok(wanted) => wanted,
             Err(failure) => return Begun::Refused(prepared, failure),
         };
         let layout = file.saved_layout();
@@ -186,7 +220,7 @@ impl Shared {
             mdt_index: mdt_index_by_fid(&self.library, &self.root, item.fid()).ok(),
             delay_layout: layout.is_some(),
         };
-        let prepared = Prepared { identity, expected_size: Some(prepared.size), ..prepared };
+        let prepared = Prepared { identity, needs_hash, expected_size: Some(prepared.size), ..prepared };
         let begun = self.start(entry, item, handle, options, prepared);
         let Begun::Ready(mut prepared, Some(action)) = begun else { return begun };
         let fd_and_path = || -> io::Result<String> {
@@ -204,50 +238,19 @@ impl Shared {
                 Begun::Ready(prepared, Some(action))
             }
             Err(error) => {
-                let failure = failure_of("open the file that is restored into", &error);
-                self.end_action(entry, action, &failure);
-                Begun::Answered(prepared, failure)
+                self.answered(entry, action, prepared, failure_of("open the file that is restored into", &error))
             }
         }
     }
 
-    fn begin_remove(
+    pub(crate) fn start(
         &self,
         entry: &Entry,
         item: &Item,
         handle: &Handle,
-        file: Option<&LustreFile>,
+        options: Begin,
         prepared: Prepared,
     ) -> Begun {
-        let found = match file {
-            Some(file) => {
-                let shared = |identity: Identity| Ok((file.is_shared(&identity.uuid)?, identity));
-                file.identity().and_then(shared).map_err(Failure::from)
-            }
-            None => named_by_data(item).map(|identity| (false, identity)),
-        };
-        let (shared, identity) = match found {
-            Ok(found) => found,
-            Err(failure) => return Begun::Refused(prepared, failure),
-        };
-        if identity.uuid.is_empty() && identity.url.is_empty() {
-            let message = format!(
-                "{} names no archived object, and the request has no file_id either: nothing can be removed",
-                item.fid()
-            );
-            return Begun::Refused(prepared, Failure::permanent(ENODATA, message));
-        }
-        let prepared = Prepared { identity, ..prepared };
-        match self.start(entry, item, handle, Begin::default(), prepared) {
-            Begun::Ready(prepared, Some(action)) if shared => {
-                tracing::info!(action = %entry, object = prepared.identity.uuid, "other files may name the object: it stays");
-                Begun::Done(prepared, action)
-            }
-            begun => begun,
-        }
-    }
-
-    fn start(&self, entry: &Entry, item: &Item, handle: &Handle, options: Begin, prepared: Prepared) -> Begun {
         let error = match CopyAction::begin(handle, item, options) {
             Ok(action) => return Begun::Ready(prepared, Some(action)),
             Err(error) => error,
@@ -267,7 +270,7 @@ impl Shared {
             _ => {
                 let failure = failure_of("begin", &error);
                 if failure.kind == ErrorKind::Temporary {
-                    Begun::Later(failure)
+                    Begun::Later(failure, None)
                 } else {
                     Begun::Refused(prepared, failure)
                 }
@@ -276,7 +279,7 @@ impl Shared {
     }
 }
 
-fn gone(prepared: Prepared, fid: Fid) -> Begun {
+pub(crate) fn gone(prepared: Prepared, fid: Fid) -> Begun {
     Begun::Refused(prepared, Failure::permanent(ENOENT, format!("{fid} is gone, or the coordinator gave it up")))
 }
 
@@ -284,30 +287,6 @@ fn gone(prepared: Prepared, fid: Fid) -> Begun {
 pub(crate) fn failure_of(what: &str, error: &io::Error) -> Failure {
     let errno = error.raw_os_error().unwrap_or(EIO);
     Failure { kind: model::errno_kind(errno), errno, message: format!("cannot {what}: {error}"), thaw: None }
-}
-
-/// The object to restore: the file's own, or that which the request names.
-fn restored_from(item: &Item, own: Identity) -> Result<Identity, Failure> {
-    let named = named_in(item)?;
-    if named.is_empty() || named == own.uuid {
-        if own.uuid.is_empty() && own.url.is_empty() {
-            let message = format!("{} names no archived object, and the request has no file_id either", item.fid());
-            return Err(Failure::permanent(ENODATA, message));
-        }
-        return Ok(own);
-    }
-    Ok(Identity { uuid: named, ..Identity::default() })
-}
-
-fn named_by_data(item: &Item) -> Result<Identity, Failure> {
-    Ok(Identity { uuid: named_in(item)?, ..Identity::default() })
-}
-
-/// The request's `file_id`; empty for none.
-fn named_in(item: &Item) -> Result<String, Failure> {
-    String::from_utf8(ActionData::parse(item.data()).file_id).map_err(|_| {
-        Failure::permanent(EINVAL, format!("the request for {} has a file_id that is no text", item.fid()))
-    })
 }
 
 /// Whether an error says that the coordinator knows nothing of an action, or of this agent.

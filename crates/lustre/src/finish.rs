@@ -55,7 +55,11 @@ impl Shared {
                 stop: active.stop,
             }
         };
-        let failure = self.settle(&mut ending, outcome).err();
+        let Some(ended) = self.settle(&mut ending, outcome) else {
+            // It is answered when there is a registration.
+            return self.state.lock().put_back(id);
+        };
+        let failure = ended.err();
         match &failure {
             None => tracing::info!(action = %ending.entry, path = ending.prepared.shown, "done"),
             Some(failure) => tracing::warn!(action = %ending.entry, path = ending.prepared.shown, "failed: {failure}"),
@@ -72,8 +76,10 @@ impl Shared {
         let Some(action) = taken(&mut self.state.lock()) else { return };
         // The size is compared in any case.
         let _ = action.fd().map(std::fs::File::from).and_then(|file| file.set_len(0));
-        if let Some(active) = self.state.lock().active.get_mut(&id) {
-            active.action = Some(action);
+        match self.state.lock().active.get_mut(&id) {
+            Some(active) => active.action = Some(action),
+            // A stop left it to the next process meanwhile.
+            None => action.abandon(),
         }
     }
 
@@ -94,18 +100,30 @@ impl Shared {
         pause(history, failure, bounds).map(|pause| Instant::now() + pause)
     }
 
-    /// Tells the file and the coordinator.
-    fn settle(&self, ending: &mut Ending, outcome: Outcome) -> Result<(), Failure> {
-        let Some(action) = ending.action.take() else {
-            // Nobody but us waits for what is owed.
-            return match outcome {
-                Outcome::Failed(failure) => Err(failure),
-                _ => Ok(()),
-            };
+    /// Tells the file and the coordinator. `None` when the coordinator cannot be told now.
+    fn settle(&self, ending: &mut Ending, outcome: Outcome) -> Option<Result<(), Failure>> {
+        let outcome = match (outcome, ending.stop) {
+            (Outcome::Failed(_), Some(stop)) => Outcome::Failed(stopped(stop)),
+            (outcome, _) => outcome,
         };
+        match (ending.action.take(), &ending.entry.item, outcome) {
+            (Some(action), _, outcome) => Some(self.end_begun(ending, action, outcome)),
+            // It never began.
+            (None, Some(item), Outcome::Failed(failure)) => {
+                let handle = self.state.lock().handle.clone()?;
+                self.fail_item(&ending.entry, item, &handle, &failure);
+                Some(Err(failure))
+            }
+            // Nobody but us waits for what is owed.
+            (None, _, Outcome::Failed(failure)) => Some(Err(failure)),
+            (None, _, _) => Some(Ok(())),
+        }
+    }
+
+    fn end_begun(&self, ending: &Ending, action: CopyAction, outcome: Outcome) -> Result<(), Failure> {
         let entry = &*ending.entry;
         let done = match outcome {
-            Outcome::Failed(failure) => Err(ending.stop.map_or(failure, stopped)),
+            Outcome::Failed(failure) => Err(failure),
             Outcome::Archived(identity) => self.archived(ending, identity),
             Outcome::Restored(digest) => match ending.stop {
                 Some(stop) => Err(stopped(stop)),
@@ -187,7 +205,13 @@ impl Shared {
     }
 
     /// An object that no file will name is to be removed; written down before it is forgotten.
+    ///
+    /// Only what has the id that was proposed for it: another id (Lemur's plugins have paths) may be that of an object that a file names.
     fn owe(&self, entry: &Entry, identity: Identity) {
+        if identity.uuid != entry.identity.uuid {
+            tracing::warn!(action = %entry, object = identity.uuid, "no file names it, and it stays in the archive: its id is not ours");
+            return;
+        }
         let item = NewItem {
             cookie: 0,
             fid: None,
@@ -244,8 +268,13 @@ fn restored(prepared: &Prepared, action: &CopyAction, digest: Option<Digest>) ->
     }
     // Lustre writes late: what there is no room for shows here, and the library would keep it to itself.
     action.fd().and_then(sys::file::sync_data).map_err(|e| failure_of("write the restored file out", &e))?;
+    let comparable = |wanted: Digest, got: Digest| wanted.as_bytes().len() == got.as_bytes().len();
     match (prepared.identity.hash, digest) {
-        (Some(wanted), Some(got)) if wanted.as_bytes().len() == got.as_bytes().len() && wanted != got => {
+        (_, None) if prepared.needs_hash => {
+            let message = "the request named the object, and the mover told no hash of it: it stays released";
+            Err(Failure::permanent(EIO, message))
+        }
+        (Some(wanted), Some(got)) if wanted != got && (prepared.needs_hash || comparable(wanted, got)) => {
             let message =
                 format!("the restored content has the hash {got}, and the archived one {wanted}: it stays released");
             Err(Failure::permanent(EIO, message))

@@ -35,7 +35,10 @@ impl Shared {
         }
         let result = tell(&mut action, &extents, size);
         let mut state = self.state.lock();
-        let Some(active) = state.active.get_mut(&id) else { return };
+        let Some(active) = state.active.get_mut(&id) else {
+            // A stop left it to the next process meanwhile.
+            return action.abandon();
+        };
         active.reporting = false;
         active.reported = Instant::now();
         active.progressed |= note && !extents.is_empty();

@@ -51,6 +51,8 @@ pub(crate) struct Prepared {
     pub(crate) write_path: String,
     pub(crate) identity: Identity,
     pub(crate) expected_size: Option<u64>,
+    /// A restore without a hash to compare fails.
+    pub(crate) needs_hash: bool,
     pub(crate) tree_path: Vec<u8>,
     pub(crate) shown: String,
     pub(crate) owner: u32,
@@ -64,6 +66,8 @@ pub(crate) struct Active {
     pub(crate) phase: Phase,
     /// The library's; not here while a worker has it, and never for what is owed.
     pub(crate) action: Option<CopyAction>,
+    /// A mover may work on it; before that it is begun again.
+    pub(crate) begun: bool,
     /// A worker reports with it.
     pub(crate) reporting: bool,
     /// Came while a worker reported.
@@ -72,6 +76,8 @@ pub(crate) struct Active {
     pub(crate) stop: Option<Stop>,
     pub(crate) attempts: u32,
     pub(crate) failing_since: Option<Instant>,
+    /// It waits for a mover of its archive since then.
+    pub(crate) away_since: Option<Instant>,
     pub(crate) last_failure: Option<Failure>,
     pub(crate) bytes_done: u64,
     pub(crate) extents: Vec<Extent>,
@@ -92,12 +98,14 @@ impl Active {
             entry,
             phase: Phase::Beginning,
             action: None,
+            begun: false,
             reporting: false,
             outcome: None,
             prepared: Prepared::default(),
             stop: None,
             attempts: 0,
             failing_since: None,
+            away_since: None,
             last_failure: None,
             bytes_done: 0,
             extents: Vec::new(),

@@ -4,8 +4,10 @@
 use crate::source::Shared;
 use crate::state::{Phase, State, Stop};
 use crate::workers::Job;
-use model::Class;
+use model::{Class, Failure, Outcome};
 use std::time::{Duration, Instant};
+
+const ENOTCONN: i32 = 107;
 
 /// How often it looks while something is under way.
 const TICK: Duration = Duration::from_millis(100);
@@ -70,17 +72,35 @@ impl Shared {
     fn try_again(&self, state: &mut State, id: u64, now: Instant) {
         let Some(active) = state.active.get_mut(&id) else { return };
         let archive_id = active.entry.archive_id;
-        let begun = active.action.is_some() || active.reporting || active.entry.item.is_none();
         if !state.is_served(archive_id) {
-            // Its mover is restarting. The agent would only give it back.
-            return state.wait(id, now + TICK);
+            return self.without_mover(state, id, now);
         }
-        if begun {
+        let Some(active) = state.active.get_mut(&id) else { return };
+        active.away_since = None;
+        if active.begun {
             state.give(id);
-        } else if let Some(active) = state.active.get_mut(&id) {
+        } else if active.reporting {
+            // A worker has what it begins with.
+            state.wait(id, now + TICK);
+        } else {
             active.phase = Phase::Beginning;
             state.jobs.push_back(Job::Begin(id));
         }
+    }
+
+    /// Its mover is restarting: the agent would only give it back. One that does not come back must not hold the coordinator's slots for
+    /// ever; a reader has a limit of his own.
+    fn without_mover(&self, state: &mut State, id: u64, now: Instant) {
+        let Some(active) = state.active.get_mut(&id) else { return };
+        if active.entry.item.is_none() {
+            return state.put_back(id);
+        }
+        let away = now.saturating_duration_since(*active.away_since.get_or_insert(now));
+        if active.entry.class == Class::Reader || away < self.config.patience.hold {
+            return state.wait(id, now + TICK);
+        }
+        let message = format!("archive {} has had no mover for {} s", active.entry.archive_id, away.as_secs());
+        state.outcome(id, Outcome::Failed(Failure::temporary(ENOTCONN, message)));
     }
 
     /// What ended is taken out of the journal. When that fails it is tried again: at the worst, a later process begins what

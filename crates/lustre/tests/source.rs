@@ -2,11 +2,14 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
+use agent::admin::Control;
+use agent::admin::api::{ActionsQuery, FinishedQuery};
 use agent::{ActionSource, Work};
 use lustre_standin::{Root, Status, control};
-use model::{Backoff, Command, Extent, Failure, Identity, Outcome};
-use sifaka_lustre::{LustreConfig, LustreSource, Patience};
-use std::path::PathBuf;
+use model::{ActionData, Backoff, Command, Digest, Extent, Failure, Identity, Outcome};
+use sifaka_lustre::{LustreConfig, LustreControl, LustreSource, Patience};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 use sys::lustre::{Library, Request, UserAction, path2fid, request};
 use testkit::wait_until;
@@ -53,6 +56,10 @@ impl Site {
     }
 
     fn ask(&self, action: UserAction, names: &[String]) {
+        self.ask_with(action, names, b"").unwrap();
+    }
+
+    fn ask_with(&self, action: UserAction, names: &[String], data: &[u8]) -> std::io::Result<()> {
         let path = |name: &String| {
             let path = self.top().join(name);
             if !path.exists() {
@@ -61,8 +68,38 @@ impl Site {
             (path2fid(&self.library, &path).unwrap(), Extent::WHOLE)
         };
         let items: Vec<_> = names.iter().map(path).collect();
-        let asked = Request { action, archive_id: 1, flags: 0, items: &items, data: b"" };
-        request(&self.library, &self.top(), &asked).unwrap();
+        let asked = Request { action, archive_id: 1, flags: 0, items: &items, data };
+        request(&self.library, &self.top(), &asked).map_err(|error| error.source)
+    }
+
+    /// Archived, and named by what a file has for it.
+    async fn archived(&self, source: &LustreSource, name: &str) -> PathBuf {
+        self.ask(UserAction::Archive, &[name.to_owned()]);
+        finish(source, 1).await;
+        wait_until(LONG, "it is archived", || self.statuses().iter().all(|status| *status == Status::Succeeded));
+        self.top().join(name)
+    }
+
+    /// The object that a file names.
+    fn uuid(&self, path: &Path) -> String {
+        let file = std::fs::File::open(path).unwrap();
+        String::from_utf8(sys::xattr::get(&file, model::xattr::UUID).unwrap().unwrap_or_default()).unwrap()
+    }
+
+    #[track_caller]
+    fn wait_for_failure(&self, request: usize, errno: i32) {
+        wait_until(LONG, "it fails", || self.statuses()[request] == Status::Failed);
+        assert_eq!(control::requests(&self.root).unwrap()[request].errno, errno);
+    }
+
+    /// The coordinator gives up what is under way.
+    fn give_up(&self) {
+        control::set(&self.root, "active_request_timeout", "0").unwrap();
+        wait_until(LONG, "it is given up", || {
+            control::take_turn(&self.root).unwrap();
+            !self.statuses().contains(&Status::Started)
+        });
+        control::set(&self.root, "active_request_timeout", "3600").unwrap();
     }
 
     /// In the journal, and not over.
@@ -263,6 +300,197 @@ async fn a_reader_waits_no_longer_than_he_may() {
     assert_eq!(cancelled, [work.key]);
     source.complete(vec![(work.key, Outcome::Failed(Failure::cancelled()))]);
     assert_eq!(reader.await.unwrap().map_err(|errno| errno.0), Err(61));
+}
+
+/// The failures of what ended, newest first.
+async fn ended(source: &Arc<LustreSource>, site: &Site) -> Vec<Option<Failure>> {
+    let control = LustreControl::new(Arc::clone(source), String::new(), site.top(), || serde_json::Value::Null);
+    let ended = control.finished(FinishedQuery::default()).await.unwrap();
+    ended.into_iter().map(|ended| ended.error).collect()
+}
+
+/// The coordinator gave it up while no agent ran, and the file was released since: the object is its only content.
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_a_removal_that_was_given_up_is_not_carried_out() {
+    let site = Site::new();
+    let source = site.start(None, Patience { stop: Duration::from_millis(50), ..Patience::default() });
+    let path = site.archived(&source, "f").await;
+    let object = site.uuid(&path);
+    site.ask(UserAction::Remove, &["f".to_owned()]);
+    assert_eq!(next(&source).await.len(), 1);
+    tokio::task::block_in_place(|| drop(source));
+    site.give_up();
+    site.ask(UserAction::Release, &["f".to_owned()]);
+    let source = Arc::new(site.start(None, Patience::default()));
+    let settled = async {
+        while ended(&source, &site).await.len() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    let given = tokio::select! {
+        () = settled => Vec::new(),
+        works = next(&source) => works,
+    };
+    assert!(given.is_empty(), "{given:?}");
+    assert_eq!(ended(&source, &site).await[0].as_ref().map(|failure| failure.errno), Some(2));
+    assert_eq!(site.uuid(&path), object);
+}
+
+/// Nothing keeps a user from releasing what is to be removed, before the removal begins.
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_what_was_released_meanwhile_is_not_removed() {
+    let site = Site::new();
+    let source = site.start(None, Patience::default());
+    let path = site.archived(&source, "f").await;
+    let object = site.uuid(&path);
+    source.archives_changed(&[]);
+    site.ask(UserAction::Remove, &["f".to_owned()]);
+    wait_until(LONG, "the agent has it", || site.statuses()[1] == Status::Started);
+    site.ask(UserAction::Release, &["f".to_owned()]);
+    source.archives_changed(&[(1, 8)]);
+    site.wait_for_failure(1, 1);
+    assert_eq!(site.uuid(&path), object);
+}
+
+/// As long as the coordinator does not answer, nothing is removed.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_begins_when_the_coordinator_has_confirmed_it() {
+    let site = Site::new();
+    let source = site.start(None, Patience::default());
+    let path = site.archived(&source, "f").await;
+    control::fail(&site.root, "llapi_hsm_action_progress", 11, None).unwrap();
+    site.ask(UserAction::Remove, &["f".to_owned()]);
+    let early = tokio::time::timeout(Duration::from_millis(1500), source.next(1)).await;
+    assert!(early.is_err(), "{early:?}");
+    control::heal(&site.root, "llapi_hsm_action_progress").unwrap();
+    finish(&source, 1).await;
+    wait_until(LONG, "it is removed", || site.statuses()[1] == Status::Succeeded);
+    assert_eq!(site.uuid(&path), "");
+}
+
+/// A restore whose file cannot be made for now waits, and is cancelled or given up all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_cannot_begin_is_answered_when_it_is_cancelled_or_given_up() {
+    for (hold, cancel) in [(Duration::from_secs(1000), true), (Duration::from_millis(300), false)] {
+        let site = Site::new();
+        let source = site.start(None, Patience { hold, ..Patience::default() });
+        site.archived(&source, "f").await;
+        site.ask(UserAction::Release, &["f".to_owned()]);
+        control::fail(&site.root, "make_volatile", 28, None).unwrap();
+        site.ask(UserAction::Restore, &["f".to_owned()]);
+        wait_until(LONG, "the agent has it", || site.statuses()[1] == Status::Started);
+        if cancel {
+            let source = Arc::new(source);
+            while !has_failed_for_now(&source, &site).await {
+                tokio::task::yield_now().await;
+            }
+            site.ask(UserAction::Cancel, &["f".to_owned()]);
+            wait_until(LONG, "both are over", || site.statuses()[1..] == [Status::Canceled, Status::Succeeded]);
+        } else {
+            site.wait_for_failure(1, 28);
+        }
+    }
+}
+
+/// Whether an open action failed for now.
+async fn has_failed_for_now(source: &Arc<LustreSource>, site: &Site) -> bool {
+    let control = LustreControl::new(Arc::clone(source), String::new(), site.top(), || serde_json::Value::Null);
+    control.actions(ActionsQuery::default()).await.unwrap().iter().any(|view| view.last_error.is_some())
+}
+
+/// A mover that does not come back holds no slot of the coordinator's for ever.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_for_a_mover_that_stays_away_fails_in_the_end() {
+    let site = Site::new();
+    let source = site.start(None, Patience { hold: Duration::from_millis(300), ..Patience::default() });
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    let work = next(&source).await.remove(0);
+    source.archives_changed(&[]);
+    source.complete(vec![(work.key, Outcome::Failed(Failure::temporary(107, "its mover died")))]);
+    site.wait_for_failure(0, 107);
+}
+
+/// Anybody may ask for the restore of any file, and say of which object: the file's hash decides.
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_a_request_does_not_decide_what_a_file_s_content_becomes() {
+    let site = Site::new();
+    let source = site.start(None, Patience::default());
+    let names = ["f".to_owned()];
+    let other = ActionData { file_id: b"other".to_vec(), mover_data: Vec::new() }.to_json();
+    let hash = |digit: &str| Some(Digest::from_hex(&digit.repeat(64)).unwrap());
+    for (own, got, errno) in
+        [(None, None, 1), (hash("a"), None, 5), (hash("a"), hash("b"), 5), (hash("a"), hash("a"), 0)]
+    {
+        std::fs::write(site.top().join("f"), b"1").unwrap();
+        site.ask(UserAction::Archive, &names);
+        let work = next(&source).await.remove(0);
+        let identity = Identity { hash: own, ..work.identity.clone() };
+        source.complete(vec![(work.key, Outcome::Archived(identity))]);
+        let last = || site.statuses().last().copied();
+        wait_until(LONG, "it is archived", || last() == Some(Status::Succeeded));
+        site.ask(UserAction::Release, &names);
+        site.ask_with(UserAction::Restore, &names, other.as_bytes()).unwrap();
+        let number = site.statuses().len() - 1;
+        if own.is_some() {
+            let work = next(&source).await.remove(0);
+            assert_eq!((work.identity.uuid.as_str(), work.identity.hash), ("other", own));
+            std::fs::write(site.top().join(&work.write_path), b"2").unwrap();
+            source.complete(vec![(work.key, Outcome::Restored(got))]);
+        }
+        if errno == 0 {
+            wait_until(LONG, "it is restored", || last() == Some(Status::Succeeded));
+        } else {
+            site.wait_for_failure(number, errno);
+            site.ask(UserAction::Restore, &names);
+            let work = next(&source).await.remove(0);
+            std::fs::write(site.top().join(&work.write_path), b"1").unwrap();
+            source.complete(vec![(work.key, Outcome::Restored(own))]);
+            wait_until(LONG, "its own is restored", || last() == Some(Status::Succeeded));
+        }
+    }
+}
+
+/// The coordinator takes a file whose removal succeeded for one that is not archived: another object than its own is not removed through it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_that_names_another_object_than_the_file_removes_none() {
+    let site = Site::new();
+    let source = site.start(None, Patience::default());
+    let path = site.archived(&source, "f").await;
+    let object = site.uuid(&path);
+    let data = |id: &str| ActionData { file_id: id.into(), mover_data: Vec::new() }.to_json();
+    site.ask_with(UserAction::Remove, &["f".to_owned()], data("an older one").as_bytes()).unwrap();
+    site.wait_for_failure(1, 22);
+    assert_eq!(site.uuid(&path), object);
+    site.ask_with(UserAction::Remove, &["f".to_owned()], data(&object).as_bytes()).unwrap();
+    let work = next(&source).await.remove(0);
+    assert_eq!((work.command, &work.identity.uuid), (Command::Remove, &object));
+    source.complete(vec![(work.key, success(&work))]);
+    wait_until(LONG, "it is removed", || site.statuses()[2] == Status::Succeeded);
+}
+
+/// An object that no file names is removed when its id was proposed for it; another id may be that of an object that a file names.
+#[tokio::test(flavor = "multi_thread")]
+async fn only_an_object_of_our_own_id_is_owed() {
+    let site = Site::new();
+    let source = site.start(None, Patience::default());
+    let mut removed = Vec::new();
+    for name in ["theirs", "ours"] {
+        site.ask(UserAction::Archive, &[name.to_owned()]);
+        let work = next(&source).await.remove(0);
+        let path = site.top().join(name);
+        let fid = path2fid(&site.library, &path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // The stand-in keeps a name there.
+        std::fs::remove_file(site.top().join(format!(".lustre/fid/{fid}"))).unwrap();
+        let proposed = work.identity.uuid.clone();
+        let uuid = if name == "ours" { proposed } else { "dir/f".to_owned() };
+        removed.push(uuid.clone());
+        source.complete(vec![(work.key, Outcome::Archived(Identity { uuid, ..Identity::default() }))]);
+        wait_until(LONG, "it is over", || !site.statuses().contains(&Status::Started));
+    }
+    let works = next(&source).await;
+    let given: Vec<_> = works.iter().map(|work| (work.command, &work.identity.uuid)).collect();
+    assert_eq!(given, [(Command::Remove, &removed[1])]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

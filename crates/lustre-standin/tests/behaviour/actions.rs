@@ -195,6 +195,31 @@ fn a_missing_file_can_be_removed_from_the_archive() {
     assert_eq!(agent.begin(&item).unwrap().end(0), 0);
 }
 
+/// The library makes no call at the begin of a removal: who wants to know whether it is still wanted reports progress.
+#[test]
+fn a_removal_that_was_given_up_begins_and_only_its_progress_tells() {
+    let site = Site::new();
+    let (given_up, canceled) = (site.archived("f", b"content"), site.archived("g", b"content"));
+    let agent = Agent::register(site.root.top());
+    let first = asked(&site, &agent, 13, &given_up);
+    site.set("active_request_timeout", "0");
+    control::wait_for(&site.root, PATIENCE, |_| {
+        control::take_turn(&site.root).unwrap();
+        control::requests(&site.root).unwrap().iter().all(|request| request.status != Status::Started)
+    })
+    .unwrap();
+    site.set("active_request_timeout", "3600");
+    let removal = agent.begin(&first).unwrap();
+    assert_eq!(removal.progress(0, 0), -libc::ENOENT);
+    assert_eq!(removal.end(0), -libc::ENOENT);
+    let second = asked(&site, &agent, 13, &canceled);
+    asked(&site, &agent, 14, &canceled);
+    let removal = agent.begin(&second).unwrap();
+    assert_eq!(removal.progress(0, 0), -libc::ECANCELED);
+    assert_eq!(removal.end(libc::ECANCELED), 0);
+    assert_eq!((site.states(&given_up), site.states(&canceled)), (0x9, 0x9));
+}
+
 #[test]
 fn remove_makes_it_an_ordinary_file() {
     let site = Site::new();
