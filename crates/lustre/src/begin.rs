@@ -85,7 +85,10 @@ impl Shared {
                 active.begun = true;
                 tracing::debug!(action = %entry, path = prepared.shown, object = prepared.identity.uuid, "begun");
                 (active.prepared, active.action) = (prepared, action);
-                active.since = Instant::now();
+                // Its reader waits since it was begun first.
+                if active.failing_since.is_none() {
+                    active.since = Instant::now();
+                }
                 active.reported = Instant::now();
                 match active.stop {
                     Some(_) => state.outcome(id, Outcome::Failed(Failure::cancelled())),

@@ -98,9 +98,25 @@ impl Lanes {
         })
     }
 
-    /// Whether nothing waits.
-    pub(crate) fn is_empty(&self) -> bool {
-        self.lanes.values().all(|lane| lane.entries.is_empty() && !lane.more && !lane.loading)
+    /// Takes out what the coordinator waits for, and leaves what is owed; with what has to be loaded for more.
+    pub(crate) fn take_items(&mut self, archive_id: u32) -> (Vec<Arc<Entry>>, Vec<Load>) {
+        let (mut items, mut loads) = (Vec::new(), Vec::new());
+        for ((_, class), lane) in self.lanes.iter_mut().filter(|((of, _), _)| *of == archive_id) {
+            let (taken, owed): (Vec<_>, Vec<_>) = lane.entries.drain(..).partition(|entry| entry.item.is_some());
+            items.extend(taken);
+            lane.entries = owed.into();
+            if lane.entries.is_empty() && lane.more && !lane.loading {
+                (lane.loading, lane.late) = (true, false);
+                loads.push(Load { archive_id, class: *class, after: lane.loaded });
+            }
+        }
+        (items, loads)
+    }
+
+    /// Whether something waits for an archive.
+    pub(crate) fn has(&self, archive_id: u32) -> bool {
+        let mut lanes = self.lanes.iter().filter(|((of, _), _)| *of == archive_id);
+        lanes.any(|(_, lane)| !lane.entries.is_empty() || lane.more || lane.loading)
     }
 
     /// Archives that something waits for.
@@ -144,7 +160,7 @@ mod tests {
                 Ok(None) => break,
                 Err(load) => {
                     assert_eq!(load.after, seen.len() as u64);
-                    assert!(!lanes.is_empty());
+                    assert!(lanes.has(1));
                     let page: Vec<_> = (load.after + 1..=2 * LANE as u64).map(|id| entry(id, Class::Archive)).collect();
                     let last = page.last().map_or(load.after, |entry| entry.id);
                     lanes.loaded(load, page, last, false);
@@ -152,7 +168,7 @@ mod tests {
             }
         }
         assert_eq!(seen, (1..=2 * LANE as u64).collect::<Vec<_>>());
-        assert!(lanes.is_empty());
+        assert!(!lanes.has(1));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sys::children::{Wanted, wait_ready};
-use sys::lustre::{Action, ActionList, Copytool, Item};
+use sys::lustre::{Action, ActionList, CopyAction, Copytool, Item};
 
 const EIO: i32 = 5;
 const ENXIO: i32 = 6;
@@ -135,9 +135,8 @@ impl Receiver {
         }
         let ours = self.fsname.as_ref().is_none_or(|own| *own == list.fsname);
         let (mut items, mut cancels, mut refused) = (Vec::new(), Vec::new(), Vec::new());
-        let mut state = self.shared.state.lock();
-        // The coordinator knows this agent.
-        state.suspect = false;
+        // That it knows this agent says nothing of the other MDTs' coordinators, so a suspicion stays.
+        let state = self.shared.state.lock();
         let known = state.known.contains(&list.archive_id);
         for item in list.items {
             match self.check(&item, list.archive_id, ours, known) {
@@ -265,13 +264,26 @@ impl Receiver {
         }
         if self.started.elapsed() >= patience.orphans {
             state.refuse_unserved();
+            drop(state);
+            self.shared.announce();
+            state = self.shared.state.lock();
         }
         if self.copytool.is_some() {
             let idle = state.is_idle() && state.last_activity.is_none_or(|at| at.elapsed() >= patience.idle);
             let idle = idle && self.heard.elapsed() >= patience.idle;
-            let reason = self.broken || state.suspect || state.known != self.registered || idle;
+            // Without that it would not come to an end while there is work.
+            let must = self.broken || state.known != self.registered;
+            if std::mem::replace(&mut state.renewing, must) && !must {
+                state.schedule();
+            }
+            if must {
+                let detached = state.detach();
+                drop(state);
+                detached.into_iter().for_each(CopyAction::abandon);
+                state = self.shared.state.lock();
+            }
             // Every action of the old registration has to be over.
-            if !reason || !state.active.is_empty() {
+            if !(must || state.suspect || idle) || state.is_bound() {
                 return;
             }
             tracing::debug!(idle, suspect = state.suspect, broken = self.broken, "registering anew");
@@ -298,7 +310,7 @@ impl Receiver {
                 }
                 let mut state = self.shared.state.lock();
                 state.handle = Some(copytool.handle());
-                state.suspect = false;
+                (state.suspect, state.renewing) = (false, false);
                 state.schedule();
                 drop(state);
                 self.shared.announce();

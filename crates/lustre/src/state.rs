@@ -137,6 +137,11 @@ impl Active {
         }
     }
 
+    fn is_bound(&self) -> bool {
+        let waits = matches!(self.phase, Phase::Waiting(_)) && self.action.is_none() && !self.reporting;
+        self.entry.item.is_some() && !waits
+    }
+
     fn work(&self) -> Work {
         let (entry, prepared) = (&self.entry, &self.prepared);
         Work {
@@ -186,6 +191,8 @@ pub(crate) struct State {
     pub(crate) limit: usize,
     /// What actions are begun with, while there is a registration.
     pub(crate) handle: Option<Handle>,
+    /// The agent has to register anew: nothing begins until then, so that what runs comes to an end.
+    pub(crate) renewing: bool,
     /// Something said that the coordinator may have forgotten this agent.
     pub(crate) suspect: bool,
     /// To be written down as over.
@@ -215,7 +222,7 @@ impl State {
 
     /// Begins what there is room for.
     pub(crate) fn schedule(&mut self) {
-        if self.stopping || self.handle.is_none() {
+        if self.stopping || self.renewing || self.handle.is_none() {
             return;
         }
         for archive_id in self.served.keys().copied().collect::<Vec<_>>() {
@@ -258,26 +265,52 @@ impl State {
         }
     }
 
-    /// Ends what an earlier process left for archives that have no mover any more.
+    /// Ends what an earlier process left for archives that have no mover any more. What we owe them waits in the journal.
     pub(crate) fn refuse_unserved(&mut self) {
+        if self.handle.is_none() || self.renewing {
+            return;
+        }
         for archive_id in self.lanes.archives() {
             if self.known.contains(&archive_id) {
                 continue;
             }
-            loop {
-                match self.lanes.next(archive_id) {
-                    Ok(None) => break,
-                    Err(load) => self.urgent.push_back(Job::Load(load)),
-                    // What we owe waits in the journal.
-                    Ok(Some(entry)) if entry.item.is_none() => {}
-                    Ok(Some(entry)) => {
-                        let id = entry.id;
-                        self.begin(entry);
-                        self.stop(id, Stop::NoArchive);
-                    }
+            let (entries, loads) = self.lanes.take_items(archive_id);
+            self.urgent.extend(loads.into_iter().map(Job::Load));
+            for entry in entries {
+                let id = entry.id;
+                self.begin(entry);
+                self.stop(id, Stop::NoArchive);
+            }
+        }
+    }
+
+    /// Takes the library's handles of what no mover has: it is begun again with the next registration, as a new process
+    /// would. A restore whose progress was told cannot be, and stays. The library never frees what is left to it: for when it has to be.
+    pub(crate) fn detach(&mut self) -> Vec<CopyAction> {
+        let idle = |active: &&mut Active| {
+            matches!(active.phase, Phase::Queued | Phase::Waiting(_)) && !active.reporting && !active.progressed
+        };
+        let mut actions = Vec::new();
+        let mut detached = Vec::new();
+        for (id, active) in self.active.iter_mut().filter(|(_, active)| active.entry.item.is_some()) {
+            if let Some(active) = Some(active).filter(idle)
+                && let Some(action) = active.action.take()
+            {
+                active.begun = false;
+                actions.push(action);
+                if active.phase == Phase::Queued {
+                    active.phase = Phase::Waiting(Instant::now());
+                    detached.push(*id);
                 }
             }
         }
+        detached.into_iter().for_each(|id| self.set_in_flight(id, false));
+        actions
+    }
+
+    /// Whether something needs the registration it was begun with.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.active.values().any(Active::is_bound)
     }
 
     /// Gives it to the agent, again or for the first time.
@@ -392,9 +425,9 @@ impl State {
         self.served.contains_key(&archive_id)
     }
 
-    /// Nothing is begun, waits or runs.
+    /// Nothing is begun or runs, and nothing waits that could begin.
     pub(crate) fn is_idle(&self) -> bool {
-        self.active.is_empty() && self.lanes.is_empty()
+        self.active.is_empty() && self.served.keys().all(|archive_id| !self.lanes.has(*archive_id))
     }
 }
 

@@ -75,9 +75,13 @@ impl Shared {
         if !state.is_served(archive_id) {
             return self.without_mover(state, id, now);
         }
+        let registered = state.handle.is_some() && !state.renewing;
         let Some(active) = state.active.get_mut(&id) else { return };
         active.away_since = None;
-        if active.begun {
+        if !active.begun && active.entry.item.is_some() && !registered {
+            // There is nothing to begin it with.
+            state.wait(id, now + TICK);
+        } else if active.begun {
             state.give(id);
         } else if active.reporting {
             // A worker has what it begins with.

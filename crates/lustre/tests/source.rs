@@ -36,6 +36,10 @@ impl Site {
     }
 
     fn start(&self, reader_timeout: Option<Duration>, patience: Patience) -> LustreSource {
+        self.start_for(1, reader_timeout, patience)
+    }
+
+    fn start_for(&self, archive: u32, reader_timeout: Option<Duration>, patience: Patience) -> LustreSource {
         let config = LustreConfig {
             mount: self.top(),
             shown: self.top(),
@@ -46,7 +50,7 @@ impl Site {
             patience: Patience { settled: Duration::from_millis(50), ..patience },
         };
         let source = LustreSource::start(self.library.clone(), config).unwrap();
-        source.archives_changed(&[(1, 8)]);
+        source.archives_changed(&[(archive, 8)]);
         wait_until(LONG, "it is registered", || !self.pipes().is_empty());
         source
     }
@@ -100,6 +104,10 @@ impl Site {
             !self.statuses().contains(&Status::Started)
         });
         control::set(&self.root, "active_request_timeout", "3600").unwrap();
+    }
+
+    fn is_registered_for(&self, archive: u32) -> bool {
+        control::clients(&self.root).unwrap().iter().any(|client| client.archives.contains(&archive))
     }
 
     /// In the journal, and not over.
@@ -195,6 +203,65 @@ async fn p3_nothing_is_lost_between_two_registrations() {
     asked.unwrap();
     wait_until(LONG, "all are archived", || site.statuses().iter().all(|status| *status == Status::Succeeded));
     wait_until(LONG, "it registered often", || site.pipes().first().is_some_and(|last| *last > first + 10));
+}
+
+/// Nobody takes what comes next: were it begun, the agent would never be without anything under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_archive_is_registered_although_there_is_work() {
+    let site = Site::new();
+    let source = site.start(None, Patience::default());
+    site.ask(UserAction::Archive, &["running".to_owned()]);
+    let work = next(&source).await.remove(0);
+    source.archives_changed(&[(1, 1), (2, 1)]);
+    site.ask(UserAction::Archive, &["next".to_owned()]);
+    wait_until(LONG, "it is received", || site.waiting(Command::Archive) == 2);
+    source.complete(vec![(work.key, success(&work))]);
+    wait_until(LONG, "it is registered for both", || site.is_registered_for(2));
+    finish(&source, 1).await;
+    wait_until(LONG, "both are archived", || site.statuses() == [Status::Succeeded; 2]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_to_be_tried_again_does_not_keep_a_new_archive_away() {
+    let site = Site::new();
+    let source = site.start(None, Patience::default());
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    let work = next(&source).await.remove(0);
+    // Its mover is gone for long.
+    source.archives_changed(&[]);
+    source.complete(vec![(work.key, Outcome::Failed(Failure::temporary(107, "no mover")))]);
+    source.archives_changed(&[(2, 1)]);
+    wait_until(LONG, "it is registered for both", || site.is_registered_for(2));
+    source.archives_changed(&[(1, 1), (2, 1)]);
+    let again = next(&source).await.remove(0);
+    assert_eq!((again.key, &again.identity.uuid), (work.key, &work.identity.uuid));
+    source.complete(vec![(again.key, success(&again))]);
+    wait_until(LONG, "it is archived", || site.statuses() == [Status::Succeeded]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_agent_answers_what_was_left_for_an_archive_that_is_gone() {
+    let site = Site::new();
+    let source = site.start(None, Patience { stop: Duration::from_millis(50), ..Patience::default() });
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    next(&source).await;
+    drop(source);
+    let patience = Patience { orphans: Duration::from_millis(700), ..Patience::default() };
+    let _source = site.start_for(2, None, patience);
+    wait_until(LONG, "it has its answer", || site.statuses() == [Status::Failed]);
+}
+
+/// What waits for a mover that is away cannot begin: the agent is as good as idle.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_was_dropped_registers_anew_also_when_something_waits_for_a_mover() {
+    let site = Site::new();
+    let source = site.start(None, Patience { idle: Duration::from_millis(500), ..Patience::default() });
+    source.archives_changed(&[]);
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    wait_until(LONG, "it waits", || site.waiting(Command::Archive) == 1);
+    control::set(&site.root, "hsm_control", "shutdown").unwrap();
+    control::set(&site.root, "hsm_control", "enabled").unwrap();
+    wait_until(LONG, "it is registered again", || !site.pipes().is_empty());
 }
 
 /// Coordinators count for themselves, from the second they started: the first requests of all MDTs have the same cookies.
