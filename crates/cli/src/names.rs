@@ -19,7 +19,7 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 /// A directory of snapshots.
-pub(crate) const SNAPSHOTS: &str = coordinator::SNAPSHOT_DIRECTORY;
+pub(crate) const SNAPSHOTS: &str = model::SNAPSHOT_DIRECTORY;
 /// Files sent to the agent in one call.
 const BATCH: usize = 1000;
 /// Directories above what was named that are remembered, so that each is recorded once.

@@ -33,5 +33,4 @@ pub use filesystem::{Filesystem, handle_of, stamp_of};
 pub use named::{Make, NewName, Source};
 pub use record::Entry;
 pub use requests::{Accepted, Request};
-pub use snapshots::SNAPSHOT_DIRECTORY;
 pub use state::{FileState, StateError};

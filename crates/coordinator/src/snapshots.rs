@@ -10,18 +10,15 @@ use crate::named::{Make, NewName, Source, make_all};
 use crate::newfile::EEXIST;
 use crate::prepare::system;
 use crate::state::FileState;
-use model::{Failure, FileHandle, Timestamp};
+use model::{Failure, FileHandle, SNAPSHOT_DIRECTORY, Timestamp, snapshot_name};
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use sys::{Mode, OFlags};
-
-/// Where snapshots are, in the directory of their original. Lemur's name.
-pub const SNAPSHOT_DIRECTORY: &str = ".hsmsnapshot";
 
 /// Made together at most.
 const BATCH: usize = 256;
@@ -108,31 +105,17 @@ fn plan(shared: &Shared, snapshot: Snapshot) -> Result<Option<Make>, Failure> {
     let directory = handle_of(&directory).map_err(|e| system("naming its .hsmsnapshot", &e))?;
     let stamp = sys::file::stamp(&file).map_err(|e| system("looking at it", &e))?;
     let mtime = Timestamp { seconds: stamp.mtime.0, nanos: stamp.mtime.1 };
-    let name = [name, b"^", mtime.rfc3339(false).as_bytes()].concat();
+    let name = snapshot_name(name, mtime, false);
     let path = String::from_utf8_lossy(&path).into_owned();
     let source = Source::File(Target { handle: snapshot.file, path: path.clone() });
     Ok(Some(Make { source, at: NewName { directory, name, path } }))
 }
 
-/// `parent/.hsmsnapshot`, made if it is not there: of the parent's owner and mode. Symbolic links lead nowhere.
+/// `parent/.hsmsnapshot`, made if it is not there. Symbolic links lead nowhere.
 fn directory(shared: &Shared, parent: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-    let open = |below: &dyn AsFd, name: &Path| sys::file::open_beneath(below.as_fd(), name, flags, Mode::empty());
-    let parent = open(&shared.fs.root(), Path::new(OsStr::from_bytes(parent)))?;
-    match open(&parent, Path::new(SNAPSHOT_DIRECTORY)) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        other => return other,
-    }
-    let stat = sys::file::stamp(&parent)?;
-    match rustix::fs::mkdirat(&parent, SNAPSHOT_DIRECTORY, Mode::RWXU) {
-        Ok(()) | Err(rustix::io::Errno::EXIST) => {}
-        Err(error) => return Err(error.into()),
-    }
-    let made = open(&parent, Path::new(SNAPSHOT_DIRECTORY))?;
-    std::os::unix::fs::fchown(&made, Some(stat.uid), Some(stat.gid))?;
-    rustix::fs::fchmod(&made, Mode::from_raw_mode(stat.mode & 0o7777))?;
-    sys::file::sync_all(&parent)?;
-    Ok(made)
+    let parent = sys::file::open_beneath(shared.fs.root(), Path::new(OsStr::from_bytes(parent)), flags, Mode::empty())?;
+    sys::directory::open_or_make(&parent, Path::new(SNAPSHOT_DIRECTORY))
 }
 
 /// The same with the time to the nanosecond; `None` when the snapshot that is there has this object.
@@ -149,6 +132,6 @@ fn with_fraction(shared: &Shared, make: Make) -> Option<Make> {
     let stamp = sys::file::stamp(&file).ok()?;
     let mtime = Timestamp { seconds: stamp.mtime.0, nanos: stamp.mtime.1 };
     let at = make.at.name.iter().rposition(|byte| *byte == b'^')?;
-    let name = [make.at.name.get(..=at)?, mtime.rfc3339(true).as_bytes()].concat();
+    let name = snapshot_name(make.at.name.get(..at)?, mtime, true);
     Some(Make { at: NewName { name, ..make.at }, ..make })
 }

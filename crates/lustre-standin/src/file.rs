@@ -151,17 +151,20 @@ pub(crate) fn fid_to_path(root: &Root, fid: Fid, number: usize) -> Result<PathBu
     let same = |path: &Path| {
         fs::symlink_metadata(path).is_ok_and(|found| (found.dev(), found.ino()) == (wanted.dev(), wanted.ino()))
     };
-    if let Some(hint) = attribute(&fid.path(root), HINT)?
-        && number == 0
-        && same(&root.top().join(&hint))
-    {
-        return Ok(PathBuf::from(hint));
-    }
-    let (mut left, mut directories) = (number, vec![root.top().to_owned()]);
+    // The first name is the one that was known first; the others follow.
+    let hint = attribute(&fid.path(root), HINT)?.filter(|hint| same(&root.top().join(hint)));
+    let first = hint.as_ref().map(|hint| root.top().join(hint));
+    let mut left = match (hint, number.checked_sub(1)) {
+        (Some(hint), None) => return Ok(PathBuf::from(hint)),
+        (Some(_), Some(further)) => further,
+        (None, _) => number,
+    };
+    let mut directories = vec![root.top().to_owned()];
     while let Some(directory) = directories.pop() {
-        for entry in fs::read_dir(&directory)? {
-            let path = entry?.path();
-            if path == root.top().join(".lustre") {
+        // What goes meanwhile is no name of it.
+        for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path == root.top().join(".lustre") || first.as_ref() == Some(&path) {
                 continue;
             }
             if same(&path) {
@@ -170,7 +173,7 @@ pub(crate) fn fid_to_path(root: &Root, fid: Fid, number: usize) -> Result<PathBu
                 }
                 left -= 1;
             }
-            if fs::symlink_metadata(&path)?.is_dir() {
+            if fs::symlink_metadata(&path).is_ok_and(|found| found.is_dir()) {
                 directories.push(path);
             }
         }

@@ -19,6 +19,8 @@ pub struct LustreConfig {
     pub backoff: Backoff,
     /// After so long a restore fails that a reader waits for; `None` for never.
     pub reader_timeout: Option<Duration>,
+    /// Whether each archived version gets a released file in [`model::SNAPSHOT_DIRECTORY`].
+    pub snapshots: bool,
     /// How patient it is.
     pub patience: Patience,
 }

@@ -11,6 +11,8 @@ use sys::{Mode, OFlags};
 
 /// The file's layout, as the client shows it.
 const LAYOUT: &str = "lustre.lov";
+const ACL: &str = "system.posix_acl_access";
+const EOPNOTSUPP: i32 = 95;
 
 /// The path of a file for whoever works in a mount of the filesystem.
 pub(crate) fn path_of(fid: Fid) -> String {
@@ -44,20 +46,29 @@ pub(crate) struct LustreFile {
 impl LustreFile {
     /// `None` when there is no such file any more.
     pub(crate) fn open(root: impl AsFd, fid: Fid) -> Result<Option<Self>, FileError> {
-        let failed = |e: io::Error| FileError {
-            what: "look at the state".into(),
-            fid,
-            why: e.to_string(),
-            errno: e.raw_os_error().unwrap_or(5),
-        };
+        let failed = |e: io::Error| Self::unseen(fid, &e);
         let opened = sys::file::open_beneath(root, path_of(fid), OFlags::PATH | OFlags::NOFOLLOW, Mode::empty());
         let fd = match opened {
             Ok(fd) => fd,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(failed(error)),
         };
-        let stamp = sys::file::stamp(&fd).map_err(failed)?;
-        Ok(Some(Self { fid, fd, stamp }))
+        Self::of(fid, fd).map(Some)
+    }
+
+    /// The file that is open already; `O_PATH` will do.
+    pub(crate) fn of(fid: Fid, fd: OwnedFd) -> Result<Self, FileError> {
+        let stamp = sys::file::stamp(&fd).map_err(|e| Self::unseen(fid, &e))?;
+        Ok(Self { fid, fd, stamp })
+    }
+
+    fn unseen(fid: Fid, error: &io::Error) -> FileError {
+        let errno = error.raw_os_error().unwrap_or(5);
+        FileError { what: "look at the state".into(), fid, why: error.to_string(), errno }
+    }
+
+    pub(crate) fn into_fd(self) -> OwnedFd {
+        self.fd
     }
 
     /// The object it names; empty when it names none.
@@ -71,10 +82,49 @@ impl LustreFile {
     /// Makes it name an object; the id last, since whoever finds one believes the rest. The present layout is kept with it.
     pub(crate) fn set_identity(&self, identity: &Identity) -> Result<(), FileError> {
         self.save_layout();
+        self.put_identity(identity)
+    }
+
+    fn put_identity(&self, identity: &Identity) -> Result<(), FileError> {
         let hash = identity.hash.map(|hash| hash.to_string()).unwrap_or_default();
         self.put(xattr::HASH, &hash)?;
         self.put(xattr::URL, &identity.url)?;
         self.put(xattr::UUID, &identity.uuid)
+    }
+
+    /// Says that other files may name the object too: its removal with this file would take it from them.
+    pub(crate) fn share(&self, uuid: &str) -> Result<(), FileError> {
+        self.put(xattr::SHARED, uuid)
+    }
+
+    /// Makes a new released file name an object that others name too, with the layout for its restore.
+    pub(crate) fn name_shared(&self, identity: &Identity, layout: Option<&[u8]>) -> Result<(), FileError> {
+        if let Some(layout) = layout {
+            sys::xattr::set(&self.fd, xattr::LAYOUT, layout)
+                .map_err(|e| self.failed("set attribute", xattr::LAYOUT, &e))?;
+        }
+        self.share(&identity.uuid)?;
+        self.put_identity(identity)
+    }
+
+    /// Its access ACL; `None` when its mode says all.
+    pub(crate) fn acl(&self) -> Result<Option<Vec<u8>>, FileError> {
+        match sys::xattr::get(&self.fd, ACL) {
+            Err(error) if error.raw_os_error() == Some(EOPNOTSUPP) => Ok(None),
+            acl => acl.map_err(|e| self.failed("read attribute", ACL, &e)),
+        }
+    }
+
+    /// Gives it that one, and no inherited one.
+    pub(crate) fn set_acl(&self, acl: Option<&[u8]>) -> Result<(), FileError> {
+        let set = match acl {
+            Some(acl) => sys::xattr::set(&self.fd, ACL, acl),
+            None => sys::xattr::remove(&self.fd, ACL).map(drop),
+        };
+        match set {
+            Err(error) if acl.is_none() && error.raw_os_error() == Some(EOPNOTSUPP) => Ok(()),
+            set => set.map_err(|e| self.failed("set attribute", ACL, &e)),
+        }
     }
 
     /// Makes it name no object.

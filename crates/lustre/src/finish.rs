@@ -4,11 +4,13 @@ use crate::begin::{failure_of, says_forgotten};
 use crate::entry::{Entry, now_ms};
 use crate::file::LustreFile;
 use crate::retry::{Bounds, History, counts, pause};
+use crate::snapshots::{Snapshot, is_snapshot};
 use crate::source::Shared;
 use crate::state::{Prepared, State, Stop};
-use model::{Class, Command, Digest, ErrorKind, Extent, Failure, Identity, Outcome};
+use model::{Class, Command, Digest, ErrorKind, Extent, Failure, Fid, Identity, Outcome};
 use queue::NewItem;
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use sys::lustre::{CopyAction, ProgressFlags};
@@ -122,9 +124,10 @@ impl Shared {
 
     fn end_begun(&self, ending: &Ending, action: CopyAction, outcome: Outcome) -> Result<(), Failure> {
         let entry = &*ending.entry;
+        let mut snapshot = None;
         let done = match outcome {
             Outcome::Failed(failure) => Err(failure),
-            Outcome::Archived(identity) => self.archived(ending, identity),
+            Outcome::Archived(identity) => self.archived(ending, identity).map(|wanted| snapshot = wanted),
             Outcome::Restored(digest) => match ending.stop {
                 Some(stop) => Err(stopped(stop)),
                 None => restored(&ending.prepared, &action, digest),
@@ -138,15 +141,24 @@ impl Shared {
                 self.end_action(entry, action, &failure);
                 Err(failure)
             }
-            Ok(()) => action.end(Extent::WHOLE, ProgressFlags::default(), 0).map_err(|error| {
-                if error.raw_os_error() == Some(EBUSY) && entry.command == Command::Archive {
-                    return Failure::permanent(EBUSY, "it was modified while it was archived: it is dirty");
+            Ok(()) => match action.end(Extent::WHOLE, ProgressFlags::default(), 0) {
+                Ok(()) => {
+                    snapshot.into_iter().for_each(|snapshot| self.snapshots.make(snapshot));
+                    Ok(())
                 }
-                let failure = failure_of("tell the coordinator of the end", &error);
-                self.end_refused(entry, &error, &failure);
-                failure
-            }),
+                Err(error) => Err(self.end_failed(entry, &error)),
+            },
         }
+    }
+
+    /// The coordinator took no success.
+    fn end_failed(&self, entry: &Entry, error: &io::Error) -> Failure {
+        if error.raw_os_error() == Some(EBUSY) && entry.command == Command::Archive {
+            return Failure::permanent(EBUSY, "it was modified while it was archived: it is dirty");
+        }
+        let failure = failure_of("tell the coordinator of the end", error);
+        self.end_refused(entry, error, &failure);
+        failure
     }
 
     /// Tells the coordinator of a failure. It is over whatever it answers.
@@ -171,26 +183,53 @@ impl Shared {
         }
     }
 
-    /// The file names its new object. What it named before stays in the archive: another file may name it.
-    fn archived(&self, ending: &Ending, identity: Identity) -> Result<(), Failure> {
+    /// The file names its new object. What it named before stays in the archive: another file may name it. Gives the snapshot that is to
+    /// be made when the coordinator has taken the end.
+    fn archived(&self, ending: &Ending, identity: Identity) -> Result<Option<Snapshot>, Failure> {
         let entry = &*ending.entry;
         let set = match (ending.stop, entry.fid()) {
             (Some(stop), _) => Err(stopped(stop)),
-            (None, None) => Ok(()),
+            (None, None) => Ok(None),
             (None, Some(fid)) => match LustreFile::open(&self.root, fid) {
                 // Unlinked meanwhile: the coordinator takes that for a success, and its object goes.
                 Ok(None) => {
                     self.owe(entry, identity.clone());
-                    return Ok(());
+                    return Ok(None);
                 }
                 Ok(Some(file)) => {
                     let _alone = self.naming.lock();
-                    file.set_identity(&identity).map_err(Failure::from)
+                    let set = file.set_identity(&identity).map_err(Failure::from);
+                    set.map(|()| self.snapshot_of(ending, fid, &file, &identity))
                 }
                 Err(error) => Err(error.into()),
             },
         };
         set.inspect_err(|_| self.owe(entry, identity))
+    }
+
+    /// `None` when none is wanted, or when it could not be made safely. The file is as it was archived if the coordinator takes the end,
+    /// because it compares the data's version with that of the beginning. It is marked before anybody can have the object removed.
+    fn snapshot_of(&self, ending: &Ending, fid: Fid, file: &LustreFile, identity: &Identity) -> Option<Snapshot> {
+        let shown = &ending.prepared.shown;
+        if !self.settings.lock().snapshots || is_snapshot(Path::new(shown)) {
+            return None;
+        }
+        let acl = match file.share(&identity.uuid).and_then(|()| file.acl()) {
+            Ok(acl) => acl,
+            Err(error) => {
+                tracing::warn!(path = shown, %error, "no snapshot of the archived version was made");
+                return None;
+            }
+        };
+        Some(Snapshot {
+            fid,
+            shown: shown.clone(),
+            archive_id: ending.entry.archive_id,
+            identity: identity.clone(),
+            stamp: file.stamp,
+            layout: file.saved_layout(),
+            acl,
+        })
     }
 
     fn removed(&self, entry: &Entry) -> Result<(), Failure> {

@@ -5,7 +5,7 @@
 //! attributes that name its object.
 //!
 //! An item goes: received and written down ([`receiver`]); in its lane until its archive has room ([`lanes`]); begun
-//! ([`begin`]); with a mover; ended ([`finish`]), or kept until it is tried again; its end written down ([`timer`]). Whatever
+//! ([`begin`]); with a mover; ended ([`finish`]), or kept until it is tried again; its end written down ([`timer`]). An archived version gets its snapshot after that ([`snapshots`]). Whatever
 //! fails on the way, each item gets one end, and its place in the agent comes back.
 //!
 //! Besides the agent: what is done to files of one Lustre filesystem, each function on one file, for many threads that share a [`Work`]:
@@ -34,6 +34,7 @@ mod receiver;
 mod removal;
 mod retry;
 mod shape;
+mod snapshots;
 mod source;
 mod state;
 mod timer;

@@ -4,6 +4,7 @@ use crate::config::LustreConfig;
 use crate::entry::Entry;
 use crate::lanes::{LANE, Load};
 use crate::receiver::Receiver;
+use crate::snapshots::Snapshots;
 use crate::state::{Active, Phase, State};
 use crate::workers;
 use agent::{ActionSource, SourceError, Work};
@@ -42,6 +43,7 @@ pub enum StartError {
 pub(crate) struct Settings {
     pub(crate) backoff: Backoff,
     pub(crate) reader_timeout: Option<Duration>,
+    pub(crate) snapshots: bool,
 }
 
 /// What the threads share.
@@ -52,6 +54,7 @@ pub(crate) struct Shared {
     pub(crate) journal: ItemJournal,
     /// The filesystem's root.
     pub(crate) root: OwnedFd,
+    pub(crate) snapshots: Snapshots,
     pub(crate) state: Mutex<State>,
     /// Held while a file's identity is written: the coordinator may have two actions for one file, and halves of two identities would name nothing.
     pub(crate) naming: Mutex<()>,
@@ -85,7 +88,7 @@ impl LustreSource {
         let failed = |what: String| move |cause: io::Error| StartError::System { what, cause };
         let journal = ItemJournal::open(&config.journal)?;
         let open = format!("open {}", config.mount.display());
-        let root = std::fs::File::open(&config.mount).map_err(failed(open))?.into();
+        let root: OwnedFd = std::fs::File::open(&config.mount).map_err(failed(open))?.into();
         let fids = config.mount.join(".lustre/fid");
         let what =
             format!("open {}: movers need it, and it is there where the whole filesystem is mounted", fids.display());
@@ -102,13 +105,16 @@ impl LustreSource {
         for socket in [&wake, &woken] {
             socket.set_nonblocking(true).map_err(failed(threads.into()))?;
         }
-        let settings = Settings { backoff: config.backoff, reader_timeout: config.reader_timeout };
+        let settings =
+            Settings { backoff: config.backoff, reader_timeout: config.reader_timeout, snapshots: config.snapshots };
+        let snapshots = Snapshots::start(&library, &config.mount, &root).map_err(failed(threads.into()))?;
         let shared = Arc::new(Shared {
             config,
             settings: Mutex::new(settings),
             library,
             journal,
             root,
+            snapshots,
             state: Mutex::new(state),
             naming: Mutex::new(()),
             work: Condvar::new(),
@@ -132,8 +138,8 @@ impl LustreSource {
     }
 
     /// Takes over what can change while it runs.
-    pub fn reconfigure(&self, backoff: Backoff, reader_timeout: Option<Duration>) {
-        *self.shared.settings.lock() = Settings { backoff, reader_timeout };
+    pub fn reconfigure(&self, backoff: Backoff, reader_timeout: Option<Duration>, snapshots: bool) {
+        *self.shared.settings.lock() = Settings { backoff, reader_timeout, snapshots };
     }
 
     /// Begins nothing more, and leaves what waits to the next process. What movers have goes on.
@@ -168,6 +174,7 @@ impl LustreSource {
             let _ = thread.join();
         }
         self.shared.record_ends();
+        self.shared.snapshots.stop(self.shared.config.patience.stop);
     }
 }
 

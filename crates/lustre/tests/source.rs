@@ -47,6 +47,7 @@ impl Site {
             journal: self.directory.path().join("lustre.db"),
             backoff: Backoff { max_delay_ms: 100, max_attempts: 0 },
             reader_timeout,
+            snapshots: false,
             patience: Patience { settled: Duration::from_millis(50), ..patience },
         };
         let source = LustreSource::start(self.library.clone(), config).unwrap();
@@ -322,7 +323,7 @@ async fn what_the_coordinator_sends_again_is_done_again() {
     let site = Site::new();
     control::set(&site.root, "policy", "").unwrap();
     let source = site.start(None, Patience::default());
-    source.reconfigure(Backoff { max_delay_ms: 100, max_attempts: 1 }, None);
+    source.reconfigure(Backoff { max_delay_ms: 100, max_attempts: 1 }, None, false);
     site.ask(UserAction::Archive, &["f".to_owned()]);
     for _ in 0..20 {
         let work = next(&source).await.remove(0);

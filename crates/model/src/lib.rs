@@ -16,6 +16,7 @@ mod object_url;
 mod outcome;
 mod record;
 mod scheduler;
+mod snapshot;
 
 pub use action::{ActionId, Class, Command, Extent, TO_EOF};
 pub use copies::{Copies, CopiesError, Copy};
@@ -29,6 +30,7 @@ pub use object_url::{ObjectUrl, ObjectUrlError, Scheme};
 pub use outcome::{Failure, Outcome, Thaw};
 pub use record::{ArchiveRecord, RecordError};
 pub use scheduler::{Backoff, ClassTurns, FairQueue};
+pub use snapshot::{SNAPSHOT_DIRECTORY, snapshot_name};
 
 /// Extended attribute names under which a file carries its HSM state. All are in `trusted.`, which only a process
 /// with `CAP_SYS_ADMIN` can read or set.

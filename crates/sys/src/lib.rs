@@ -10,6 +10,7 @@
 
 pub mod caller;
 pub mod children;
+pub mod directory;
 pub mod fanotify;
 pub mod file;
 mod fsid;

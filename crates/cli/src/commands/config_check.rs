@@ -85,7 +85,6 @@ pub(crate) fn check(file: &Path) -> Vec<Finding> {
 /// What is set and means nothing where Lustre has the files.
 pub(crate) fn without_effect_on_lustre(config: &AgentConfig) -> Vec<String> {
     let set = [
-        ("snapshots { enabled }", config.snapshots.enabled),
         ("copies", !config.copies.is_empty()),
         ("restore { mode }", config.restore.mode != RestoreMode::Whole),
         ("keep_versions_s", !config.keep_versions.is_zero()),

@@ -59,7 +59,7 @@ pub(super) fn run(config: AgentConfig, config_file: PathBuf, set_log_level: SetL
             started: config,
             apply: {
                 let source = Arc::clone(&source);
-                Box::new(move |new| source.reconfigure(backoff(new), new.restore.timeout))
+                Box::new(move |new| source.reconfigure(backoff(new), new.restore.timeout, new.snapshots.enabled))
             },
             agent: Arc::clone(&agent),
             set_log_level,
@@ -90,6 +90,7 @@ fn start_source(
         journal: config.state_dir.join("lustre.db"),
         backoff: backoff(config),
         reader_timeout: config.restore.timeout,
+        snapshots: config.snapshots.enabled,
         patience: Patience::default(),
     };
     let started = match LustreSource::start(library.clone(), settings.clone()) {

@@ -25,6 +25,7 @@ mod lustre_kit;
 mod lustre_mirrors;
 mod lustre_rebalance;
 mod lustre_site;
+mod lustre_snapshots;
 mod movers;
 mod objects;
 mod races;

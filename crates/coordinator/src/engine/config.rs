@@ -21,7 +21,7 @@ pub struct EngineConfig {
     pub remove_grace: Duration,
     /// How long the archive copy of an older version stays after the file was archived again.
     pub keep_versions: Duration,
-    /// Whether each archived version gets a released file in [`crate::SNAPSHOT_DIRECTORY`].
+    /// Whether each archived version gets a released file in [`model::SNAPSHOT_DIRECTORY`].
     pub snapshots: bool,
     /// Whether large files are restored in parts; `None`: all files whole, when they are opened.
     pub ranges: Option<RangeConfig>,
