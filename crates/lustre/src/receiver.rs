@@ -255,7 +255,7 @@ impl Receiver {
         None
     }
 
-    /// Registers, or registers anew, where there is reason to and nothing is under way.
+    /// Registers, or registers anew, where there is reason to and no action needs the old registration.
     fn keep_registered(&mut self) {
         let patience = self.shared.config.patience;
         let mut state = self.shared.state.lock();
