@@ -559,6 +559,15 @@ async fn only_an_object_of_our_own_id_is_owed() {
     let works = next(&source).await;
     let given: Vec<_> = works.iter().map(|work| (work.command, &work.identity.uuid)).collect();
     assert_eq!(given, [(Command::Remove, &removed[1])]);
+    // It waits for its mover without keeping the agent from registering for an archive that is new.
+    let pipes = site.pipes();
+    source.archives_changed(&[(2, 8)]);
+    source.complete(vec![(works[0].key, Outcome::Failed(Failure::temporary(107, "its mover died")))]);
+    wait_until(LONG, "it registers anew", || site.pipes().iter().any(|pipe| !pipes.contains(pipe)));
+    source.archives_changed(&[(1, 8), (2, 8)]);
+    let work = next(&source).await.remove(0);
+    assert_eq!(work.identity.uuid, removed[1]);
+    source.complete(vec![(work.key, success(&work))]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
