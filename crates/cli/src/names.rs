@@ -33,7 +33,7 @@ pub(crate) struct FilesArgs {
     /// Read the paths from standard input, each ended by a NUL byte (as `find -print0` writes them)
     #[arg(short = '0', long = "null", conflicts_with = "paths")]
     pub(crate) null: bool,
-    /// Files, and directories with all that is below them; on Lustre also FIDs, as [0x200000401:0x1:0x0]
+    /// Files, and directories with all that is below them; on Lustre also FIDs, as `[0x200000401:0x1:0x0]`
     #[arg(value_name = "PATH")]
     pub(crate) paths: Vec<PathBuf>,
     /// The Lustre filesystem that FIDs are of: a path on it

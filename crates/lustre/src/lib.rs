@@ -4,13 +4,13 @@
 //! is kept alive, a journal of what was received and not answered, begin and end around what movers do, and the file's
 //! attributes that name its object.
 //!
-//! An item goes: received and written down ([`receiver`]); in its lane until its archive has room ([`lanes`]); begun
-//! ([`begin`]); with a mover; ended ([`finish`]), or kept until it is tried again; its end written down ([`timer`]). An archived version gets its snapshot after that ([`snapshots`]). Whatever
+//! An item goes: received and written down (`receiver`); in its lane until its archive has room (`lanes`); begun
+//! (`begin`); with a mover; ended (`finish`), or kept until it is tried again; its end written down (`timer`). An archived version gets its snapshot after that (`snapshots`). Whatever
 //! fails on the way, each item gets one end, and its place in the agent comes back.
 //!
 //! Besides the agent: what is done to files of one Lustre filesystem, each function on one file, for many threads that share a [`Work`]:
-//! [`mirrors`] adds mirrors, brings stale ones up to date, compares and removes them; [`rebalance`] moves files from fuller OSTs to emptier ones.
-//! [`changelog`] is a feed of what happened on an MDT.
+//! `mirrors` adds mirrors, brings stale ones up to date, compares and removes them; `rebalance` moves files from fuller OSTs to emptier ones.
+//! `changelog` is a feed of what happened on an MDT.
 //!
 //! Not here: mounting, which mover gets an action (`agent`), and what users ask Lustre for.
 

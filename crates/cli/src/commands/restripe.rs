@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct RestripeArgs {
-    /// Files on Lustre, which are not released; also FIDs, as [0x200000401:0x1:0x0]
+    /// Files on Lustre, which are not released; also FIDs, as `[0x200000401:0x1:0x0]`
     #[arg(value_name = "FILE", required = true)]
     paths: Vec<PathBuf>,
     /// Over how many OSTs [default: as now]
