@@ -116,6 +116,16 @@ pub(crate) struct Copy {
     pub(crate) bytes: u64,
 }
 
+impl Copy {
+    /// The file gets the copy's objects, if nobody has used it meanwhile; its own go with the copy.
+    pub(crate) fn take_its_place(self, work: &Work, path: &Path) -> Result<Outcome, Stop> {
+        let copied = data_version(work.library(), &self.file, Flush::Dirty)
+            .map_err(Trouble::io("read the data version of the copy of", path))?;
+        self.lease.swap(&self.file, self.version, copied).map_err(Stop::unless_busy("give other objects to", path))?;
+        Ok(Outcome::Done { bytes: self.bytes })
+    }
+}
+
 /// Copies a file into one with the layout `into`, with its owner and times.
 pub(crate) fn copy(work: &Work, path: &Path, into: &Layout) -> Result<Copy, Stop> {
     let library = work.library();

@@ -9,7 +9,7 @@
 //! fails on the way, each item gets one end, and its place in the agent comes back.
 //!
 //! Besides the agent: what is done to files of one Lustre filesystem, each function on one file, for many threads that share a [`Work`]:
-//! `mirrors` adds mirrors, brings stale ones up to date, compares and removes them; `rebalance` moves files from fuller OSTs to emptier ones.
+//! `mirrors` adds mirrors, brings stale ones up to date, compares and removes them; `rebalance` moves files from fuller OSTs to emptier ones; [`restripe`] gives one other stripes.
 //! `changelog` is a feed of what happened on an MDT.
 //!
 //! Not here: mounting, which mover gets an action (`agent`), and what users ask Lustre for.
@@ -32,6 +32,7 @@ mod progress;
 pub mod rebalance;
 mod receiver;
 mod removal;
+mod restripe;
 mod retry;
 mod shape;
 mod snapshots;
@@ -45,6 +46,7 @@ pub use config::{LustreConfig, Patience};
 pub use control::LustreControl;
 pub use detect::{Filesystem, filesystem_at};
 pub use outcome::{Difference, Outcome, Trouble};
+pub use restripe::{Striping, restripe};
 pub use shape::{Mirror, PoolError, fsname, mirrors_of, pool_osts};
 pub use source::{LustreSource, StartError};
 pub use work::Work;

@@ -2,11 +2,11 @@
 
 use super::clone::Total;
 use crate::exit::{CliError, Exit, Outcome};
-use crate::lustre::{self, Filesystem, Striping};
+use crate::lustre::{self, Filesystem};
+use ::lustre::{Striping, Work};
 use agent::admin::objects::Made;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct RestripeArgs {
@@ -34,11 +34,11 @@ pub(crate) struct RestripeArgs {
 }
 
 /// Tells the thread that copies when the command is interrupted.
-struct StopWhenDropped(Arc<AtomicBool>);
+struct StopWhenDropped(Arc<Work>);
 
 impl Drop for StopWhenDropped {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.0.stop();
     }
 }
 
@@ -52,7 +52,6 @@ pub(crate) async fn run(args: RestripeArgs) -> Outcome {
         return Err(CliError::new(Exit::Usage, "--stripe_size has to be a multiple of 65536"));
     }
     let striping = Striping { count, size, pool };
-    let stop = StopWhenDropped(Arc::default());
     let mut total = Total::default();
     for path in paths {
         let path = match lustre::path_meant(path, fs.as_deref()) {
@@ -73,8 +72,10 @@ pub(crate) async fn run(args: RestripeArgs) -> Outcome {
                 continue;
             }
         };
-        let (striping, stop) = (striping.clone(), Arc::clone(&stop.0));
-        let done = lustre::off_thread(move || lustre::restripe(&filesystem, &path, &striping, &stop)).await?;
+        let work = Arc::new(Work::new(filesystem.library()).trying(1));
+        let _stop = StopWhenDropped(Arc::clone(&work));
+        let striping = striping.clone();
+        let done = lustre::off_thread(move || lustre::restripe(&filesystem, &path, &striping, &work)).await?;
         total.add(match done {
             Ok(()) => Made { made: 1, refused: Vec::new() },
             Err(refused) => Made { made: 0, refused: vec![refused] },

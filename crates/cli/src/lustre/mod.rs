@@ -18,7 +18,7 @@ pub(crate) use ask::{Ask, ask, cancel};
 pub(crate) use crew::{Crew, CrewArgs, Totals, Verb};
 pub(crate) use make::{Import, clone, import};
 pub(crate) use release::release;
-pub(crate) use restripe::{Striping, archive_again, restripe};
+pub(crate) use restripe::{archive_again, restripe};
 pub(crate) use status::of as status;
 pub(crate) use wait::Waiting;
 

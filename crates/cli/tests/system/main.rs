@@ -30,6 +30,7 @@ mod movers;
 mod objects;
 mod races;
 mod ranges;
+mod ranges_killed;
 mod read_only;
 mod readable_buckets;
 mod rebuild;

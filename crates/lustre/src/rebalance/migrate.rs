@@ -2,12 +2,12 @@
 
 use super::plan::Move;
 use crate::guarded::{copy, look, mirrors};
-use crate::outcome::{Outcome, Stop, Trouble};
+use crate::outcome::{Outcome, Trouble};
 use crate::work::Work;
 use model::{HsmFlags, HsmState};
 use std::os::fd::AsFd;
 use std::path::Path;
-use sys::lustre::{Component, Flush, Layout, data_version, state};
+use sys::lustre::{Component, Layout, state};
 
 /// A file that can be moved.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,10 +68,7 @@ pub fn migrate(work: &Work, path: &Path, file: &Candidate, planned: Move) -> Res
             // Somebody else has given it another layout.
             return Ok(Outcome::Unsuited("has got another layout meanwhile"));
         }
-        let copied = data_version(work.library(), &copy.file, Flush::Dirty)
-            .map_err(Trouble::io("read the data version of the copy of", path))?;
-        copy.lease.swap(&copy.file, copy.version, copied).map_err(Stop::unless_busy("give other objects to", path))?;
-        Ok(Outcome::Done { bytes: copy.bytes })
+        copy.take_its_place(work, path)
     })
 }
 
