@@ -215,6 +215,7 @@ impl Action {
             metadata_only: work.metadata_only,
             owner: work.owner,
             reader_waits: work.reader_waits,
+            sync_target: work.sync_target,
         })
         .into()
     }

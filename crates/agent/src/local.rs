@@ -61,6 +61,8 @@ impl ActionSource for LocalSource {
                     metadata_only: d.metadata_only,
                     owner: d.owner,
                     reader_waits: d.class == model::Class::Reader,
+                    // The engine does, through the same mount.
+                    sync_target: false,
                     size: d.size,
                     keepalive: d.file.map(|f| Box::new(f) as _),
                 })

@@ -48,6 +48,8 @@ pub struct Work {
     pub owner: u32,
     /// Somebody is blocked in a system call until it is done.
     pub reader_waits: bool,
+    /// A mover has to sync what it wrote before it says that it is done (restore): the source cannot, through its own mount.
+    pub sync_target: bool,
     /// Bytes that are moved when it succeeds, for statistics: short works report no progress.
     pub size: u64,
     /// Dropped after the result was handed over: for example the open descriptor that `primary_path` names.

@@ -13,7 +13,7 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use sys::lustre::{CopyAction, ProgressFlags};
+use sys::lustre::{CopyAction, Flush, ProgressFlags, data_version};
 
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
@@ -32,6 +32,7 @@ struct Ending {
 impl Shared {
     /// Ends an action, or has it tried again: [`Job::Finish`](crate::workers::Job).
     pub(crate) fn finish(&self, id: u64, outcome: Outcome) {
+        let outcome = self.checked(id, outcome);
         if matches!(outcome, Outcome::Failed(_)) {
             self.empty_target(id);
         }
@@ -69,20 +70,35 @@ impl Shared {
         self.state.lock().conclude(id, failure);
     }
 
-    /// What a failed restore wrote is not to be taken for a part of the next attempt's. Nobody else uses an action that ends.
+    /// What a mover said, unless what it restored is not what it should be: then a failure, and perhaps another attempt.
+    fn checked(&self, id: u64, outcome: Outcome) -> Outcome {
+        let Outcome::Restored(digest) = outcome else { return outcome };
+        match self.with_target(id, |prepared, action| self.restored(prepared, action, digest)) {
+            Some(Err(failure)) => Outcome::Failed(failure),
+            Some(Ok(())) | None => outcome,
+        }
+    }
+
+    /// What a failed restore wrote is not to be taken for a part of the next attempt's.
     fn empty_target(&self, id: u64) {
+        // The size is compared in any case.
+        let _ = self.with_target(id, |_, action| action.fd().map(std::fs::File::from).and_then(|file| file.set_len(0)));
+    }
+
+    /// Does something with the library's handle of a restore that ends, and that nobody else uses therefore.
+    fn with_target<T>(&self, id: u64, work: impl FnOnce(&Prepared, &CopyAction) -> T) -> Option<T> {
         let taken = |state: &mut State| {
             let active = state.active.get_mut(&id).filter(|active| active.entry.is_restore())?;
-            active.action.take()
+            Some((active.prepared.clone(), active.action.take()?))
         };
-        let Some(action) = taken(&mut self.state.lock()) else { return };
-        // The size is compared in any case.
-        let _ = action.fd().map(std::fs::File::from).and_then(|file| file.set_len(0));
+        let (prepared, action) = taken(&mut self.state.lock())?;
+        let done = work(&prepared, &action);
         match self.state.lock().active.get_mut(&id) {
             Some(active) => active.action = Some(action),
             // A stop left it to the next process meanwhile.
             None => action.abandon(),
         }
+        Some(done)
     }
 
     fn next_attempt(&self, active: &mut crate::state::Active, failure: &Failure) -> Option<Instant> {
@@ -128,10 +144,7 @@ impl Shared {
         let done = match outcome {
             Outcome::Failed(failure) => Err(failure),
             Outcome::Archived(identity) => self.archived(ending, identity).map(|wanted| snapshot = wanted),
-            Outcome::Restored(digest) => match ending.stop {
-                Some(stop) => Err(stopped(stop)),
-                None => restored(&ending.prepared, &action, digest),
-            },
+            Outcome::Restored(_) => ending.stop.map_or(Ok(()), |stop| Err(stopped(stop))),
             // Also when it was canceled meanwhile: the object is gone, and the file must not claim it.
             Outcome::Removed => self.removed(entry),
             Outcome::Verified(_) => Err(Failure::permanent(EIO, "the mover hashed the file: nobody asked for that")),
@@ -232,6 +245,24 @@ impl Shared {
         })
     }
 
+    /// Whether what a mover restored may become the file's content. Written through the mover's client: what that has not sent yet is
+    /// asked for, and written out, before the size is looked at, because the coordinator would believe a restore that is cut or has holes.
+    /// A mover of ours has synced it itself, and would know better than we what its client has lost.
+    fn restored(&self, prepared: &Prepared, action: &CopyAction, digest: Option<Digest>) -> Result<(), Failure> {
+        let fd = action.fd().map_err(|e| failure_of("look at the restored file", &e))?;
+        let written = data_version(&self.library, &fd, Flush::Dirty).and_then(|_| sys::file::sync_data(&fd));
+        written.map_err(|e| failure_of("write the restored file out", &e))?;
+        let size = sys::file::stamp(&fd).map_err(|e| failure_of("look at the restored file", &e))?.size;
+        if let Some(expected) = prepared.expected_size
+            && size != expected
+        {
+            let message =
+                format!("the restored file has {size} bytes, and the released one {expected}: it stays released");
+            return Err(Failure::permanent(EIO, message));
+        }
+        compared(prepared, digest)
+    }
+
     fn removed(&self, entry: &Entry) -> Result<(), Failure> {
         let Some(fid) = entry.fid() else { return Ok(()) };
         match LustreFile::open(&self.root, fid)? {
@@ -296,17 +327,8 @@ pub(crate) fn stopped(stop: Stop) -> Failure {
     }
 }
 
-/// A restore that is too short would cut the file, and the coordinator would believe it.
-fn restored(prepared: &Prepared, action: &CopyAction, digest: Option<Digest>) -> Result<(), Failure> {
-    let size = action.fd().and_then(sys::file::stamp).map_err(|e| failure_of("look at the restored file", &e))?.size;
-    if let Some(expected) = prepared.expected_size
-        && size != expected
-    {
-        let message = format!("the restored file has {size} bytes, and the released one {expected}: it stays released");
-        return Err(Failure::permanent(EIO, message));
-    }
-    // Lustre writes late: what there is no room for shows here, and the library would keep it to itself.
-    action.fd().and_then(sys::file::sync_data).map_err(|e| failure_of("write the restored file out", &e))?;
+/// What the mover said of the content against what is known of it.
+fn compared(prepared: &Prepared, digest: Option<Digest>) -> Result<(), Failure> {
     let comparable = |wanted: Digest, got: Digest| wanted.as_bytes().len() == got.as_bytes().len();
     match (prepared.identity.hash, digest) {
         (_, None) if prepared.needs_hash => {

@@ -161,6 +161,8 @@ impl Active {
             metadata_only: false,
             owner: prepared.owner,
             reader_waits: entry.class == model::Class::Reader,
+            // Movers have mounts of their own, and what one writes there is not to be synced through another.
+            sync_target: entry.is_restore(),
             size: prepared.size,
             keepalive: None,
         }

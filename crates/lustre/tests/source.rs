@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use sys::lustre::{Library, Request, UserAction, path2fid, request};
-use testkit::wait_until;
+use testkit::{FsKind, LoopFs, faults, wait_until};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -24,7 +24,10 @@ struct Site {
 
 impl Site {
     fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        Self::in_directory(tempfile::tempdir().unwrap())
+    }
+
+    fn in_directory(directory: tempfile::TempDir) -> Self {
         let top = directory.path().join("fs");
         std::fs::create_dir(&top).unwrap();
         let root = Root::make_unique(&top).unwrap();
@@ -581,4 +584,37 @@ async fn the_coordinator_hears_that_a_long_action_lives() {
     wait_until(LONG, "a heartbeat", || updated() > before + 300);
     source.complete(vec![(work.key, success(&work))]);
     wait_until(LONG, "it is archived", || site.statuses() == [Status::Succeeded]);
+}
+
+/// Told that a file is released no more, the coordinator gives its only copy up. A mover's word is not enough for that: what it wrote may be in the cache of a client
+/// alone, or nowhere.
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_no_restore_ends_well_whose_content_was_not_written_out() {
+    let backing = LoopFs::new(FsKind::Ext4, 64);
+    let thin = LoopFs::thin_on(&backing);
+    let site = Site::in_directory(tempfile::tempdir_in(thin.path()).unwrap());
+    let source = site.start(None, Patience::default());
+    let path = site.archived(&source, "f").await;
+    site.ask(UserAction::Release, &["f".to_owned()]);
+    site.ask(UserAction::Restore, &["f".to_owned()]);
+    let restored = |work: &Work| {
+        assert!(work.command == Command::Restore && work.sync_target);
+        std::fs::write(site.top().join(&work.write_path), "f").unwrap();
+        source.complete(vec![(work.key, Outcome::Restored(None))]);
+    };
+    // The servers cannot have the mover's client send what it has: tried again.
+    control::fail(&site.root, "llapi_get_data_version", 5, Some(1)).unwrap();
+    restored(&next(&source).await[0]);
+    let again = next(&source).await.remove(0);
+    assert_eq!(site.statuses()[1], Status::Started);
+    assert_eq!(std::fs::metadata(site.top().join(&again.write_path)).unwrap().len(), 0);
+    // They have it, and cannot write it.
+    let ballast = faults::fill(&backing, 0);
+    restored(&again);
+    let last = next(&source).await.remove(0);
+    drop(ballast);
+    assert_eq!(site.statuses()[1], Status::Started);
+    restored(&last);
+    wait_until(LONG, "it is restored", || site.statuses()[1] == Status::Succeeded);
+    assert_eq!(std::fs::read(&path).unwrap(), b"f");
 }

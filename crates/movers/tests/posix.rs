@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use testkit::pdm_agent::PdmAgent;
-use testkit::{FsKind, LoopFs, Random, Scratch, wait_until};
+use testkit::{FsKind, LoopFs, Random, Scratch, faults, wait_until};
 
 const BASE: &str = "SIFAKA_TEST_MOVER_BASE";
 const ID: &str = "0e2f9a7c-5ad1-4b6e-9b7a-0a4dd0c8f0aa";
@@ -23,6 +23,7 @@ const ENOENT: i32 = 2;
 const EIO: i32 = 5;
 const EXDEV: i32 = 18;
 const EINVAL: i32 = 22;
+const ENOSPC: i32 = 28;
 const ELOOP: i32 = 40;
 const EOPNOTSUPP: i32 = 95;
 const ECANCELED: i32 = 125;
@@ -228,6 +229,36 @@ fn files_are_archived_verified_restored_and_removed_in_every_format() {
             assert!(bench.archive_files().is_empty());
         }
     }
+}
+
+/// Where the agent cannot see to that, no restore succeeds whose content did not reach the device, however small it is.
+#[test]
+fn p1_a_restore_is_synced_for_an_agent_that_asks_for_it() {
+    let mut bench = Bench::start("");
+    bench.file("a", &content(300_000));
+    let archived = bench.run(Op::Archive, primary("a"));
+    let backing = LoopFs::new(FsKind::Ext4, 64);
+    let thin = LoopFs::thin_on(&backing);
+    let target = thin.path().join("b");
+    fs::write(&target, b"").unwrap();
+    let item = |sync_target| ActionItem {
+        write_path: target.to_str().unwrap().to_owned(),
+        uuid: archived.uuid.clone(),
+        hash: archived.hash.clone(),
+        expected_size: Some(300_000),
+        sync_target,
+        ..ActionItem::default()
+    };
+    let ballast = faults::fill(&backing, 0);
+    assert_eq!(bench.run(Op::Restore, item(false)).error, 0, "the kernel has it");
+    let failed = bench.run(Op::Restore, item(true));
+    assert_failed(&failed, ENOSPC, ErrorKind::Temporary, &["cannot sync", target.to_str().unwrap()]);
+    drop(ballast);
+    // As the agent does between two attempts: what ext4 could not write back once stays unwritten, whatever is written there later.
+    fs::File::create(&target).unwrap();
+    assert_eq!(bench.run(Op::Restore, item(true)).error, 0);
+    thin.remount();
+    assert!(fs::read(&target).unwrap() == content(300_000));
 }
 
 #[test]

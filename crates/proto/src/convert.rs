@@ -83,6 +83,8 @@ pub struct Task {
     pub owner: u32,
     /// Somebody is blocked until it is done.
     pub reader_waits: bool,
+    /// What was written is to be on storage before the result (restore): the agent cannot see to that, as its client is another one.
+    pub sync_target: bool,
 }
 
 impl Task {
@@ -209,6 +211,7 @@ impl From<Instruction> for pdm::ActionItem {
             metadata_only: task.metadata_only,
             owner: task.owner,
             reader_waits: task.reader_waits,
+            sync_target: task.sync_target,
             ..Self::default()
         }
     }
@@ -246,6 +249,7 @@ impl TryFrom<pdm::ActionItem> for Instruction {
             metadata_only: item.metadata_only,
             owner: item.owner,
             reader_waits: item.reader_waits,
+            sync_target: item.sync_target,
         }))
     }
 }

@@ -74,6 +74,14 @@ impl OpenFile {
         sys::file::stamp(&self.file).map_err(self.failed("read attributes of"))
     }
 
+    /// Waits until what was written is on storage.
+    ///
+    /// # Errors
+    /// Some of it may not be, though it was written without an error.
+    pub fn sync(&self) -> Result<(), TransferError> {
+        sys::file::sync_data(&self.file).map_err(self.failed("sync"))
+    }
+
     /// For `map_err`.
     pub(crate) fn failed(&self, doing: &'static str) -> impl FnOnce(io::Error) -> TransferError {
         TransferError::io(doing, &self.path)

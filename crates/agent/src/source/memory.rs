@@ -71,6 +71,7 @@ impl MemorySource {
             metadata_only: false,
             owner: 0,
             reader_waits: false,
+            sync_target: false,
             size: 0,
             keepalive: None,
         }

@@ -107,6 +107,9 @@ impl<S: Store + 'static> ArchiveMover<S> {
                 self.store.get_foreign(&foreign, Some(&target), expected, &watch)?
             }
         };
+        if task.sync_target {
+            target.sync()?;
+        }
         Ok(Identity { hash: restored.digest, ..task.identity.clone() })
     }
 

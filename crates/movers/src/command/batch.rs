@@ -139,6 +139,9 @@ impl CommandMover {
             let expected = Expected { size: job.task.expected_size, digest: job.task.identity.hash };
             let receive = Receive::new(Some(&target), &job.task.identity.uuid, expected);
             let digest = place(&staged, receive, &|moved| watch_one(&job.reply, moved))?;
+            if job.task.sync_target {
+                target.sync()?;
+            }
             dir.forget(name);
             Ok(identity(job.task.identity.uuid.clone(), Some(digest)))
         }));

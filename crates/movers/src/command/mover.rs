@@ -90,6 +90,9 @@ impl CommandMover {
                 let target = OpenFile::for_writing(self.environment.resolve(&task.write_path))?;
                 let expected = Expected { size: task.expected_size, digest: task.identity.hash };
                 let digest = self.fetch(&task.identity.uuid, Some(&target), expected, reply)?;
+                if task.sync_target {
+                    target.sync()?;
+                }
                 Ok(identity(task.identity.uuid.clone(), Some(digest)))
             }
             Command::Remove => self.remove_one(template, task, reply),

@@ -112,6 +112,30 @@ fn a_batch_is_begun_for_a_reader_at_once_and_for_others_after_a_while() {
     assert!(began.elapsed() > Duration::from_millis(900), "{:?}", began.elapsed());
 }
 
+/// Where the agent cannot see to that, no restore succeeds whose content did not reach the device: by one command, or by one for many.
+#[test]
+fn p1_restores_are_synced_for_an_agent_that_asks_for_it() {
+    let restore_many = r#"while read -r name; do head -c 100000 </dev/zero | tr '\0' x >"$2/$name"; printf '%s\tok\n' "$name"; done <"$1""#;
+    let many = LINES.replace("max_wait_s = 60", "max_wait_s = 0");
+    let restore_one = r#"head -c 100000 </dev/zero | tr '\0' x >"$2""#;
+    for (script, settings) in [(restore_many, many.as_str()), (restore_one, "")] {
+        let mut bench = Bench::scripts(&[("restore", script)], settings);
+        let backing = LoopFs::new(FsKind::Ext4, 64);
+        let thin = LoopFs::thin_on(&backing);
+        let target = thin.path().join("b");
+        fs::write(&target, b"").unwrap();
+        let item = |sync_target| {
+            let write_path = target.to_str().unwrap().to_owned();
+            ActionItem { uuid: id(1), write_path, reader_waits: true, sync_target, ..ActionItem::default() }
+        };
+        let ballast = faults::fill(&backing, 0);
+        assert_done(&bench.run(Op::Restore, item(false)));
+        assert_failed(&bench.run(Op::Restore, item(true)), ENOSPC, ErrorKind::Temporary, &["cannot sync"]);
+        drop(ballast);
+        assert_done(&bench.run(Op::Restore, item(true)));
+    }
+}
+
 /// What is waiting in a batch is left to the agent; what runs ends.
 #[test]
 fn p3_a_mover_that_is_asked_to_end_leaves_what_it_did_not_begin() {

@@ -20,13 +20,14 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 use testkit::pdm_agent::PdmAgent;
-use testkit::{Scratch, wait_until};
+use testkit::{FsKind, LoopFs, Scratch, faults, wait_until};
 
 const BASE: &str = "SIFAKA_TEST_MOVER_BASE";
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
 const EAGAIN: i32 = 11;
 const EINVAL: i32 = 22;
+const ENOSPC: i32 = 28;
 const EOPNOTSUPP: i32 = 95;
 const ETIMEDOUT: i32 = 110;
 const ESTALE: i32 = 116;

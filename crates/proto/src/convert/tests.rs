@@ -18,12 +18,12 @@ proptest! {
     #[test]
     fn tasks_round_trip(
         id: u64, command in prop::sample::select(&Command::ALL), primary_path: String, extent in extents(),
-        data: Vec<u8>, identity in identities(), expected_size: Option<u64>, tree_path: Vec<u8>, attempted_since_ms: u64, cancel: bool,
+        data: Vec<u8>, identity in identities(), expected_size: Option<u64>, tree_path: Vec<u8>, attempted_since_ms: u64, cancel: bool, sync_target: bool,
     ) {
         let instruction = if cancel { Instruction::Cancel(ActionId(id)) } else {
             Instruction::Run(Task {
                 id: ActionId(id), command, write_path: primary_path.clone(), file_path: primary_path.clone(),
-                primary_path, extent, data, identity, expected_size, tree_path, attempted_since_ms, metadata_only: expected_size.is_none(), owner: attempted_since_ms as u32, reader_waits: expected_size.is_some(),
+                primary_path, extent, data, identity, expected_size, tree_path, attempted_since_ms, metadata_only: expected_size.is_none(), owner: attempted_since_ms as u32, reader_waits: expected_size.is_some(), sync_target,
             })
         };
         let wire = pdm::ActionItem::from(instruction.clone()).encode_to_vec();

@@ -76,6 +76,10 @@ pub struct ActionItem {
     /// Somebody is blocked in a system call until this is done.
     #[prost(bool, tag = "23")]
     pub reader_waits: bool,
+    /// With RESTORE: what was written has to be on storage (fsync) before the result, as the agent's client of the filesystem is another one than
+    /// the mover's. Otherwise the agent sees to that, for many files at a time.
+    #[prost(bool, tag = "24")]
+    pub sync_target: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ActionStatus {
