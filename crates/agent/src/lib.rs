@@ -17,6 +17,7 @@ mod slots;
 pub mod source;
 pub mod stats;
 pub mod transport;
+mod within;
 
 pub use action::{Action, ActionIds, Finished, Stop, Update};
 pub use agent::{AgentError, AgentStatus, HsmAgent, ReloadedMover, Services};
@@ -29,3 +30,4 @@ pub use slots::{Slot, Slots};
 pub use source::{ActionSource, MemorySource, SourceError, Work};
 pub use stats::{ActionStats, ArchiveStatus, Latency};
 pub use transport::{GrpcTransport, Transport, TransportError, TransportRegistry};
+pub use within::within;

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
-use rustix::fs::{OFlags, inotify};
+use rustix::fs::{FileType, Mode, OFlags, inotify};
 
 use crate::abi::{Fid, action, state};
 use crate::boundary::{self, Errno, Result, negative};
@@ -38,9 +38,20 @@ pub fn fail(root: &Root, function: &str, errno: i32, count: Option<u32>) -> Resu
     Ok(fs::write(root.inside("control/fail").join(function), text)?)
 }
 
-/// Ends what [`fail`] began.
+/// Makes a function hang, as when a server does not answer: whoever calls it is held until [`heal`].
+pub fn hang(root: &Root, function: &str) -> Result<()> {
+    let path = root.inside("control/fail").join(function);
+    Ok(rustix::fs::mknodat(rustix::fs::CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?)
+}
+
+/// Ends what [`fail`] or [`hang`] began.
 pub fn heal(root: &Root, function: &str) -> Result<()> {
-    Ok(fs::remove_file(root.inside("control/fail").join(function))?)
+    let path = root.inside("control/fail").join(function);
+    // Lets those in that wait for somebody to write; an error says that nobody does.
+    let held = rustix::fs::open(&path, OFlags::WRONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty());
+    fs::remove_file(path)?;
+    drop(held);
+    Ok(())
 }
 
 /// All requests the coordinator remembers, in the order they came.

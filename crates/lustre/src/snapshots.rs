@@ -9,6 +9,7 @@
 //! symbolic links, and the library, which follows them, makes the file in a directory where nobody else can write.
 
 use crate::file::LustreFile;
+use crate::source::{HANGING, join_within};
 use model::{Fid, Identity, SNAPSHOT_DIRECTORY, Timestamp, snapshot_name, xattr};
 use parking_lot::Mutex;
 use std::ffi::OsStr;
@@ -92,9 +93,9 @@ impl Snapshots {
     pub(crate) fn stop(&self, patience: Duration) {
         *self.shared.until.lock() = Some(Instant::now() + patience);
         self.wanted.lock().take();
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            // A thread that panicked has said so.
-            let _ = thread.join();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        if !join_within(patience + HANGING, threads) {
+            tracing::warn!("Lustre does not answer: snapshots that were being made may be missing");
         }
     }
 }

@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 use sys::lustre::Library;
 use tokio::sync::Notify;
 
+/// So long a thread may be in a call when nothing else keeps the agent from stopping. Most take milliseconds.
+pub(crate) const HANGING: Duration = Duration::from_secs(5);
+
 /// Why there is no agent on this filesystem.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -153,7 +156,7 @@ impl LustreSource {
         }
     }
 
-    /// Waits for the ends of what ran, and unregisters. Blocks.
+    /// Waits for the ends of what ran, and unregisters. Blocks; not for ever, when Lustre does not answer.
     fn stop(&self) {
         self.drain();
         let deadline = Instant::now() + self.shared.config.patience.stop;
@@ -169,13 +172,22 @@ impl LustreSource {
         for condition in [&self.shared.work, &self.shared.timer, &self.shared.timer_pause] {
             condition.notify_all();
         }
-        for thread in std::mem::take(&mut *self.threads.lock()) {
-            // A thread that panicked has said so.
-            let _ = thread.join();
+        let threads = std::mem::take(&mut *self.threads.lock());
+        if !join_within(HANGING, threads) {
+            tracing::error!(
+                "Lustre does not answer: what it was told last may not have arrived, and is settled by the agent that is started next"
+            );
         }
         self.shared.record_ends();
         self.shared.snapshots.stop(self.shared.config.patience.stop);
     }
+}
+
+/// Whether they all have ended by then. One that is in a call which does not return is left there.
+pub(crate) fn join_within(limit: Duration, threads: Vec<JoinHandle<()>>) -> bool {
+    // A thread that panicked has said so.
+    let join = move || threads.into_iter().for_each(|thread| drop(thread.join()));
+    agent::within(limit, join).is_some()
 }
 
 impl Drop for LustreSource {

@@ -573,6 +573,28 @@ async fn only_an_object_of_our_own_id_is_owed() {
     source.complete(vec![(work.key, success(&work))]);
 }
 
+/// A call to an MDT that does not answer comes back when it answers; the agent ends all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_an_mdt_that_hangs() {
+    let site = Site::new();
+    let source = site.start(None, Patience { stop: Duration::from_millis(100), ..Patience::default() });
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    let work = next(&source).await.remove(0);
+    let hanging = ["llapi_hsm_action_end", "llapi_hsm_copytool_unregister"];
+    hanging.iter().for_each(|function| control::hang(&site.root, function).unwrap());
+    source.complete(vec![(work.key, success(&work))]);
+    let (ended, stopped) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        drop(source);
+        let _ = ended.send(());
+    });
+    tokio::task::block_in_place(|| stopped.recv_timeout(LONG)).expect("it stops");
+    assert_eq!(site.statuses(), [Status::Started]);
+    assert_eq!(site.waiting(Command::Archive), 1, "the next process has it");
+    hanging.iter().for_each(|function| control::heal(&site.root, function).unwrap());
+    wait_until(LONG, "the answer arrives", || site.statuses() == [Status::Succeeded]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_coordinator_hears_that_a_long_action_lives() {
     let site = Site::new();

@@ -97,13 +97,10 @@ async fn request(
     if wait_ms > MAX_WAIT_MS {
         return Err(invalid(format!("wait_ms: at most {MAX_WAIT_MS}")));
     }
-    let stopping = async {
-        let _ = server.stopping.wait_for(|stop| *stop).await;
-    };
     tokio::select! {
         biased;
         status = server.control.request(number(id)?, Duration::from_millis(wait_ms)) => status.map(Json),
-        () = stopping => Err(ControlError::new(ErrorCode::Unavailable, "the agent is stopping; the request goes on when it is back")),
+        _ = server.stopping.wait_for(|stop| *stop) => Err(ControlError::new(ErrorCode::Unavailable, "the agent is stopping; the request goes on when it is back")),
     }
 }
 
@@ -120,8 +117,13 @@ async fn release(State(server): State<Server>, Body(body): Body<FilesRequest>) -
     answer(server.control.release(body)).await
 }
 
-async fn cancel(State(server): State<Server>, Body(body): Body<CancelRequest>) -> Answer<impl serde::Serialize> {
-    answer(server.control.cancel(body)).await
+/// On Lustre, others are asked, who may not answer: the agent's end does not wait for that.
+async fn cancel(State(mut server): State<Server>, Body(body): Body<CancelRequest>) -> Answer<impl serde::Serialize> {
+    tokio::select! {
+        biased;
+        done = server.control.cancel(body) => done.map(Json),
+        _ = server.stopping.wait_for(|stop| *stop) => Err(ControlError::new(ErrorCode::Unavailable, "the agent is stopping: some may not be canceled")),
+    }
 }
 
 async fn clone_files(State(server): State<Server>, Body(body): Body<CloneRequest>) -> Answer<impl serde::Serialize> {

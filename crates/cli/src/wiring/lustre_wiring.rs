@@ -46,7 +46,7 @@ pub(super) fn run(config: AgentConfig, config_file: PathBuf, set_log_level: SetL
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed("starting the runtime"))?;
     let admin = (config.admin.socket.clone(), config.admin.group.clone());
     let mount_root = config.mount_root.clone();
-    runtime.block_on(async {
+    let ended = runtime.block_on(async {
         let agent = HsmAgent::new(config.clone(), mounts, services, Arc::clone(&source) as _).map_err(not_here)?;
         let agent = Arc::new(agent);
         let status = {
@@ -69,7 +69,10 @@ pub(super) fn run(config: AgentConfig, config_file: PathBuf, set_log_level: SetL
         let ended = serve(&agent, control, &admin.0, admin.1.as_deref()).await;
         agent.stop().await;
         ended
-    })
+    });
+    // A call to Lustre that does not return keeps nothing.
+    runtime.shutdown_background();
+    ended
 }
 
 /// A damaged journal is put aside. What its actions hold is given up by the coordinator in time.

@@ -188,3 +188,34 @@ fn doctor_and_config_check_know_lustre() {
     let text = String::from_utf8_lossy(&found.stdout).into_owned();
     assert!(text.contains("copies has no effect on Lustre"), "{text}");
 }
+
+/// An administrator's cancel hangs in an MDT that does not answer, and so does the agent's farewell.
+#[test]
+fn an_agent_ends_although_the_mdt_does_not_answer() {
+    let mut lustre = Lustre::start();
+    control::fail(&lustre.root, "llapi_hsm_action_begin", 11, None).unwrap();
+    lustre.ask(UserAction::Archive, &[&lustre.file("f", b"content")]);
+    wait_until(LONG, "the agent has it", || lustre.actions().len() == 1);
+    for function in ["llapi_hsm_request", "llapi_hsm_copytool_unregister"] {
+        control::hang(&lustre.root, function).unwrap();
+    }
+    let mut cancel = lustre.site.command().args(["cancel", "--all"]).spawn().unwrap();
+    let agent = lustre.agent.as_ref().unwrap().pid();
+    wait_until(LONG, "the agent asks the MDT", || has_a_thread_in_open(agent));
+    lustre.stop_agent();
+    assert!(!cancel.wait().unwrap().success());
+    control::heal(&lustre.root, "llapi_hsm_action_begin").unwrap();
+    for function in ["llapi_hsm_request", "llapi_hsm_copytool_unregister"] {
+        control::heal(&lustre.root, function).unwrap();
+    }
+    lustre.start_agent();
+    lustre.nothing_is_left();
+    assert_eq!(lustre.statuses(), [Status::Succeeded]);
+}
+
+/// Where the stand-in holds those who call a function that hangs: in the opening of a FIFO.
+fn has_a_thread_in_open(pid: u32) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    let waits_in = |thread: std::fs::DirEntry| std::fs::read_to_string(thread.path().join("wchan")).unwrap_or_default();
+    threads.flatten().any(|thread| waits_in(thread) == "wait_for_partner")
+}
