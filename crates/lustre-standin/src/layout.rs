@@ -43,6 +43,9 @@ pub(crate) struct Layout {
     pub(crate) mirrors: Vec<Mirror>,
     /// Between the beginning and the end of a resync.
     pub(crate) syncing: bool,
+    /// Whether it is one of components: what is not can be no mirror.
+    #[serde(default)]
+    pub(crate) composite: bool,
 }
 
 /// What a user wants of a new layout; what is `None` is the filesystem's to choose.
@@ -51,6 +54,8 @@ pub(crate) struct Wish {
     /// `usize::MAX` is as many as there are.
     pub(crate) stripe_count: Option<usize>,
     pub(crate) stripe_size: Option<u64>,
+    /// Of components, and not plain.
+    pub(crate) composite: bool,
     pub(crate) pool: String,
     pub(crate) first_ost: Option<u32>,
     /// The OSTs of the stripes behind the first, by their numbers.
@@ -97,7 +102,7 @@ impl Layout {
         }
         let stripe_size = wish.stripe_size.unwrap_or(STRIPE_SIZE);
         let mirror = Mirror { id: 0, stripe_size, pool: wish.pool.clone(), osts: candidates, synced: 0 };
-        Ok(Layout { mirrors: vec![mirror], syncing: false })
+        Ok(Layout { mirrors: vec![mirror], syncing: false, composite: wish.composite })
     }
 
     /// The OSTs of a wish that names each stripe's.

@@ -154,6 +154,19 @@ pub unsafe extern "C" fn llapi_layout_pool_name_set(layout: *mut LayoutHandle, p
     })())
 }
 
+/// The range of the only component of a new file, which has all of it: the layout is one of components then.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn llapi_layout_comp_extent_set(layout: *mut LayoutHandle, start: u64, end: u64) -> c_int {
+    minus_one((|| {
+        if (start, end) != (0, EOF) {
+            return Err(Errno(libc::EINVAL));
+        }
+        // SAFETY: as the caller promises.
+        unsafe { handle(layout) }?.wish.composite = true;
+        Ok(0)
+    })())
+}
+
 /// The OST of a stripe of a new file: the first's alone, or those of all.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llapi_layout_ost_index_set(layout: *mut LayoutHandle, stripe: c_int, ost: u64) -> c_int {

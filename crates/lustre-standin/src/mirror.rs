@@ -35,7 +35,7 @@ fn look(root: &Root, fd: RawFd) -> Result<(Session, Fid, Layout)> {
 pub(crate) fn merge(root: &Root, fd: RawFd, copy: RawFd) -> Result<()> {
     let (mut session, fid, mut layout) = look(root, fd)?;
     let theirs = Layout::of(&mut session, &by_fd(copy))?;
-    if theirs.is_mirrored() {
+    if theirs.is_mirrored() || !theirs.composite {
         return Err(Errno(libc::EINVAL));
     }
     for (index, mirror) in layout.mirrors.iter_mut().enumerate().filter(|(_, mirror)| mirror.id == 0) {
@@ -44,6 +44,7 @@ pub(crate) fn merge(root: &Root, fd: RawFd, copy: RawFd) -> Result<()> {
     let id = layout.mirrors.iter().map(|mirror| mirror.id).max().unwrap_or(0) + 1;
     copy_sparse(&read_again(copy)?, &File::create(shadow(root, fid, id))?)?;
     let synced = modification(&fs::metadata(by_fd(fd))?);
+    layout.composite = true;
     layout.mirrors.extend(theirs.mirrors.into_iter().map(|mirror| crate::layout::Mirror { id, synced, ..mirror }));
     layout.write(&by_fd(fd))?;
     forget_volatile(root, copy)
@@ -66,6 +67,9 @@ pub(crate) fn split(root: &Root, fd: RawFd, rest: RawFd, id: u32) -> Result<()> 
     let (_session, fid, mut layout) = look(root, fd)?;
     let index = layout.position(u16::try_from(id).map_err(|_| Errno(libc::EINVAL))?)?;
     let path = by_fd(fd);
+    if rest != fd && Layout::known(&by_fd(rest))?.is_some() {
+        return Err(Errno(libc::EEXIST));
+    }
     let is_synced = |index: &usize| layout.is_stale(*index, &path).is_ok_and(|stale| !stale);
     let Some(other) = (0..layout.mirrors.len()).filter(|other| *other != index).find(is_synced) else {
         // It would be the last that has the data.
@@ -75,7 +79,7 @@ pub(crate) fn split(root: &Root, fd: RawFd, rest: RawFd, id: u32) -> Result<()> 
         let source = if index == 0 { path.clone() } else { shadow(root, fid, layout.mirrors[index].id) };
         copy_sparse(&File::open(source)?, &OpenOptions::new().write(true).open(by_fd(rest))?)?;
         let mirror = crate::layout::Mirror { id: 0, synced: 0, ..layout.mirrors[index].clone() };
-        Layout { mirrors: vec![mirror], syncing: false }.write(&by_fd(rest))?;
+        Layout { mirrors: vec![mirror], syncing: false, composite: true }.write(&by_fd(rest))?;
     }
     if index == 0 {
         // Another one's data become the file's.

@@ -7,9 +7,10 @@ use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::abi::ResyncComponent;
+use crate::abi::{O_LOV_DELAY_CREATE, ResyncComponent};
 use crate::boundary::{self, Errno, Result, negative, put};
 use crate::file::make_volatile;
+use crate::layout::Layout;
 use crate::layout_api::{LayoutHandle, handle};
 use crate::lease::{end_for_swap, keep_through};
 use crate::mirror;
@@ -240,14 +241,19 @@ pub extern "C" fn llapi_file_flush(fd: c_int) -> c_int {
     })())
 }
 
-/// A file without a name, in the layout of a directory.
+/// A file without a name, in the layout of a directory, or without one.
 #[unsafe(no_mangle)]
-pub unsafe extern "C" fn llapi_create_volatile_idx(directory: *const c_char, _mdt: c_int, _flags: c_int) -> c_int {
+pub unsafe extern "C" fn llapi_create_volatile_idx(directory: *const c_char, _mdt: c_int, flags: c_int) -> c_int {
     negative((|| {
         // SAFETY: as the caller promises.
         let directory = unsafe { boundary::path(directory) }?;
         let root = Root::of(&directory)?;
         root.fault("llapi_create_volatile_idx")?;
-        Ok(make_volatile(&mut Session::begin(&root)?)?.1.into_raw_fd())
+        let mut session = Session::begin(&root)?;
+        let (fid, file) = make_volatile(&mut session)?;
+        if flags & O_LOV_DELAY_CREATE != O_LOV_DELAY_CREATE {
+            Layout::of(&mut session, &fid.path(&root))?;
+        }
+        Ok(file.into_raw_fd())
     })())
 }

@@ -52,6 +52,7 @@ const FUNCTIONS: &[&str] = &[
     "llapi_hsm_user_request_alloc",
     "llapi_layout_alloc",
     "llapi_layout_comp_extent_get",
+    "llapi_layout_comp_extent_set",
     "llapi_layout_comp_flags_get",
     "llapi_layout_comp_id_get",
     "llapi_layout_comp_use",

@@ -95,6 +95,12 @@ pub(crate) fn lease(work: &Work, path: &Path, access: Access, mode: LeaseMode) -
     LayoutLease::acquire(work.library(), file, mode).map_err(Stop::unless_busy("take a lease on", path))
 }
 
+/// The MDT that an open file is on: what is to share its layout has to be there too.
+pub(crate) fn mdt_of(work: &Work, file: impl AsFd, path: &Path) -> Result<u32, Trouble> {
+    let fid = path2fid(work.library(), path).map_err(Trouble::io("find the FID of", path))?;
+    mdt_index_by_fid(work.library(), file, fid).map_err(Trouble::io("find the MDT of", path))
+}
+
 /// A directory on the file's filesystem in which files can be made: the one it is in, if it is named by its path.
 pub(crate) fn directory_of(path: &Path) -> &Path {
     // A file by its FID, `MOUNT/.lustre/fid/[…]`.
@@ -133,8 +139,7 @@ pub(crate) fn copy(work: &Work, path: &Path, into: &Layout) -> Result<Copy, Stop
     let was = stamp(lease.as_fd()).map_err(Trouble::io("read attributes of", path))?;
     let version =
         data_version(library, lease.as_fd(), Flush::Dirty).map_err(Trouble::io("read the data version of", path))?;
-    let fid = path2fid(library, path).map_err(Trouble::io("find the FID of", path))?;
-    let mdt = mdt_index_by_fid(library, lease.as_fd(), fid).map_err(Trouble::io("find the MDT of", path))?;
+    let mdt = mdt_of(work, lease.as_fd(), path)?;
     let file = into
         .create_volatile(directory_of(path), Some(mdt))
         .map_err(Trouble::io("make a file without a name in the directory of", path))?;

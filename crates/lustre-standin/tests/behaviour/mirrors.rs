@@ -11,10 +11,10 @@ use lustreapi_standin::abi::{LeaseRequest, ResyncComponent};
 use lustreapi_standin::control;
 use lustreapi_standin::group::{llapi_group_lock, llapi_group_unlock};
 use lustreapi_standin::layout_api::{
-    llapi_layout_alloc, llapi_layout_comp_flags_get, llapi_layout_comp_use, llapi_layout_file_open,
-    llapi_layout_flags_get, llapi_layout_free, llapi_layout_get_by_fd, llapi_layout_mirror_count_get,
-    llapi_layout_ost_index_get, llapi_layout_ost_index_set, llapi_layout_pool_name_set, llapi_layout_stripe_count_get,
-    llapi_layout_stripe_count_set,
+    llapi_layout_alloc, llapi_layout_comp_extent_set, llapi_layout_comp_flags_get, llapi_layout_comp_use,
+    llapi_layout_file_open, llapi_layout_flags_get, llapi_layout_free, llapi_layout_get_by_fd,
+    llapi_layout_mirror_count_get, llapi_layout_ost_index_get, llapi_layout_ost_index_set, llapi_layout_pool_name_set,
+    llapi_layout_stripe_count_get, llapi_layout_stripe_count_set,
 };
 use lustreapi_standin::lease::{llapi_lease_acquire, llapi_lease_check, llapi_lease_release, llapi_lease_set};
 use lustreapi_standin::mirror_api::{
@@ -38,6 +38,15 @@ fn site_with_osts() -> Site {
 }
 
 fn create(site: &Site, name: &str, pool: &str, ost: Option<u64>, count: u64) -> Result<File, i32> {
+    make(site, name, (pool, ost, count), false)
+}
+
+/// A file that can become a mirror of another one.
+fn create_composite(site: &Site, name: &str, ost: u64) -> File {
+    make(site, name, ("", Some(ost), 1), true).unwrap()
+}
+
+fn make(site: &Site, name: &str, (pool, ost, count): (&str, Option<u64>, u64), composite: bool) -> Result<File, i32> {
     let path = c(site.root.top().join(name));
     let pool = CString::new(pool).unwrap();
     // SAFETY: a layout that is freed once, and strings.
@@ -47,6 +56,9 @@ fn create(site: &Site, name: &str, pool: &str, ost: Option<u64>, count: u64) -> 
         assert_eq!(llapi_layout_stripe_count_set(layout, count), 0);
         if let Some(ost) = ost {
             assert_eq!(llapi_layout_ost_index_set(layout, 0, ost), 0);
+        }
+        if composite {
+            assert_eq!(llapi_layout_comp_extent_set(layout, 0, u64::MAX), 0);
         }
         let fd = llapi_layout_file_open(path.as_ptr(), libc::O_RDWR | libc::O_CREAT | libc::O_EXCL, 0o644, layout);
         let error = std::io::Error::last_os_error().raw_os_error().unwrap();
@@ -94,8 +106,12 @@ fn lease(file: &File, mode: u32, flags: u32, ids: &[i32]) -> i32 {
 fn mirrored(site: &Site) -> File {
     let file = create(site, "f", "", Some(0), 1).unwrap();
     file.write_all_at(b"content", 0).unwrap();
-    let copy = create(site, ".copy", "", Some(2), 1).unwrap();
+    let copy = create_composite(site, ".copy", 2);
     copy.write_all_at(b"content", 0).unwrap();
+    let plain = create(site, ".plain", "", Some(2), 1).unwrap();
+    assert_eq!(llapi_lease_acquire(file.as_raw_fd(), 1), 0);
+    assert_eq!(lease(&file, 4, 4, &[plain.as_raw_fd()]), -libc::EINVAL, "it is not of components");
+    fs::remove_file(site.root.top().join(".plain")).unwrap();
     assert_eq!(llapi_lease_acquire(file.as_raw_fd(), 1), 0);
     assert_eq!(lease(&file, 4, 4, &[copy.as_raw_fd()]), 1);
     fs::remove_file(site.root.top().join(".copy")).unwrap();
@@ -159,7 +175,7 @@ fn a_mirror_is_added_under_a_lease_and_not_when_that_is_lost() {
     let file = mirrored(&site);
     assert_eq!(layout(&file), (vec![(vec![0], false), (vec![2], false)], 1));
     assert_eq!(read_mirror(&site.root.top().join("f"), 2).unwrap(), b"content");
-    let copy = create(&site, ".copy", "", Some(1), 1).unwrap();
+    let copy = create_composite(&site, ".copy", 1);
     assert_eq!(llapi_lease_acquire(file.as_raw_fd(), 1), 0);
     file.write_all_at(b"changed", 0).unwrap();
     assert_eq!(llapi_lease_check(file.as_raw_fd()), 0);
@@ -215,9 +231,16 @@ fn a_mirror_is_split_off_but_not_the_last_that_has_the_data() {
     let file = mirrored(&site);
     file.write_all_at(b"changed", 0).unwrap();
     // SAFETY: a string.
-    let fd = unsafe { llapi_create_volatile_idx(c(site.root.top()).as_ptr(), -1, 0) };
-    // SAFETY: made for us.
-    let rest = unsafe { File::from_raw_fd(fd) };
+    let volatile = |flags| {
+        // SAFETY: a string.
+        let fd = unsafe { llapi_create_volatile_idx(c(site.root.top()).as_ptr(), -1, flags) };
+        // SAFETY: made for us.
+        unsafe { File::from_raw_fd(fd) }
+    };
+    assert_eq!(llapi_lease_acquire(file.as_raw_fd(), 2), 0);
+    let full = volatile(0);
+    assert_eq!(lease(&file, 4, 8, &[full.as_raw_fd(), 2]), -libc::EEXIST, "it has a layout");
+    let rest = volatile(lustreapi_standin::abi::O_LOV_DELAY_CREATE);
     assert_eq!(llapi_lease_acquire(file.as_raw_fd(), 2), 0);
     assert_eq!(lease(&file, 4, 8, &[rest.as_raw_fd(), 1]), -libc::EUCLEAN);
     assert_eq!(lease(&file, 4, 8, &[rest.as_raw_fd(), 2]), -libc::ENOLCK, "what fails costs the lease");

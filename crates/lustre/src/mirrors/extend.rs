@@ -40,6 +40,7 @@ impl Target {
                 layout.set_ost(stripe, *ost)?;
             }
         }
+        layout.set_composite()?;
         Ok(layout)
     }
 }

@@ -1,12 +1,12 @@
 //! A mirror removed.
 
-use crate::guarded::{Access, directory_of, lease, look, mirrors};
+use crate::guarded::{Access, directory_of, lease, look, mdt_of, mirrors, open};
 use crate::outcome::{Outcome, Stop, Trouble};
 use crate::shape::Mirror;
 use crate::work::Work;
 use std::os::fd::AsFd;
 use std::path::Path;
-use sys::lustre::{LeaseMode, create_volatile};
+use sys::lustre::{LeaseMode, create_volatile_empty};
 
 /// Which mirror of a file goes.
 #[derive(Debug, Clone)]
@@ -56,6 +56,8 @@ pub fn split(work: &Work, path: &Path, which: &Which) -> Result<Outcome, Trouble
     if work.is_dry() {
         return Ok(Outcome::Would { bytes: 0 });
     }
+    // Before the lease: Lustre's library opens the file for this, which would break it.
+    let mdt = mdt_of(work, open(path, Access::Read)?, path)?;
     work.try_until_free(path, || {
         let lease = lease(work, path, Access::Write, LeaseMode::Write)?;
         // What was seen before the lease may have changed.
@@ -64,7 +66,7 @@ pub fn split(work: &Work, path: &Path, which: &Which) -> Result<Outcome, Trouble
             Err(outcome) => return Ok(outcome),
         };
         // What goes goes with this file when it is closed.
-        let rest = create_volatile(work.library(), directory_of(path), None)
+        let rest = create_volatile_empty(work.library(), directory_of(path), mdt)
             .map_err(Trouble::io("make a file without a name in the directory of", path))?;
         lease.split(&rest, mirror).map_err(Stop::unless_busy("remove a mirror of", path))?;
         Ok(Outcome::Done { bytes: 0 })

@@ -306,6 +306,7 @@ pub(super) type LayoutFileOpen =
     unsafe extern "C" fn(*const c_char, c_int, libc::mode_t, *const LayoutPrivate) -> c_int;
 pub(super) type LayoutGet64 = unsafe extern "C" fn(*const LayoutPrivate, *mut u64) -> c_int;
 pub(super) type LayoutGet32 = unsafe extern "C" fn(*const LayoutPrivate, *mut u32) -> c_int;
+pub(super) type LayoutSetExtent = unsafe extern "C" fn(*mut LayoutPrivate, u64, u64) -> c_int;
 pub(super) type LayoutGetExtent = unsafe extern "C" fn(*const LayoutPrivate, *mut u64, *mut u64) -> c_int;
 pub(super) type LayoutGetOst = unsafe extern "C" fn(*const LayoutPrivate, u64, *mut u64) -> c_int;
 pub(super) type LayoutGetPool = unsafe extern "C" fn(*const LayoutPrivate, *mut c_char, usize) -> c_int;

@@ -13,7 +13,7 @@ use super::copytool::{Handle, Registration, close_on_exec, no_handle};
 use super::{abi, check, result};
 
 /// `O_LOV_DELAY_CREATE`: the file gets no layout before somebody sets one or writes.
-const DELAY_LAYOUT: c_int = 0x2100;
+pub(super) const DELAY_LAYOUT: c_int = 0x2100;
 
 /// How a restore's file is made; of no account for other actions.
 #[derive(Clone, Copy, Debug, Default)]

@@ -107,6 +107,12 @@ impl Layout {
         errno(unsafe { (self.library.layouts()?.ost_index_set)(self.raw.as_ptr(), stripe, ost.into()) })
     }
 
+    /// Makes it one of components, of which there is a single one with all of the file: only what has such a layout can become a mirror.
+    pub fn set_composite(&mut self) -> io::Result<()> {
+        // SAFETY: as above.
+        errno(unsafe { (self.library.layouts()?.comp_extent_set)(self.raw.as_ptr(), 0, u64::MAX) })
+    }
+
     /// Makes a new file with the layout, readable and writable. `EEXIST` when there is one.
     pub fn create(&self, path: &Path, mode: u32) -> io::Result<File> {
         let path = path_argument(path)?;

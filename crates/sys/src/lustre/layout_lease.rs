@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::raw::c_int;
 use std::path::Path;
 
+use super::copy_action::DELAY_LAYOUT;
 use super::{Library, abi, check, path_argument, result};
 
 /// `enum ll_lease_mode`.
@@ -84,12 +85,13 @@ impl<F: AsFd> LayoutLease<F> {
         self.end_with(RESYNC_DONE, components)
     }
 
-    /// Makes the content of `copy` a further mirror of the file, and ends the lease. `copy` has no content any more then.
+    /// Makes the content of `copy` a further mirror of the file, and ends the lease. `copy` has no content any more then. It has to have a layout of
+    /// components ([`Layout::set_composite`](super::Layout::set_composite)): `EINVAL` otherwise.
     pub fn merge(self, copy: impl AsFd) -> io::Result<()> {
         self.end_with(MERGE, &[number(copy.as_fd())?])
     }
 
-    /// Moves a mirror to `placeholder` (a volatile file, with which it goes), and ends the lease.
+    /// Moves a mirror to `placeholder` (of [`create_volatile_empty`], with which it goes), and ends the lease.
     pub fn split(self, placeholder: impl AsFd, mirror: u32) -> io::Result<()> {
         self.end_with(SPLIT, &[number(placeholder.as_fd())?, mirror])
     }
@@ -200,13 +202,14 @@ impl<F: AsFd> Drop for GroupLock<F> {
     }
 }
 
-/// A file without a name that lives as long as it is open, in `directory`, whose layout it has; readable and writable.
-pub fn create_volatile(library: &Library, directory: &Path, mdt_index: Option<u32>) -> io::Result<File> {
+/// A file without a name that lives as long as it is open, in `directory`, without a layout: what [`LayoutLease::split`] gives a mirror to.
+/// It has to be on the file's MDT.
+pub fn create_volatile_empty(library: &Library, directory: &Path, mdt_index: u32) -> io::Result<File> {
     let path = path_argument(directory)?;
-    let index = mdt_index.map_or(Ok(-1), c_int::try_from).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
+    let index = c_int::try_from(mdt_index).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
     let create = library.leases()?.create_volatile;
     // SAFETY: a string and numbers.
-    let fd = result(unsafe { create(path.as_ptr(), index, libc::O_RDWR | libc::O_CLOEXEC) })?;
+    let fd = result(unsafe { create(path.as_ptr(), index, libc::O_RDWR | libc::O_CLOEXEC | DELAY_LAYOUT) })?;
     // SAFETY: the library opened it for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) }.into())
 }

@@ -150,6 +150,7 @@ functions!(
         stripe_size_set: abi::LayoutSet = "llapi_layout_stripe_size_set",
         pool_name_set: abi::LayoutPoolSet = "llapi_layout_pool_name_set",
         ost_index_set: abi::LayoutOstSet = "llapi_layout_ost_index_set",
+        comp_extent_set: abi::LayoutSetExtent = "llapi_layout_comp_extent_set",
         file_open: abi::LayoutFileOpen = "llapi_layout_file_open",
     }
 );

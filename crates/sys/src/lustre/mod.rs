@@ -35,7 +35,7 @@ pub use hsm::{
     data_version, fid2path, import, mdt_index_by_fid, path2fid, request, state, state_set,
 };
 pub use layout::{Component, Layout};
-pub use layout_lease::{GroupLock, LayoutLease, LeaseMode, create_volatile, flush};
+pub use layout_lease::{GroupLock, LayoutLease, LeaseMode, create_volatile_empty, flush};
 pub use library::{Library, LoadError};
 pub use mirror::{MirrorFile, StaleComponent, find_stale};
 pub use targets::{Ost, ost, osts, pool_members};
