@@ -1,15 +1,21 @@
 //! The agent's and the movers' own mounts of the filesystem: private copies that nobody else unmounts or covers.
 
+use crate::within;
 use config::{AgentConfig, ClientDevice};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// How long unmounting is tried, once a second, before the mount is only taken from sight.
 pub const UNMOUNT_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a client may take that is unmounted by force: Lustre's waits ten seconds for its users.
+const FORCE_TIMEOUT: Duration = Duration::from_secs(15);
 
 const ENODEV: i32 = 19;
+const EINVAL: i32 = 22;
 
 /// Why the filesystem cannot be mounted for the agent.
 #[derive(Debug, thiserror::Error)]
@@ -48,13 +54,22 @@ pub struct ClientMounts {
     shared: bool,
     /// Whatever still uses them is not waited for: on Lustre, the client library keeps the root open as long as this process lives.
     lazily: bool,
+    /// Each is a client of its own, of servers that may not answer.
+    clients: bool,
 }
 
 impl ClientMounts {
     /// No mounts: the agent and all movers work in `directory` itself. For movers that touch no files.
     #[must_use]
     pub fn shared_directory(directory: PathBuf) -> Self {
-        Self { agent: directory, movers: PathBuf::new(), mounted: Vec::new(), shared: true, lazily: false }
+        Self {
+            agent: directory,
+            movers: PathBuf::new(),
+            mounted: Vec::new(),
+            shared: true,
+            lazily: false,
+            clients: false,
+        }
     }
 
     /// Takes them from sight at the end, without waiting until nobody uses them.
@@ -79,6 +94,9 @@ impl ClientMounts {
 
 impl Drop for ClientMounts {
     fn drop(&mut self) {
+        if self.clients {
+            return unmount_clients(std::mem::take(&mut self.mounted));
+        }
         while let Some(path) = self.mounted.pop() {
             let unmounted = sys::mounts::unmount(&path, false).or_else(|_| sys::mounts::unmount(&path, true));
             if let Err(error) = unmounted {
@@ -107,6 +125,7 @@ pub fn configure_mounts(config: &AgentConfig) -> Result<ClientMounts, MountError
         mounted: Vec::new(),
         shared: false,
         lazily: matches!(source, Source::Lustre { .. }),
+        clients: matches!(source, Source::Lustre { .. }),
     };
     for path in [&agent].into_iter().chain(&movers) {
         if mounts.mounted.contains(path) {
@@ -155,8 +174,11 @@ impl<'a> Source<'a> {
 }
 
 /// Unmounts, the movers' first and the agent's last; what is busy is tried again once a second for [`UNMOUNT_TIMEOUT`], and
-/// then taken from sight. Blocks.
+/// then taken from sight. Lustre clients whose servers do not answer for as long are unmounted by force. Blocks.
 pub fn cleanup_mounts(mut mounts: ClientMounts) {
+    if mounts.clients {
+        return unmount_clients(std::mem::take(&mut mounts.mounted));
+    }
     let end = Instant::now() + UNMOUNT_TIMEOUT;
     while let Some(path) = mounts.mounted.pop() {
         loop {
@@ -183,6 +205,57 @@ pub fn cleanup_mounts(mut mounts: ClientMounts) {
     }
 }
 
+/// All at once, so that servers that do not answer are waited for once.
+fn unmount_clients(paths: Vec<PathBuf>) {
+    std::thread::scope(|scope| {
+        for path in &paths {
+            let unmount = || unmount_client(path, UNMOUNT_TIMEOUT);
+            if std::thread::Builder::new().spawn_scoped(scope, unmount).is_err() {
+                unmount();
+            }
+        }
+    });
+}
+
+/// An unmounted client says goodbye to its servers, and waits for their answer where nobody can reach it any more, by force or otherwise. So they are
+/// asked something before; if that takes too long, they get no goodbye. (The process is waited for by the kernel with whatever it
+/// does there, until the client gives up its calls.)
+fn unmount_client(path: &Path, patience: Duration) {
+    let given_up = Arc::new(AtomicBool::new(false));
+    let politely = {
+        let (path, given_up) = (path.to_owned(), Arc::clone(&given_up));
+        move || {
+            if let Err(error) = sys::mounts::write_out_and_ask(&path) {
+                tracing::warn!(path = %path.display(), %error, "its servers were asked before it is unmounted");
+            }
+            // By now somebody else's mount may be there.
+            if given_up.load(Ordering::SeqCst) {
+                return Ok(());
+            }
+            // The library keeps it busy.
+            sys::mounts::unmount(&path, false).or_else(|_| sys::mounts::unmount(&path, true))
+        }
+    };
+    let shown = path.display();
+    match within(patience, politely) {
+        Some(Ok(())) => return,
+        Some(Err(error)) => return tracing::warn!(path = %shown, %error, "cannot unmount"),
+        None => given_up.store(true, Ordering::SeqCst),
+    }
+    let forced = path.to_owned();
+    match within(FORCE_TIMEOUT, move || sys::mounts::unmount_by_force(forced)) {
+        Some(Ok(())) => tracing::error!(path = %shown, "unmounted by force: its servers do not answer"),
+        // It is on its way out, and out of sight.
+        Some(Err(error)) if error.raw_os_error() == Some(EINVAL) => {
+            tracing::error!(path = %shown, "its servers do not answer its goodbye");
+        }
+        Some(Err(error)) => {
+            tracing::error!(path = %shown, %error, "its servers do not answer, and it cannot be unmounted by force")
+        }
+        None => tracing::error!(path = %shown, "its servers do not answer, and it is not unmounted by force either"),
+    }
+}
+
 /// Whatever is mounted at the path and below. Processes of the dead agent may still sit there: taken from sight.
 fn remove_leftovers(path: &Path) -> Result<(), MountError> {
     for leftover in sys::mounts::mounts_under(path).map_err(step("looking for mounts at", path))? {
@@ -195,4 +268,66 @@ fn remove_leftovers(path: &Path) -> Result<(), MountError> {
 fn create_directory(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::DirBuilderExt;
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::{BufRead, BufReader};
+    use std::process::{Child, Command, Stdio};
+
+    /// A filesystem whose server has been started and never answers.
+    struct Silent {
+        server: Child,
+        path: PathBuf,
+    }
+
+    impl Silent {
+        fn mount(path: &Path) -> Self {
+            let script = "exec 3<>/dev/fuse; mount -i -t fuse -o fd=3,rootmode=040000,user_id=0,group_id=0 silent \"$1\" && echo mounted; read _";
+            let mut server = Command::new("sh")
+                .args(["-c", script, "sh"])
+                .arg(path)
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = String::new();
+            BufReader::new(server.stdout.take().unwrap()).read_line(&mut said).unwrap();
+            assert_eq!(said, "mounted\n");
+            Self { server, path: path.to_owned() }
+        }
+    }
+
+    impl Drop for Silent {
+        fn drop(&mut self) {
+            drop(self.server.stdin.take());
+            let _ = self.server.wait();
+            let _ = sys::mounts::unmount_by_force(&self.path);
+        }
+    }
+
+    #[test]
+    fn a_client_whose_server_does_not_answer_is_unmounted_by_force() {
+        let directory = tempfile::tempdir().unwrap();
+        let silent = Silent::mount(directory.path());
+        let (told, asked) = std::sync::mpsc::channel();
+        let path = directory.path().to_owned();
+        std::thread::spawn(move || told.send(sys::mounts::write_out_and_ask(path)));
+        assert!(asked.recv_timeout(Duration::from_millis(200)).is_err(), "it does not answer");
+        unmount_client(directory.path(), Duration::from_millis(100));
+        assert!(!sys::mounts::is_mount_point(directory.path()).unwrap());
+        // Whoever waits for it has an answer now.
+        assert!(asked.recv_timeout(Duration::from_secs(20)).unwrap().is_err());
+        drop(silent);
+    }
+
+    #[test]
+    fn a_client_whose_server_answers_is_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let mounted = Command::new("mount").args(["-t", "tmpfs", "none"]).arg(directory.path()).status().unwrap();
+        assert!(mounted.success());
+        unmount_client(directory.path(), Duration::from_secs(20));
+        assert!(!sys::mounts::is_mount_point(directory.path()).unwrap());
+    }
 }

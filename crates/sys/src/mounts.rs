@@ -113,6 +113,22 @@ pub fn unmount(path: impl AsRef<Path>, lazily: bool) -> io::Result<()> {
     Ok(rustix::mount::unmount(path.as_ref(), UnmountFlags::NOFOLLOW | detach)?)
 }
 
+/// As [`unmount`] with `lazily`, and asks the filesystem to give up what it waits for: its servers are not spoken to any more, by anybody, and what was
+/// not written is lost. Whoever has another mount of the same superblock loses it, too.
+pub fn unmount_by_force(path: impl AsRef<Path>) -> io::Result<()> {
+    let flags = UnmountFlags::NOFOLLOW | UnmountFlags::DETACH | UnmountFlags::FORCE;
+    Ok(rustix::mount::unmount(path.as_ref(), flags)?)
+}
+
+/// Writes out what the filesystem at the directory `path` has, and asks it how full it is: those that have servers ask them. So this takes as long as they
+/// do, which may be for ever.
+pub fn write_out_and_ask(path: impl AsRef<Path>) -> io::Result<()> {
+    let root = rustix::fs::open(path.as_ref(), OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::fs::syncfs(&root)?;
+    rustix::fs::fstatfs(&root)?;
+    Ok(())
+}
+
 /// Whether `path` is the root of a mount. A symbolic link is not.
 pub fn is_mount_point(path: impl AsRef<Path>) -> io::Result<bool> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT;
