@@ -5,7 +5,7 @@ use crate::file::{LustreFile, give_layout, path_of};
 use crate::finish::stopped;
 use crate::object::{self, Wanted};
 use crate::source::Shared;
-use crate::state::{Phase, Prepared};
+use crate::state::{Phase, Prepared, Stop};
 use model::{ActionData, Command, ErrorKind, Failure, Fid, Outcome};
 use std::io;
 use std::os::fd::AsFd;
@@ -38,11 +38,11 @@ pub(crate) enum Begun {
 impl Shared {
     /// Begins an action: [`Job::Begin`](crate::workers::Job).
     pub(crate) fn begin(&self, id: u64) {
-        let (entry, handle, stop, mut kept) = {
+        let (entry, handle, stop, given, mut kept) = {
             let mut state = self.state.lock();
             let handle = state.handle.clone();
             let Some(active) = state.active.get_mut(&id) else { return };
-            (Arc::clone(&active.entry), handle, active.stop, active.action.take())
+            (Arc::clone(&active.entry), handle, active.stop, active.given, active.action.take())
         };
         let begun = match (&entry.item, handle) {
             (None, _) => Begun::Ready(Prepared { identity: entry.identity.clone(), ..Prepared::default() }, None),
@@ -58,7 +58,12 @@ impl Shared {
                     (Begun::Later(failure, None), kept) => Begun::Later(failure, kept),
                     (begun, _) => begun,
                 };
-                self.answer_at_once(&entry, item, &handle, &begun);
+                let taken = self.answer_at_once(&entry, item, &handle, &begun);
+                // Where it has the request still, no earlier process can have ended it well.
+                let is_ours = given > 0 || taken && entry.orphan && stop != Some(Stop::NoArchive);
+                if is_ours && matches!(begun, Begun::Refused(..) | Begun::Answered(..)) {
+                    self.owe_attempts(&entry);
+                }
                 begun
             }
             // The registration went: it waits for the next one.
@@ -118,28 +123,30 @@ impl Shared {
         }
     }
 
-    /// The pair of calls that answers an action that cannot begin.
-    fn answer_at_once(&self, entry: &Entry, item: &Item, handle: &Handle, begun: &Begun) {
-        let Begun::Refused(_, failure) = begun else { return };
+    /// The pair of calls that answers an action that cannot begin. Whether there was one, and the coordinator took it.
+    fn answer_at_once(&self, entry: &Entry, item: &Item, handle: &Handle, begun: &Begun) -> bool {
+        let Begun::Refused(_, failure) = begun else { return false };
         if let Some(active) = self.state.lock().active.get_mut(&entry.id) {
             active.phase = Phase::Ending;
         }
         if !(entry.orphan && failure.errno == ENOENT) {
             tracing::warn!(action = %entry, "failed: {}", failure.message);
         }
-        self.fail_item(entry, item, handle, failure);
+        self.fail_item(entry, item, handle, failure)
     }
 
-    /// Answers what has not begun, with a failure. It is over whatever the coordinator says to that.
-    pub(crate) fn fail_item(&self, entry: &Entry, item: &Item, handle: &Handle, failure: &Failure) {
+    /// Answers what has not begun, with a failure. It is over whatever the coordinator says to that; whether it took it.
+    pub(crate) fn fail_item(&self, entry: &Entry, item: &Item, handle: &Handle, failure: &Failure) -> bool {
         let retry = failure.kind == ErrorKind::Temporary;
-        if let Err(error) = CopyAction::fail(handle, item, failure.errno.max(1), ProgressFlags { retry }) {
-            // What an earlier process ended and did not write down any more is known to nobody.
-            if !entry.orphan || error.raw_os_error() != Some(ENOENT) {
-                tracing::warn!(action = %entry, %error, "the coordinator did not take the answer");
-            }
-            self.suspect(&error);
+        let Err(error) = CopyAction::fail(handle, item, failure.errno.max(1), ProgressFlags { retry }) else {
+            return true;
+        };
+        // What an earlier process ended and did not write down any more is known to nobody.
+        if !entry.orphan || error.raw_os_error() != Some(ENOENT) {
+            tracing::warn!(action = %entry, %error, "the coordinator did not take the answer");
         }
+        self.suspect(&error);
+        false
     }
 
     /// Ends what has begun already, with a failure.

@@ -2,7 +2,7 @@
 
 use crate::begin::{failure_of, says_forgotten};
 use crate::entry::{Entry, now_ms};
-use crate::file::LustreFile;
+use crate::file::{FileError, LustreFile};
 use crate::retry::{Bounds, History, counts, pause};
 use crate::snapshots::{Snapshot, is_snapshot};
 use crate::source::Shared;
@@ -27,6 +27,8 @@ struct Ending {
     prepared: Prepared,
     action: Option<CopyAction>,
     stop: Option<Stop>,
+    /// There may be an object that nobody told of.
+    may_have_left: bool,
 }
 
 impl Shared {
@@ -39,6 +41,7 @@ impl Shared {
         let mut ending = {
             let mut state = self.state.lock();
             let stopping = state.stopping;
+            let may_have_left = state.may_have_left(id, &outcome);
             let Some(active) = state.active.get_mut(&id) else { return };
             if active.stop.is_none()
                 && let Outcome::Failed(failure) = &outcome
@@ -56,6 +59,7 @@ impl Shared {
                 prepared: active.prepared.clone(),
                 action: active.action.take(),
                 stop: active.stop,
+                may_have_left,
             }
         };
         let Some(ended) = self.settle(&mut ending, outcome) else {
@@ -63,6 +67,10 @@ impl Shared {
             return self.state.lock().put_back(id);
         };
         let failure = ended.err();
+        // After the coordinator was told: it is not tried again then, under the same id.
+        if ending.may_have_left {
+            self.owe_attempts(&ending.entry);
+        }
         match &failure {
             None => tracing::info!(action = %ending.entry, path = ending.prepared.shown, "done"),
             Some(failure) => tracing::warn!(action = %ending.entry, path = ending.prepared.shown, "failed: {failure}"),
@@ -274,11 +282,32 @@ impl Shared {
         }
     }
 
+    /// Has removed what attempts of an archive that has failed for good may have left, of which nobody told: their mover died, or their agent.
+    pub(crate) fn owe_attempts(&self, entry: &Entry) {
+        if entry.command != Command::Archive {
+            return;
+        }
+        match self.names(entry, &entry.identity.uuid) {
+            Ok(false) => self.owe(entry, entry.identity.clone()),
+            Ok(true) => {}
+            Err(error) => {
+                tracing::warn!(action = %entry, object = entry.identity.uuid, %error, "it may be in the archive, and stays there: its file may name it");
+            }
+        }
+    }
+
+    /// Whether the file of an archive names an object of that id, or of one made of it.
+    fn names(&self, entry: &Entry, uuid: &str) -> Result<bool, FileError> {
+        let Some(fid) = entry.fid() else { return Ok(false) };
+        let file = LustreFile::open(&self.root, fid)?;
+        file.map_or(Ok(false), |file| Ok(is_made_of(&file.identity()?.uuid, uuid)))
+    }
+
     /// An object that no file will name is to be removed; written down before it is forgotten.
     ///
     /// Only what has the id that was proposed for it: another id (Lemur's plugins have paths) may be that of an object that a file names.
     fn owe(&self, entry: &Entry, identity: Identity) {
-        if identity.uuid != entry.identity.uuid {
+        if !is_made_of(&identity.uuid, &entry.identity.uuid) {
             tracing::warn!(action = %entry, object = identity.uuid, "no file names it, and it stays in the archive: its id is not ours");
             return;
         }
@@ -289,12 +318,13 @@ impl Shared {
             command: Command::Remove,
             archive_id: entry.archive_id,
             flags: 0,
-            created_ms: now_ms(),
+            // Nothing of it is older.
+            created_ms: entry.created_ms,
             identity,
             bytes: Vec::new(),
         };
         if let Err(error) = self.enter_items(vec![item]) {
-            tracing::error!(action = %entry, %error, "an object stays that no file names: `sifaka fsck` finds it");
+            tracing::error!(action = %entry, %error, "an object stays in the archive that no file names");
         }
     }
 
@@ -315,6 +345,11 @@ impl Shared {
             self.wake();
         }
     }
+}
+
+/// Whether an id is the proposed one, or what a mover made of it: with the suffix of an encoding, or of a pack.
+fn is_made_of(uuid: &str, proposed: &str) -> bool {
+    !proposed.is_empty() && uuid.starts_with(proposed)
 }
 
 /// The reason that an action ended which was not its mover's.

@@ -6,7 +6,7 @@ use model::{Backoff, Class, ErrorKind, Failure};
 use std::time::Duration;
 
 /// `ENOTCONN`: no mover could take it, or its mover died. Nothing was wrong with the action.
-const NO_MOVER: i32 = 107;
+pub(crate) const NO_MOVER: i32 = 107;
 /// How soon a mover is looked for again.
 const MOVER_PAUSE: Duration = Duration::from_millis(500);
 

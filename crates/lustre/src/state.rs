@@ -2,9 +2,10 @@
 
 use crate::entry::Entry;
 use crate::lanes::Lanes;
+use crate::retry::NO_MOVER;
 use crate::workers::Job;
 use agent::Work;
-use model::{Extent, Failure, Fid, Identity, Outcome};
+use model::{Command, Extent, Failure, Fid, Identity, Outcome};
 use queue::EndedItem;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
@@ -75,6 +76,8 @@ pub(crate) struct Active {
     pub(crate) prepared: Prepared,
     pub(crate) stop: Option<Stop>,
     pub(crate) attempts: u32,
+    /// How often the agent took it.
+    pub(crate) given: u32,
     pub(crate) failing_since: Option<Instant>,
     /// It waits for a mover of its archive since then.
     pub(crate) away_since: Option<Instant>,
@@ -104,6 +107,7 @@ impl Active {
             prepared: Prepared::default(),
             stop: None,
             attempts: 0,
+            given: 0,
             failing_since: None,
             away_since: None,
             last_failure: None,
@@ -156,8 +160,12 @@ impl Active {
             file_path: prepared.shown.clone(),
             expected_size: prepared.expected_size,
             tree_path: prepared.tree_path.clone(),
-            // Whatever an earlier process or attempt came to, it was after that.
-            attempted_since_ms: if entry.orphan || self.attempts > 0 { entry.created_ms.max(1) } else { 0 },
+            // Whatever an earlier process or attempt came to, it was after that. What is owed may be left from any of them.
+            attempted_since_ms: if entry.orphan || self.given > 0 || entry.item.is_none() {
+                entry.created_ms.max(1)
+            } else {
+                0
+            },
             metadata_only: false,
             owner: prepared.owner,
             reader_waits: entry.class == model::Class::Reader,
@@ -333,6 +341,7 @@ impl State {
             if let Some(active) = self.active.get_mut(&id).filter(|active| active.phase == Phase::Queued) {
                 active.phase = Phase::Given;
                 works.push(active.work());
+                active.given += 1;
             }
         }
         works
@@ -358,6 +367,23 @@ impl State {
             active.outcome = Some(outcome);
         } else {
             self.urgent.push_back(Job::Finish(id, outcome));
+        }
+    }
+
+    /// Whether an attempt of an archive that ends now may have left an object that nobody told of. A mover that says by itself that it failed left none.
+    ///
+    /// Of an orphan that has not begun it is not known: an earlier process may have ended it well, and then other files may name its object.
+    pub(crate) fn may_have_left(&self, id: u64, outcome: &Outcome) -> bool {
+        let Some(active) = self.active.get(&id).filter(|active| active.entry.command == Command::Archive) else {
+            return false;
+        };
+        let Outcome::Failed(failure) = outcome else { return false };
+        let died = |failure: &Failure| failure.errno == NO_MOVER;
+        let mover_died = died(failure) || active.last_failure.as_ref().is_some_and(died);
+        match active.given {
+            0 => active.entry.orphan && active.begun,
+            1 => active.entry.orphan || mover_died,
+            _ => true,
         }
     }
 
@@ -436,7 +462,8 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::{Class, Command};
+    use model::Class;
+    use sys::lustre::{Action, Item};
 
     fn active() -> Active {
         Active::new(Arc::new(Entry {
@@ -468,9 +495,13 @@ mod tests {
 
     #[test]
     fn a_repeated_attempt_says_since_when_there_may_be_something() {
-        let mut action = active();
+        let fid = Fid { seq: 1, oid: 1, ver: 0 };
+        let item = Item::new(Action::Archive, fid, fid, Extent::WHOLE, 1, 0, b"").unwrap();
+        let entry = Entry { item: Some(item), ..Entry::clone(&active().entry) };
+        let mut action = Active::new(Arc::new(entry));
         assert_eq!(action.work().attempted_since_ms, 0);
-        action.attempts = 1;
+        action.given = 1;
         assert_eq!(action.work().attempted_since_ms, 7);
+        assert_eq!(active().work().attempted_since_ms, 7, "owed");
     }
 }

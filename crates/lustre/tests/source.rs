@@ -94,6 +94,14 @@ impl Site {
         String::from_utf8(sys::xattr::get(&file, model::xattr::UUID).unwrap().unwrap_or_default()).unwrap()
     }
 
+    fn unlink(&self, name: &str) {
+        let path = self.top().join(name);
+        let fid = path2fid(&self.library, &path).unwrap();
+        std::fs::remove_file(&path).unwrap();
+        // The stand-in keeps a name there.
+        std::fs::remove_file(self.top().join(format!(".lustre/fid/{fid}"))).unwrap();
+    }
+
     #[track_caller]
     fn wait_for_failure(&self, request: usize, errno: i32) {
         wait_until(LONG, "it fails", || self.statuses()[request] == Status::Failed);
@@ -548,13 +556,10 @@ async fn only_an_object_of_our_own_id_is_owed() {
     for name in ["theirs", "ours"] {
         site.ask(UserAction::Archive, &[name.to_owned()]);
         let work = next(&source).await.remove(0);
-        let path = site.top().join(name);
-        let fid = path2fid(&site.library, &path).unwrap();
-        std::fs::remove_file(&path).unwrap();
-        // The stand-in keeps a name there.
-        std::fs::remove_file(site.top().join(format!(".lustre/fid/{fid}"))).unwrap();
+        site.unlink(name);
         let proposed = work.identity.uuid.clone();
-        let uuid = if name == "ours" { proposed } else { "dir/f".to_owned() };
+        // Compressed, it has a suffix.
+        let uuid = if name == "ours" { proposed + ".zst" } else { "dir/f".to_owned() };
         removed.push(uuid.clone());
         source.complete(vec![(work.key, Outcome::Archived(Identity { uuid, ..Identity::default() }))]);
         wait_until(LONG, "it is over", || !site.statuses().contains(&Status::Started));
@@ -639,4 +644,62 @@ async fn p1_no_restore_ends_well_whose_content_was_not_written_out() {
     restored(&last);
     wait_until(LONG, "it is restored", || site.statuses()[1] == Status::Succeeded);
     assert_eq!(std::fs::read(&path).unwrap(), b"f");
+}
+
+/// Of an object that a mover stored and did not tell of, nobody would hear again.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_an_archive_that_failed_may_have_left_is_removed() {
+    let site = Site::new();
+    let patience =
+        Patience { hold: Duration::from_millis(300), stop: Duration::from_millis(50), ..Patience::default() };
+    let source = site.start(None, patience);
+    let is_owed = |work: &Work, left: &Work| {
+        assert_eq!((work.command, &work.identity), (Command::Remove, &left.identity));
+        assert!(work.attempted_since_ms > 0, "its mover has to look in packs, too");
+        (work.key, success(work))
+    };
+    // Its mover died, and no other came.
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    let left = next(&source).await.remove(0);
+    assert_eq!(left.attempted_since_ms, 0);
+    source.archives_changed(&[]);
+    source.complete(vec![(left.key, Outcome::Failed(Failure::temporary(107, "its mover died")))]);
+    site.wait_for_failure(0, 107);
+    source.archives_changed(&[(1, 8)]);
+    source.complete(vec![is_owed(&next(&source).await[0], &left)]);
+    // A mover that says itself that it failed leaves nothing.
+    site.ask(UserAction::Archive, &["g".to_owned()]);
+    let failed = next(&source).await.remove(0);
+    source.complete(vec![(failed.key, Outcome::Failed(Failure::permanent(5, "no")))]);
+    site.wait_for_failure(1, 5);
+    // Its agent died, and it was cancelled before the next one came.
+    site.ask(UserAction::Archive, &["h".to_owned()]);
+    let left = next(&source).await.remove(0);
+    assert_eq!(left.command, Command::Archive);
+    tokio::task::block_in_place(|| drop(source));
+    site.ask(UserAction::Cancel, &["h".to_owned()]);
+    let source = site.start(None, patience);
+    source.complete(vec![is_owed(&next(&source).await[0], &left)]);
+    wait_until(LONG, "nothing is left", || site.waiting(Command::Remove) == 0);
+}
+
+/// The agent was killed between the end of an archive and writing that down. The file is gone since, but another file may name its object: a clone, a snapshot.
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_what_may_have_ended_well_leaves_its_object() {
+    let site = Site::new();
+    let source = site.start(None, Patience::default());
+    let journal = || queue::ItemJournal::open(site.directory.path().join("lustre.db")).unwrap();
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    let work = next(&source).await.remove(0);
+    let item = journal().get(work.key).unwrap().unwrap().item;
+    source.complete(vec![(work.key, success(&work))]);
+    wait_until(LONG, "it is archived", || site.statuses() == [Status::Succeeded]);
+    tokio::task::block_in_place(|| drop(source));
+    assert_eq!(site.waiting(Command::Archive), 0);
+    journal().accept(&[item]).unwrap();
+    site.unlink("f");
+    let source = site.start(None, Patience::default());
+    wait_until(LONG, "it is over", || site.waiting(Command::Archive) == 0);
+    assert_eq!(site.waiting(Command::Remove), 0);
+    drop(source);
 }
