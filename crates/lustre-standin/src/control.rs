@@ -16,6 +16,7 @@ use crate::boundary::{self, Errno, Result, negative};
 use crate::changelog::{self, Entry};
 use crate::coordinator::{MESSAGE_HEADER, MESSAGE_MAGIC, forget_running, pipe_path, restore_for_reader, turn};
 use crate::file::{Hsm, fid_of, open_inheritable};
+use crate::layout::Layout;
 use crate::root::Root;
 use crate::state::{ChangelogUser, Client, Request, Session, State, Status};
 use crate::user::put_text;
@@ -205,6 +206,14 @@ pub fn log_rename(path: &Path, old_parent: &Path, old_name: &[u8]) -> Result<()>
         entry.name = name.as_encoded_bytes().to_vec();
     }
     changelog::append(&mut session, entry)
+}
+
+/// Marks a mirror of a file as one that is not to be resynced, or as an ordinary one, as `lfs setstripe --comp-set --comp-flags=nosync` does.
+pub fn set_nosync(path: &Path, mirror: u16, nosync: bool) -> Result<()> {
+    let mut layout = Layout::known(path)?.ok_or(Errno(libc::ENODATA))?;
+    let index = layout.position(mirror)?;
+    layout.mirrors[index].nosync = nosync;
+    layout.write(path)
 }
 
 /// Adds an OST of `size` bytes, of which something else than files takes `other`; or changes one.

@@ -28,6 +28,9 @@ pub(crate) struct Mirror {
     pub(crate) osts: Vec<u32>,
     /// [`modification`] of the file when this was the same as the primary; not looked at in the primary.
     pub(crate) synced: u64,
+    /// Never resynced unless it is named.
+    #[serde(default)]
+    pub(crate) nosync: bool,
 }
 
 impl Mirror {
@@ -101,7 +104,7 @@ impl Layout {
             candidates = Layout::named(wish, &osts(root)?)?;
         }
         let stripe_size = wish.stripe_size.unwrap_or(STRIPE_SIZE);
-        let mirror = Mirror { id: 0, stripe_size, pool: wish.pool.clone(), osts: candidates, synced: 0 };
+        let mirror = Mirror { id: 0, stripe_size, pool: wish.pool.clone(), osts: candidates, synced: 0, nosync: false };
         Ok(Layout { mirrors: vec![mirror], syncing: false, composite: wish.composite })
     }
 

@@ -1,8 +1,7 @@
 //! Mirrors and swaps: what is done to files' data by way of their layouts.
 
 use std::fs::{self, File, OpenOptions};
-use std::os::fd::{BorrowedFd, RawFd};
-use std::os::unix::fs::FileExt;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 
 use crate::abi::Fid;
@@ -124,36 +123,6 @@ pub(crate) fn end_resync(root: &Root, fd: RawFd, synced: &[u32]) -> Result<()> {
     layout.syncing = false;
     layout.write(&by_fd(fd))
 }
-
-/// Brings a range of one mirror up to date with the file.
-pub(crate) fn resync(root: &Root, fd: RawFd, id: u32, start: u64, end: u64) -> Result<()> {
-    let (_session, fid, layout) = look(root, fd)?;
-    let index = layout.position(u16::try_from(id).map_err(|_| Errno(libc::EINVAL))?)?;
-    if index == 0 {
-        return Ok(());
-    }
-    // By the caller's own descriptor: opening the file again would cost it its lease. It may be for direct access.
-    // SAFETY: the caller's descriptor, open during its call.
-    let from = unsafe { BorrowedFd::borrow_raw(fd) };
-    let path = shadow(root, fid, layout.mirrors[index].id);
-    let to = OpenOptions::new().write(true).create(true).truncate(false).open(path)?;
-    let mut block = Box::new(Block([0; 1 << 18]));
-    let mut at = start;
-    while at < end {
-        let room = block.0.len().min(usize::try_from(end - at).unwrap_or(usize::MAX));
-        let len = rustix::io::pread(from, &mut block.0[..room], at)?;
-        to.write_all_at(&block.0[..len], at)?;
-        at += len as u64;
-        if len < room {
-            return Ok(to.set_len(at)?);
-        }
-    }
-    Ok(())
-}
-
-/// Memory that direct access can go to.
-#[repr(align(4096))]
-struct Block([u8; 1 << 18]);
 
 /// The file with the data of a mirror.
 pub(crate) fn data_of(root: &Root, fd: RawFd, id: u32) -> Result<Option<PathBuf>> {

@@ -91,6 +91,10 @@ fn long(result: Result<i64>) -> i64 {
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llapi_mirror_read(fd: c_int, id: u32, buffer: *mut c_void, len: usize, at: i64) -> isize {
     let read = through(fd, id, |file| {
+        // Of all mirrors, or of one.
+        let root = Root::of_fd(file.as_raw_fd())?;
+        root.fault("llapi_mirror_read")?;
+        root.fault(&format!("llapi_mirror_read_{id}"))?;
         // SAFETY: there is room for `len` bytes, as the caller promises.
         let done = unsafe { libc::pread(file.as_raw_fd(), buffer, len, at) };
         if done < 0 { Err(std::io::Error::last_os_error().into()) } else { Ok(done as i64) }
@@ -104,6 +108,7 @@ pub unsafe extern "C" fn llapi_mirror_write(fd: c_int, id: u32, buffer: *const c
     let mut done = 0;
     let written = keep_through(fd, || {
         done = through(fd, id, |file| {
+            Root::of_fd(file.as_raw_fd())?.fault("llapi_mirror_write")?;
             // SAFETY: there are `len` bytes, as the caller promises.
             let done = unsafe { libc::pwrite(file.as_raw_fd(), buffer, len, at) };
             if done < 0 { Err(std::io::Error::last_os_error().into()) } else { Ok(done as i64) }
@@ -122,13 +127,21 @@ pub extern "C" fn llapi_mirror_truncate(fd: c_int, id: u32, len: i64) -> c_int {
     }))
 }
 
-/// Where the next data of one mirror are, from `at` on, and how many bytes.
+/// Where the next data of one mirror are, from `at` on, and how many bytes: 0 of them, and the end, when there are no more.
 #[unsafe(no_mangle)]
 pub unsafe extern "C" fn llapi_mirror_data_seek(fd: c_int, id: u32, at: i64, size: *mut usize) -> i64 {
     use rustix::fs::{SeekFrom, seek};
     long(through(fd, id, |file| {
         let at = u64::try_from(at).map_err(|_| Errno(libc::EINVAL))?;
-        let data = seek(file, SeekFrom::Data(at))?;
+        let data = match seek(file, SeekFrom::Data(at)) {
+            // Behind the last data: the file's end, and that there are none.
+            Err(rustix::io::Errno::NXIO) => {
+                // SAFETY: as the caller promises.
+                unsafe { put(size, 0) }?;
+                return i64::try_from(seek(file, SeekFrom::End(0))?).map_err(|_| Errno(libc::EOVERFLOW));
+            }
+            data => data?,
+        };
         let hole = seek(file, SeekFrom::Hole(data))?;
         // SAFETY: as the caller promises.
         unsafe { put(size, usize::try_from(hole - data).unwrap_or(usize::MAX)) }?;
@@ -153,47 +166,19 @@ pub unsafe extern "C" fn llapi_mirror_find_stale(
         let wanted = if count == 0 { &[] } else { unsafe { std::slice::from_raw_parts(mirror_ids, count) } };
         let mut found = 0;
         for (mirror, _) in layout.mirrors.iter().zip(stale).filter(|(_, stale)| **stale) {
-            if !wanted.is_empty() && !wanted.contains(&mirror.id) {
+            if if wanted.is_empty() { mirror.nosync } else { !wanted.contains(&mirror.id) } {
                 continue;
             }
             if found == room || components.is_null() {
                 return Err(Errno(libc::EINVAL));
             }
             let (mirror_id, id) = (mirror.id.into(), mirror.component());
-            let component = ResyncComponent { start: 0, end: u64::MAX, mirror_id, id, synced: false };
+            let component = ResyncComponent { start: 0, end: u64::MAX, mirror_id, id, synced: true };
             // SAFETY: there is room for it.
             unsafe { components.add(found).write(component) };
             found += 1;
         }
         Ok(c_int::try_from(found).unwrap_or(c_int::MAX))
-    })())
-}
-
-/// Copies a range of the file's data into stale components, and says which have it.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn llapi_mirror_resync_many(
-    fd: c_int,
-    _layout: *mut LayoutHandle,
-    components: *mut ResyncComponent,
-    count: c_int,
-    start: u64,
-    end: u64,
-) -> c_int {
-    negative((|| {
-        let root = Root::of_fd(fd)?;
-        root.fault("llapi_mirror_resync_many")?;
-        let count = usize::try_from(count).map_err(|_| Errno(libc::EINVAL))?;
-        if count > 0 && components.is_null() {
-            return Err(Errno(libc::EINVAL));
-        }
-        for index in 0..count {
-            // SAFETY: not null, and there are as many, as the caller promises.
-            let component = unsafe { &mut *components.add(index) };
-            mirror::resync(&root, fd, component.mirror_id, start, end)?;
-            // It marks failures, and turns all marks over at the end: one that was set before comes out as a failure.
-            component.synced = !component.synced;
-        }
-        Ok(0)
     })())
 }
 

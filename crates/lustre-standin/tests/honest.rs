@@ -79,7 +79,6 @@ const FUNCTIONS: &[&str] = &[
     "llapi_mirror_data_seek",
     "llapi_mirror_find_stale",
     "llapi_mirror_read",
-    "llapi_mirror_resync_many",
     "llapi_mirror_set",
     "llapi_mirror_truncate",
     "llapi_mirror_write",

@@ -1,7 +1,8 @@
 //! Memory that direct access can read into.
 
-/// What direct access wants: the page size of all machines that Lustre's clients run on is a divisor of this.
-const ALIGNMENT: usize = 64 << 10;
+/// What direct access wants: the page size of all machines that Lustre's clients run on is a divisor of this; no component begins or ends at another place.
+pub(crate) const ALIGNMENT_BYTES: u64 = 64 << 10;
+pub(crate) const ALIGNMENT: usize = ALIGNMENT_BYTES as usize;
 
 /// Bytes, the first of which is at a multiple of the page size.
 pub(crate) struct Aligned {

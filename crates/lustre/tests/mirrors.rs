@@ -105,6 +105,49 @@ fn stale_mirrors_are_brought_up_to_date_whatever_length_the_file_has_now() {
 }
 
 #[test]
+fn a_resync_leaves_holes_alone_and_writes_over_what_was_there() {
+    let site = Site::new();
+    let path = mirrored(&site, "f", &noise(12, 3 * MIB));
+    // Data, a hole where the mirror has data, a long hole, and the end.
+    let file = File::create(&path).unwrap();
+    let len = 6_u64 << 30;
+    file.write_all_at(b"start", 0).unwrap();
+    file.write_all_at(b"end", len - 3).unwrap();
+    drop(file);
+    assert_eq!(resync(&site.work(), &path).unwrap(), Outcome::Done { bytes: len });
+    assert_eq!(verify(&site.work(), &path).unwrap(), Outcome::Done { bytes: len });
+    let shadow = fs::metadata(site.shadow_path(&path, 2)).unwrap();
+    assert_eq!(shadow.len(), len);
+    assert!(shadow.blocks() < 5 * 2048, "{}", shadow.blocks());
+    // Nothing but a hole.
+    File::create(&path).unwrap().set_len(5 * MIB as u64 + 1).unwrap();
+    assert_eq!(resync(&site.work(), &path).unwrap(), done(5 * MIB + 1));
+    assert_eq!(verify(&site.work(), &path).unwrap(), done(5 * MIB + 1));
+    assert!(site.shadow_of(&path, 2) == vec![0; 5 * MIB + 1]);
+}
+
+#[test]
+fn a_mirror_in_sync_that_cannot_be_read_is_passed_over_for_another() {
+    let site = Site::new();
+    let path = mirrored(&site, "f", b"old");
+    assert_eq!(extend(&site.work(), &path, &on(&[1])).unwrap(), done(3));
+    let content = noise(13, 17 * MIB);
+    fs::write(&path, &content).unwrap();
+    control::set_nosync(&path, 3, true).unwrap();
+    assert_eq!(resync(&site.work(), &path).unwrap(), done(content.len()));
+    assert_eq!(site.mirrors(&path).iter().map(|mirror| mirror.2).collect::<Vec<_>>(), [true, true, false]);
+    // What is never to be resynced costs nobody a lease.
+    control::fail(&site.root, "llapi_lease_set", libc_enospc(), None).unwrap();
+    assert!(matches!(resync(&site.work(), &path).unwrap(), Outcome::Already(why) if why.contains("never")));
+    control::heal(&site.root, "llapi_lease_set").unwrap();
+    control::set_nosync(&path, 3, false).unwrap();
+    control::fail(&site.root, "llapi_mirror_read_1", 5, None).unwrap();
+    assert_eq!(resync(&site.work(), &path).unwrap(), done(content.len()));
+    assert!(site.shadow_of(&path, 3) == content);
+    assert!(site.mirrors(&path)[2].2);
+}
+
+#[test]
 fn verify_tells_the_first_byte_that_differs() {
     let site = Site::new();
     let content = noise(5, 70 * MIB);
@@ -252,7 +295,8 @@ fn each_call_that_fails_leaves_the_file_as_it_was() {
     assert_eq!(extend(&work, &path, &on(&[1])).unwrap(), done(MIB));
     fs::write(&path, b"new").unwrap();
     let before = site.mirrors(&path);
-    for call in ["llapi_lease_set", "llapi_mirror_resync_many", "llapi_lease_check", "llapi_mirror_set"] {
+    for call in ["llapi_lease_set", "llapi_mirror_read", "llapi_mirror_write", "llapi_lease_check", "llapi_mirror_set"]
+    {
         control::fail(&site.root, call, libc_enospc(), None).unwrap();
         assert!(resync(&work, &path).is_err(), "{call}");
         control::heal(&site.root, call).unwrap();

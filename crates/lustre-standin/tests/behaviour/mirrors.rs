@@ -18,8 +18,8 @@ use lustreapi_standin::layout_api::{
 };
 use lustreapi_standin::lease::{llapi_lease_acquire, llapi_lease_check, llapi_lease_release, llapi_lease_set};
 use lustreapi_standin::mirror_api::{
-    llapi_create_volatile_idx, llapi_fswap_layouts, llapi_mirror_find_stale, llapi_mirror_read,
-    llapi_mirror_resync_many,
+    llapi_create_volatile_idx, llapi_fswap_layouts, llapi_mirror_find_stale, llapi_mirror_read, llapi_mirror_truncate,
+    llapi_mirror_write,
 };
 use lustreapi_standin::ost::{ObdStatfs, llapi_get_poolmembers, llapi_obd_statfs};
 use lustreapi_standin::user::llapi_get_data_version;
@@ -118,6 +118,18 @@ fn mirrored(site: &Site) -> File {
     file
 }
 
+/// Memory that direct access can go to.
+#[repr(align(4096))]
+struct Block([u8; 4096]);
+
+impl Block {
+    fn of(bytes: &[u8]) -> Self {
+        let mut block = [0; 4096];
+        block[..bytes.len()].copy_from_slice(bytes);
+        Self(block)
+    }
+}
+
 fn direct(path: &Path) -> File {
     OpenOptions::new().read(true).write(true).custom_flags(libc::O_DIRECT).open(path).unwrap()
 }
@@ -198,11 +210,13 @@ fn what_is_written_makes_the_others_stale_until_a_resync() {
     // SAFETY: a layout that is freed once, and room for four.
     unsafe {
         assert_eq!(llapi_mirror_find_stale(handle, components.as_mut_ptr(), 4, ptr::null(), 0), 1);
-        let result = llapi_mirror_resync_many(file.as_raw_fd(), handle, components.as_mut_ptr(), 1, 0, u64::MAX);
-        assert_eq!(result, 0);
         llapi_layout_free(handle);
     }
-    assert!(components[0].synced && components[0].mirror_id == 2);
+    assert_eq!(components[0].mirror_id, 2);
+    let changed = Block::of(b"changed");
+    // SAFETY: as many bytes as said, at a place for direct access.
+    let written = unsafe { llapi_mirror_write(file.as_raw_fd(), 2, changed.0.as_ptr().cast(), 4096, 0) };
+    assert_eq!((written, llapi_mirror_truncate(file.as_raw_fd(), 2, 7)), (4096, 0));
     assert_eq!(llapi_lease_check(file.as_raw_fd()), 2);
     assert_eq!(lease(&file, 4, 2, &[components[0].id.cast_signed()]), 2);
     assert_eq!(layout(&file), (vec![(vec![0], false), (vec![2], false)], 1));

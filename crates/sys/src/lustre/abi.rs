@@ -318,8 +318,6 @@ pub(super) type MirrorWrite = unsafe extern "C" fn(c_int, c_uint, *const c_void,
 pub(super) type MirrorDataSeek = unsafe extern "C" fn(c_int, c_uint, libc::off_t, *mut usize) -> libc::off_t;
 pub(super) type MirrorFindStale =
     unsafe extern "C" fn(*mut LayoutPrivate, *mut ResyncComp, usize, *mut u16, c_int) -> c_int;
-pub(super) type MirrorResyncMany =
-    unsafe extern "C" fn(c_int, *mut LayoutPrivate, *mut ResyncComp, c_int, u64, u64) -> c_int;
 
 pub(super) type OstStatfs = unsafe extern "C" fn(*mut c_char, u32, u32, *mut ObdStatfs, *mut ObdUuid) -> c_int;
 pub(super) type GetPoolMembers =

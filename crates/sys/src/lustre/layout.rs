@@ -25,6 +25,8 @@ const NEXT: c_uint = 3;
 
 /// `LCME_FL_STALE`.
 const STALE: u32 = 0x1;
+/// `LCME_FL_PARITY`: of erasure coding, newer than 2.17. Its bytes are not the file's.
+const PARITY: u32 = 0x80;
 /// `LCME_FL_INIT`.
 const INITIALISED: u32 = 0x10;
 
@@ -133,7 +135,7 @@ impl Layout {
         self.create(&directory.join(format!("{VOLATILE}:{mdt}:{serial:08X}")), 0o600)
     }
 
-    /// Its components, in order: those of the first mirror, then the next one's.
+    /// Its components, in order: those of the first mirror, then the next one's. Those of parities are left out.
     pub fn components(&mut self) -> io::Result<Vec<Component>> {
         let library = self.library.clone();
         let functions = library.layout_reading()?;
@@ -144,7 +146,7 @@ impl Layout {
             if components.len() >= MAX_COMPONENTS {
                 return Err(io::Error::from_raw_os_error(libc::EOVERFLOW));
             }
-            components.push(self.component(functions)?);
+            components.extend(self.component(functions)?);
             position = NEXT;
         }
         Ok(components)
@@ -154,7 +156,7 @@ impl Layout {
         errno(code).map(|()| code == 0)
     }
 
-    fn component(&self, functions: &LayoutReading) -> io::Result<Component> {
+    fn component(&self, functions: &LayoutReading) -> io::Result<Option<Component>> {
         let raw = self.raw.as_ptr();
         let (mut id, mut mirror, mut flags) = (0, 0, 0);
         let (mut start, mut end) = (0, u64::MAX);
@@ -183,7 +185,8 @@ impl Layout {
         let pool = pool.split(|byte| *byte == 0).next().unwrap_or_default();
         let pool = String::from_utf8_lossy(pool).into_owned();
         let stale = flags & STALE != 0;
-        Ok(Component { id, mirror, stale, initialised, start, end, stripe_size, pool, osts })
+        let component = Component { id, mirror, stale, initialised, start, end, stripe_size, pool, osts };
+        Ok((flags & PARITY == 0).then_some(component))
     }
 }
 

@@ -178,7 +178,6 @@ functions!(
         read: abi::MirrorRead = "llapi_mirror_read",
         write: abi::MirrorWrite = "llapi_mirror_write",
         find_stale: abi::MirrorFindStale = "llapi_mirror_find_stale",
-        resync_many: abi::MirrorResyncMany = "llapi_mirror_resync_many",
     }
 );
 

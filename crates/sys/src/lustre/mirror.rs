@@ -22,8 +22,6 @@ pub struct StaleComponent {
     pub start: u64,
     /// The byte after its last; all ones for the file's end.
     pub end: u64,
-    /// Whether [`MirrorFile::resync`] has brought it up to date; `false` before.
-    pub synced: bool,
 }
 
 /// The components that are out of date: of the mirrors given, or, if none is, of all but those that are never to be resynced.
@@ -40,13 +38,7 @@ pub fn find_stale(library: &Library, layout: &mut Layout, mirrors: &[u16]) -> io
 
 impl StaleComponent {
     fn from_abi(c: abi::ResyncComp) -> Self {
-        Self { id: c.id, mirror: c.mirror_id, start: c.start, end: c.end, synced: c.synced != 0 }
-    }
-
-    fn to_abi(self) -> abi::ResyncComp {
-        let Self { id, mirror, start, end, .. } = self;
-        // The library turns the mark over at the end: set before, it would come back as a failure.
-        abi::ResyncComp { start, end, mirror_id: mirror, id, synced: 0 }
+        Self { id: c.id, mirror: c.mirror_id, start: c.start, end: c.end }
     }
 }
 
@@ -105,27 +97,6 @@ impl<F: AsFd> MirrorFile<F> {
         let left = size.checked_sub(offset).filter(|left| *left > 0);
         let left = left.ok_or_else(|| io::Error::from_raw_os_error(libc::ENXIO))?;
         Ok((offset, usize::try_from(left).unwrap_or(usize::MAX)))
-    }
-
-    /// Has the library copy `start` to `end` from mirrors in sync to the components given, and says in each whether it has this range then.
-    /// Both are multiples of the page size; `end` all ones for the file's end.
-    /// Between [`acquire_for_resync`](super::LayoutLease::acquire_for_resync) and `finish_resync`.
-    pub fn resync(
-        &mut self,
-        layout: &mut Layout,
-        components: &mut [StaleComponent],
-        start: u64,
-        end: u64,
-    ) -> io::Result<()> {
-        let mut list: Vec<_> = components.iter().map(|component| component.to_abi()).collect();
-        let len = c_int::try_from(list.len()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))?;
-        let resync = self.library.mirrors()?.resync_many;
-        // SAFETY: an open descriptor, a layout of ours, as many components as said.
-        let code = unsafe { resync(self.fd(), layout.raw.as_ptr(), list.as_mut_ptr(), len, start, end) };
-        for (component, done) in components.iter_mut().zip(list) {
-            component.synced = done.synced != 0;
-        }
-        if code < 0 { Err(mixed(code.into())) } else { Ok(()) }
     }
 
     /// Turns the descriptor to one mirror for what follows, or with `None` back to any.
