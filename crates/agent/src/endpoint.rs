@@ -224,6 +224,20 @@ impl Endpoint {
         }
     }
 
+    /// The keys of what it has.
+    pub(crate) fn for_each_key(&self, mut told: impl FnMut(u64)) {
+        self.state.lock().actions.values().for_each(|held| told(held.action.key()));
+    }
+
+    /// Its name, for people; Lemur's plugins have none, and are known by their processes.
+    pub(crate) fn called(&self) -> String {
+        match (self.registration.name.as_str(), self.registration.pid) {
+            ("", Some(pid)) => format!("pid {pid}"),
+            ("", None) => format!("handle {}", self.handle),
+            (name, _) => name.to_owned(),
+        }
+    }
+
     /// Queues actions for the mover's stream. Gives them back when the mover is gone.
     pub fn send(&self, actions: Vec<Action>) -> Result<(), Vec<Action>> {
         let mut state = self.state.lock();

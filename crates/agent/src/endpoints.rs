@@ -1,6 +1,7 @@
 //! All registered movers, and what is asked of and reported by them.
 
 mod departure;
+mod names;
 mod placement;
 
 pub(crate) use departure::Reporting;

@@ -4,6 +4,7 @@
 
 mod objects;
 
+use crate::Endpoints;
 use crate::admin::api::{
     ActionReport, ActionState, ActionView, ActionsQuery, CancelRequest, Cancelled, DEFAULT_LIMIT, FileRef, FileStatus,
     FilesRequest, FilesSet, FinishedQuery, FinishedView, FurtherCopy, GuardStatus, MAX_LIMIT, QueueCount, RecordRef,
@@ -99,6 +100,7 @@ pub struct LocalControl {
     started_ms: u64,
     agent_status: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
     reload: Option<Reload>,
+    movers: Option<Arc<Endpoints>>,
 }
 
 /// Reads the configuration again; may block.
@@ -119,7 +121,19 @@ impl LocalControl {
             started_ms: now_ms(),
             agent_status: Box::new(agent_status),
             reload: None,
+            movers: None,
         }
+    }
+
+    /// Has running actions told with the movers that have them.
+    #[must_use]
+    pub fn naming_movers(mut self, movers: Arc<Endpoints>) -> Self {
+        self.movers = Some(movers);
+        self
+    }
+
+    fn name_movers(&self, views: &mut [ActionView]) {
+        self.movers.iter().for_each(|movers| movers.name_in(views));
     }
 
     /// Has `reload` called when the configuration is to be read again, on a thread that may block.
@@ -197,6 +211,8 @@ fn view(entry: QueuedAction, running: Option<&Running>) -> ActionView {
         class: entry.action.class,
         archive_id: entry.action.archive_id,
         path: entry.action.path,
+        fid: None,
+        cookie: None,
         state,
         mover: None,
         attempts: entry.attempts,
@@ -218,6 +234,8 @@ fn ephemeral_view(running: &Running) -> ActionView {
         class: running.class,
         archive_id: running.archive_id,
         path: running.path.clone(),
+        fid: None,
+        cookie: None,
         state: ActionState::Running,
         mover: None,
         attempts: 0,
@@ -239,6 +257,8 @@ fn thawing_view(thawing: Thawing) -> ActionView {
         class: model::Class::Reader,
         archive_id: thawing.archive_id,
         path: thawing.path,
+        fid: None,
+        cookie: None,
         state: ActionState::Thawing,
         mover: None,
         attempts: 0,
@@ -440,6 +460,7 @@ impl Control for LocalControl {
                 .collect();
             views.extend(ephemeral);
             views.truncate(limit);
+            self.name_movers(&mut views);
             Ok(views)
         })
     }
@@ -470,15 +491,22 @@ impl Control for LocalControl {
             let running = self.engine.running_action(id);
             let thawing = self.engine.thawing().into_iter().find(|thawing| thawing.id == id);
             let (live, ended) = self.with_queue(move |q| Ok((q.get(id)?, q.result(id)?))).await?;
-            match (live, ended, running) {
-                (Some(entry), _, running) => Ok(ActionReport::Live(view(entry, running.as_ref()))),
-                (None, Some(finished), _) => Ok(ActionReport::Finished(finished_view(finished))),
-                (None, None, Some(running)) => Ok(ActionReport::Live(ephemeral_view(&running))),
+            let mut live = match (live, ended, running) {
+                (Some(entry), _, running) => view(entry, running.as_ref()),
+                (None, Some(finished), _) => return Ok(ActionReport::Finished(finished_view(finished))),
+                (None, None, Some(running)) => ephemeral_view(&running),
                 (None, None, None) => match thawing {
-                    Some(thawing) => Ok(ActionReport::Live(thawing_view(thawing))),
-                    None => Err(ControlError::new(ErrorCode::NotFound, format!("action {id} is not known (any more)"))),
+                    Some(thawing) => thawing_view(thawing),
+                    None => {
+                        return Err(ControlError::new(
+                            ErrorCode::NotFound,
+                            format!("action {id} is not known (any more)"),
+                        ));
+                    }
                 },
-            }
+            };
+            self.name_movers(std::slice::from_mut(&mut live));
+            Ok(ActionReport::Live(live))
         })
     }
 

@@ -126,7 +126,7 @@ fn run_local(config: AgentConfig, mount_point: PathBuf, config_file: PathBuf, se
             set_log_level,
         };
         let control = LocalControl::new(Arc::clone(&engine), mount_point, mount_root, status);
-        let control = Arc::new(control.on_reload(move || reloader.run()));
+        let control = Arc::new(control.naming_movers(Arc::clone(agent.endpoints())).on_reload(move || reloader.run()));
         let ended = serve(&agent, control as _, &admin.0, admin.1.as_deref()).await;
         agent.stop().await;
         ended

@@ -3,6 +3,7 @@
 use crate::entry::{Entry, now_ms};
 use crate::source::{LustreSource, Shared};
 use crate::state::{Active, Phase};
+use agent::Endpoints;
 use agent::admin::api::{
     ActionReport, ActionState, ActionView, ActionsQuery, CancelRequest, Cancelled, DEFAULT_LIMIT, FileStatus,
     FilesRequest, FilesSet, FinishedQuery, FinishedView, QueueCount, Released, Reloaded, RequestStatus, SetRequest,
@@ -26,6 +27,7 @@ pub struct LustreControl {
     started_ms: u64,
     agent_status: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
     reload: Option<Reload>,
+    movers: Option<Arc<Endpoints>>,
 }
 
 type Reload = Arc<dyn Fn() -> Result<Reloaded, ControlError> + Send + Sync>;
@@ -39,7 +41,18 @@ impl LustreControl {
         agent_status: impl Fn() -> serde_json::Value + Send + Sync + 'static,
     ) -> Self {
         let agent_status = Box::new(agent_status);
-        Self { source, filesystem, mount_root, started_ms: now_ms(), agent_status, reload: None }
+        Self { source, filesystem, mount_root, started_ms: now_ms(), agent_status, reload: None, movers: None }
+    }
+
+    /// Has running actions told with the movers that have them.
+    #[must_use]
+    pub fn naming_movers(mut self, movers: Arc<Endpoints>) -> Self {
+        self.movers = Some(movers);
+        self
+    }
+
+    fn name_movers(&self, views: &mut [ActionView]) {
+        self.movers.iter().for_each(|movers| movers.name_in(views));
     }
 
     /// Has `reload` called when the configuration is to be read again, on a thread that may block.
@@ -100,6 +113,8 @@ fn view(shared: &Shared, item: JournalItem) -> Option<ActionView> {
         class: entry.class,
         archive_id: entry.archive_id,
         path: entry.named(shown),
+        fid: entry.fid().map(|fid| fid.to_string()),
+        cookie: entry.fid().map(|_| format!("{:#x}", entry.cookie())),
         state: state_of(active),
         mover: None,
         attempts: active.map_or(0, |active| active.attempts),
@@ -110,6 +125,27 @@ fn view(shared: &Shared, item: JournalItem) -> Option<ActionView> {
         thawing_since_ms: last_error.as_ref().and_then(|failure| failure.thaw).map(|_| created_ms),
         last_error,
     })
+}
+
+/// What is in the journal, and wanted.
+fn live(shared: &Shared, query: &ActionsQuery) -> Result<Vec<ActionView>, ControlError> {
+    let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
+    let wanted = |view: &ActionView| {
+        query.command.is_none_or(|c| c == view.command)
+            && query.archive.is_none_or(|a| a == view.archive_id)
+            && query.request.is_none_or(|r| r == 0)
+    };
+    let (mut views, mut after) = (Vec::new(), query.after.unwrap_or(0));
+    loop {
+        let page = shared.journal.list(after, 1000).map_err(internal)?;
+        let Some(last) = page.last() else { return Ok(views) };
+        after = last.id;
+        views.extend(page.into_iter().filter_map(|item| view(shared, item)).filter(wanted));
+        if views.len() >= limit {
+            views.truncate(limit);
+            return Ok(views);
+        }
+    }
 }
 
 fn state_of(active: Option<&Active>) -> ActionState {
@@ -213,25 +249,11 @@ impl Control for LustreControl {
     }
 
     fn actions(&self, query: ActionsQuery) -> Reply<'_, Vec<ActionView>> {
-        Box::pin(self.blocking(move |shared| {
-            let limit = query.limit.unwrap_or(DEFAULT_LIMIT);
-            let wanted = |view: &ActionView| {
-                query.command.is_none_or(|c| c == view.command)
-                    && query.archive.is_none_or(|a| a == view.archive_id)
-                    && query.request.is_none_or(|r| r == 0)
-            };
-            let (mut views, mut after) = (Vec::new(), query.after.unwrap_or(0));
-            loop {
-                let page = shared.journal.list(after, 1000).map_err(internal)?;
-                let Some(last) = page.last() else { return Ok(views) };
-                after = last.id;
-                views.extend(page.into_iter().filter_map(|item| view(shared, item)).filter(wanted));
-                if views.len() >= limit {
-                    views.truncate(limit);
-                    return Ok(views);
-                }
-            }
-        }))
+        Box::pin(async move {
+            let mut views = self.blocking(move |shared| live(shared, &query)).await?;
+            self.name_movers(&mut views);
+            Ok(views)
+        })
     }
 
     fn finished(&self, query: FinishedQuery) -> Reply<'_, Vec<FinishedView>> {
@@ -242,14 +264,21 @@ impl Control for LustreControl {
     }
 
     fn action(&self, id: ActionId) -> Reply<'_, ActionReport> {
-        Box::pin(self.blocking(move |shared| {
-            if let Some(live) = shared.journal.get(id.0).map_err(internal)?.and_then(|item| view(shared, item)) {
-                return Ok(ActionReport::Live(live));
+        Box::pin(async move {
+            let look = move |shared: &Shared| {
+                if let Some(live) = shared.journal.get(id.0).map_err(internal)?.and_then(|item| view(shared, item)) {
+                    return Ok(ActionReport::Live(live));
+                }
+                let page = shared.journal.ended(id.0.saturating_add(1), 1).map_err(internal)?;
+                let ended = page.into_iter().find(|finished| finished.id == id).ok_or_else(|| not_known(id))?;
+                Ok(ActionReport::Finished(finished_view(ended)))
+            };
+            let mut report = self.blocking(look).await?;
+            if let ActionReport::Live(view) = &mut report {
+                self.name_movers(std::slice::from_mut(view));
             }
-            let page = shared.journal.ended(id.0.saturating_add(1), 1).map_err(internal)?;
-            let ended = page.into_iter().find(|finished| finished.id == id).ok_or_else(|| not_known(id))?;
-            Ok(ActionReport::Finished(finished_view(ended)))
-        }))
+            Ok(report)
+        })
     }
 
     fn reload(&self) -> Reply<'_, Reloaded> {

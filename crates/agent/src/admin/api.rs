@@ -343,6 +343,12 @@ pub struct ActionView {
     pub archive_id: u32,
     /// To which file, for display.
     pub path: String,
+    /// On Lustre: the file's FID, and the coordinator's number of it, as `lctl get_param mdt.*.hsm.actions` shows them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fid: Option<String>,
+    /// See `fid`: `0x…`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cookie: Option<String>,
     /// Where it is.
     pub state: ActionState,
     /// Which mover has it.

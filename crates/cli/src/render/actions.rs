@@ -80,6 +80,8 @@ mod tests {
             archive_id: 1,
             path: format!("/fs/file {id}\x1b[31m"),
             state,
+            fid: None,
+            cookie: None,
             mover: None,
             attempts: 0,
             bytes_done: 0,

@@ -178,6 +178,8 @@ mod tests {
             archive_id: 2,
             path: "/fs/f".into(),
             state: ActionState::Running,
+            fid: None,
+            cookie: None,
             mover: Some("posix".into()),
             attempts: 0,
             bytes_done: 1 << 20,

@@ -65,7 +65,7 @@ pub(super) fn run(config: AgentConfig, config_file: PathBuf, set_log_level: SetL
             set_log_level,
         };
         let control = LustreControl::new(Arc::clone(&source), filesystem, mount_root, status);
-        let control = Arc::new(control.on_reload(move || reloader.run()));
+        let control = Arc::new(control.naming_movers(Arc::clone(agent.endpoints())).on_reload(move || reloader.run()));
         let ended = serve(&agent, control, &admin.0, admin.1.as_deref()).await;
         agent.stop().await;
         ended

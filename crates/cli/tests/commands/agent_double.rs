@@ -162,6 +162,8 @@ fn queued(id: u64) -> ActionView {
         archive_id: 1,
         path: format!("/fs/{id}"),
         state: ActionState::Queued,
+        fid: None,
+        cookie: None,
         mover: None,
         attempts: 0,
         bytes_done: 0,

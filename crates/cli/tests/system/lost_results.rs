@@ -121,7 +121,9 @@ fn p7_an_object_that_cannot_be_removed_at_once_is_removed_later() {
     sys::process::PidFd::open(mover).unwrap().kill(SIGSTOP).unwrap();
     hsm.ok(&["remove"], &[&path]);
     wait_until(LONG, "the file has forgotten it", || !hsm_state(&path).flags.contains(HsmFlags::ARCHIVED));
-    wait_until(LONG, "the mover has it", || hsm.site.sifaka_ok(&["actions", "--json"]).contains("running"));
+    wait_until(LONG, "the mover has it", || {
+        hsm.site.sifaka_ok(&["actions", "--json"]).contains("\"mover\":\"sifaka posix")
+    });
     kill(mover);
     wait_until(LONG, "its object is gone", || hsm.objects() == 0);
     hsm.settle();

@@ -133,8 +133,14 @@ fn a_cancel_ends_an_action_once_wherever_it_is() {
     // By its number, through the agent.
     let third = lustre.file("third", &noise(3, 16 << 20));
     lustre.ask(UserAction::Archive, &[&third]);
-    wait_until(LONG, "it runs", || lustre.actions().iter().any(|a| a["state"] == "running"));
-    let id = lustre.actions()[0]["id"].to_string();
+    wait_until(LONG, "a mover has it", || lustre.actions().iter().any(|action| action["mover"].is_string()));
+    let action = &lustre.actions()[0];
+    let fid = lustre.fid(&third).to_string();
+    let asked = lustre.requests().into_iter().rfind(|request| request.fid.to_string() == fid).unwrap();
+    assert!(action["mover"].as_str().is_some_and(|mover| mover.starts_with("sifaka posix")), "{action}");
+    assert_eq!((&action["fid"], &action["state"]), (&fid.into(), &"running".into()));
+    assert_eq!(action["cookie"], format!("{:#x}", asked.cookie));
+    let id = action["id"].to_string();
     lustre.site.sifaka_ok(&["cancel", "--action", &id]);
     lustre.nothing_is_left();
     assert_eq!(lustre.flags(&third) & ARCHIVED, 0);
