@@ -40,6 +40,8 @@ pub struct Patience {
     pub report: Duration,
     /// How long an action that failed for now may keep its place at the coordinator.
     pub hold: Duration,
+    /// After so long without its turn an action begins and waits then, so that the coordinator hears of it: what it hears nothing of, it gives up.
+    pub keep: Duration,
     /// What an earlier agent left for archives without movers fails after so long.
     pub orphans: Duration,
     /// How long a stop waits for ends.
@@ -56,6 +58,7 @@ impl Default for Patience {
             report: Duration::from_secs(1),
             // Half of the coordinator's own patience (`active_request_timeout`).
             hold: Duration::from_secs(1800),
+            keep: Duration::from_secs(1800),
             orphans: Duration::from_secs(60),
             stop: Duration::from_secs(20),
         }

@@ -153,7 +153,7 @@ fn state_of(active: Option<&Active>) -> ActionState {
         Some(Active { phase: Phase::Waiting(_), last_failure: Some(failure), .. }) if failure.thaw.is_some() => {
             ActionState::Thawing
         }
-        Some(Active { phase: Phase::Waiting(_), .. }) => ActionState::Retrying,
+        Some(Active { phase: Phase::Waiting(_), last_failure: Some(_), .. }) => ActionState::Retrying,
         Some(Active { phase: Phase::Given | Phase::Ending, .. }) => ActionState::Running,
         Some(_) | None => ActionState::Queued,
     }

@@ -98,6 +98,23 @@ impl Lanes {
         })
     }
 
+    /// Takes out what the coordinator waits for longest of an archive and class, if it came by `until_ms`; or what has to be loaded first.
+    pub(crate) fn take_old(
+        &mut self,
+        archive_id: u32,
+        class: Class,
+        until_ms: u64,
+    ) -> Result<Option<Arc<Entry>>, Load> {
+        let Some(lane) = self.lanes.get_mut(&(archive_id, class)) else { return Ok(None) };
+        if lane.entries.is_empty() && lane.more && !lane.loading {
+            (lane.loading, lane.late) = (true, false);
+            return Err(Load { archive_id, class, after: lane.loaded });
+        }
+        let first = lane.entries.iter().position(|entry| entry.item.is_some());
+        let old = first.filter(|at| lane.entries.get(*at).is_some_and(|entry| entry.created_ms <= until_ms));
+        Ok(old.and_then(|at| lane.entries.remove(at)))
+    }
+
     /// Takes out what the coordinator waits for, and leaves what is owed; with what has to be loaded for more.
     pub(crate) fn take_items(&mut self, archive_id: u32) -> (Vec<Arc<Entry>>, Vec<Load>) {
         let (mut items, mut loads) = (Vec::new(), Vec::new());
@@ -117,6 +134,11 @@ impl Lanes {
     pub(crate) fn has(&self, archive_id: u32) -> bool {
         let mut lanes = self.lanes.iter().filter(|((of, _), _)| *of == archive_id);
         lanes.any(|(_, lane)| !lane.entries.is_empty() || lane.more || lane.loading)
+    }
+
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.lanes.values().all(|lane| lane.entries.is_empty() && !lane.more && !lane.loading)
     }
 
     /// Archives that something waits for.

@@ -217,7 +217,7 @@ impl Shared {
                 self.wake();
             }
         }
-        if !state.active.is_empty() || !state.ended.is_empty() {
+        if !state.active.is_empty() || !state.ended.is_empty() || !state.lanes.is_empty() {
             self.timer.notify_one();
         }
     }

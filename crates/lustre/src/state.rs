@@ -1,19 +1,23 @@
 //! What is under way, under one lock; nothing here blocks or calls Lustre.
 
+mod early;
+
 use crate::entry::Entry;
 use crate::lanes::Lanes;
 use crate::retry::NO_MOVER;
 use crate::workers::Job;
 use agent::Work;
-use model::{Command, Extent, Failure, Fid, Identity, Outcome};
+use model::{Class, Command, Extent, Failure, Fid, Identity, Outcome};
 use queue::EndedItem;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use sys::lustre::{CopyAction, Handle};
 
 /// Actions of one archive that may wait to be tried again before no further one is begun for it. Each holds a descriptor.
 const MAX_WAITING: usize = 512;
+/// How often it is looked whether what began early has a mover.
+const EARLY_PAUSE: Duration = Duration::from_secs(1);
 /// Extents of progress that are kept until they are reported.
 const MAX_EXTENTS: usize = 16;
 
@@ -79,8 +83,10 @@ pub(crate) struct Active {
     /// How often the agent took it.
     pub(crate) given: u32,
     pub(crate) failing_since: Option<Instant>,
-    /// It waits for a mover of its archive since then.
-    pub(crate) away_since: Option<Instant>,
+    /// It began before its turn, so that the coordinator hears of it.
+    early: bool,
+    /// The agent was told last that it should end early.
+    pub(crate) stop_told: Option<Instant>,
     pub(crate) last_failure: Option<Failure>,
     pub(crate) bytes_done: u64,
     pub(crate) extents: Vec<Extent>,
@@ -109,7 +115,8 @@ impl Active {
             attempts: 0,
             given: 0,
             failing_since: None,
-            away_since: None,
+            early: false,
+            stop_told: None,
             last_failure: None,
             bytes_done: 0,
             extents: Vec::new(),
@@ -141,6 +148,11 @@ impl Active {
         }
     }
 
+    /// It waits for its turn.
+    pub(crate) fn is_early(&self) -> bool {
+        self.early
+    }
+
     fn is_bound(&self) -> bool {
         let waits = matches!(self.phase, Phase::Waiting(_)) && self.action.is_none() && !self.reporting;
         self.entry.item.is_some() && !waits
@@ -168,7 +180,7 @@ impl Active {
             },
             metadata_only: false,
             owner: prepared.owner,
-            reader_waits: entry.class == model::Class::Reader,
+            reader_waits: entry.class == Class::Reader,
             // Movers have mounts of their own, and what one writes there is not to be synced through another.
             sync_target: entry.is_restore(),
             size: prepared.size,
@@ -196,6 +208,10 @@ pub(crate) struct State {
     /// Archives that ever had a mover, and when the last one was added.
     pub(crate) known: BTreeSet<u32>,
     pub(crate) known_since: Option<Instant>,
+    /// Since when those of them have no mover that have none.
+    away: BTreeMap<u32, Instant>,
+    /// What began early and waits for its turn, by archive.
+    early: BTreeSet<(u32, u64)>,
     flight: BTreeMap<u32, usize>,
     held: BTreeMap<u32, usize>,
     pub(crate) limit: usize,
@@ -227,7 +243,17 @@ impl State {
         if self.known.len() != before {
             self.known_since = Some(Instant::now());
         }
+        let served = &self.served;
+        self.away.retain(|archive_id, _| !served.contains_key(archive_id));
+        for archive_id in self.known.iter().filter(|archive_id| !served.contains_key(archive_id)) {
+            self.away.entry(*archive_id).or_insert_with(Instant::now);
+        }
         self.schedule();
+    }
+
+    /// For how long an archive has had no mover that had one.
+    pub(crate) fn away_for(&self, archive_id: u32) -> Duration {
+        self.away.get(&archive_id).map_or(Duration::ZERO, Instant::elapsed)
     }
 
     /// Begins what there is room for.
@@ -236,7 +262,14 @@ impl State {
             return;
         }
         for archive_id in self.served.keys().copied().collect::<Vec<_>>() {
-            while self.has_room(archive_id) {
+            while self.has_place(archive_id) {
+                if let Some(id) = self.next_early(archive_id) {
+                    self.promote(id);
+                    continue;
+                }
+                if !self.may_hold(archive_id) {
+                    break;
+                }
                 match self.lanes.next(archive_id) {
                     Err(load) => self.urgent.push_back(Job::Load(load)),
                     Ok(None) => break,
@@ -246,15 +279,25 @@ impl State {
         }
     }
 
-    fn has_room(&self, archive_id: u32) -> bool {
+    /// Whether a mover could take one more.
+    fn has_place(&self, archive_id: u32) -> bool {
         let of = |counts: &BTreeMap<u32, usize>| counts.get(&archive_id).copied().unwrap_or(0);
-        let room = of(&self.served);
         let all: usize = self.flight.values().sum();
-        of(&self.flight) < room && of(&self.held) < room.saturating_add(MAX_WAITING) && all < self.limit.max(1)
+        of(&self.flight) < of(&self.served) && all < self.limit.max(1)
+    }
+
+    /// Whether one more may be begun, as far as descriptors go.
+    fn may_hold(&self, archive_id: u32) -> bool {
+        let of = |counts: &BTreeMap<u32, usize>| counts.get(&archive_id).copied().unwrap_or(0);
+        of(&self.held) < of(&self.served).saturating_add(MAX_WAITING)
     }
 
     /// Has a worker begin it.
     pub(crate) fn begin(&mut self, entry: Arc<Entry>) {
+        self.begin_as(entry, false);
+    }
+
+    fn begin_as(&mut self, entry: Arc<Entry>, early: bool) {
         let id = entry.id;
         if self.active.contains_key(&id) || self.recording.contains(&id) {
             return;
@@ -263,8 +306,8 @@ impl State {
             self.by_key.insert(key, id);
         }
         *self.held.entry(entry.archive_id).or_default() += 1;
-        self.active.insert(id, Active::new(entry));
-        self.set_in_flight(id, true);
+        self.active.insert(id, Active { early, ..Active::new(entry) });
+        self.set_in_flight(id, !early);
         self.jobs.push_back(Job::Begin(id));
     }
 
@@ -323,8 +366,12 @@ impl State {
         self.active.values().any(Active::is_bound)
     }
 
-    /// Gives it to the agent, again or for the first time.
+    /// Gives it to the agent, again or for the first time; when it began early, not before it is its turn.
     pub(crate) fn give(&mut self, id: u64) {
+        if let Some(active) = self.active.get_mut(&id).filter(|active| active.early) {
+            self.early.insert((active.entry.archive_id, id));
+            return self.wait(id, Instant::now() + EARLY_PAUSE);
+        }
         self.set_in_flight(id, true);
         let Some(active) = self.active.get_mut(&id) else { return };
         active.phase = Phase::Queued;
@@ -354,7 +401,10 @@ impl State {
         match active.phase {
             // Whoever is at it looks.
             Phase::Beginning | Phase::Ending => {}
-            Phase::Given => self.cancels.push(id),
+            Phase::Given => {
+                active.stop_told = Some(Instant::now());
+                self.cancels.push(id);
+            }
             Phase::Queued | Phase::Waiting(_) => self.outcome(id, Outcome::Failed(Failure::cancelled())),
         }
     }
@@ -415,6 +465,7 @@ impl State {
     pub(crate) fn leave(&mut self, id: u64) -> Option<Active> {
         self.set_in_flight(id, false);
         let active = self.active.remove(&id)?;
+        self.early.remove(&(active.entry.archive_id, id));
         if let Some(key) = active.entry.key()
             && self.by_key.get(&key) == Some(&id)
         {
@@ -462,7 +513,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use model::Class;
     use sys::lustre::{Action, Item};
 
     fn active() -> Active {

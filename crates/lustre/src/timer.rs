@@ -1,6 +1,7 @@
-//! What happens by the clock: attempts that are due, progress, heartbeats, readers that waited too long; and ends are
-//! written down, many at once.
+//! What happens by the clock: attempts that are due, progress, heartbeats, readers that waited too long, what waited for its turn for so long that the
+//! coordinator has to hear of it; and ends are written down, many at once.
 
+use crate::entry::{Entry, now_ms};
 use crate::source::Shared;
 use crate::state::{Phase, State, Stop};
 use crate::workers::Job;
@@ -11,19 +12,38 @@ const ENOTCONN: i32 = 107;
 
 /// How often it looks while something is under way.
 const TICK: Duration = Duration::from_millis(100);
+/// And while something only waits for its turn.
+const LOOK: Duration = Duration::from_secs(1);
+/// How often the agent is told that an action should end early: it may not have had it yet when it was told first.
+const STOP_AGAIN: Duration = Duration::from_secs(1);
+/// After ends could not be written down.
+const FIRST_RECORD_PAUSE: Duration = Duration::from_secs(1);
+const MAX_RECORD_PAUSE: Duration = Duration::from_secs(30);
 
 impl Shared {
     /// The timer's thread.
     pub(crate) fn keep_time(&self) {
+        let (mut record_at, mut pause) = (Instant::now(), FIRST_RECORD_PAUSE);
         loop {
             let closed = {
                 let mut state = self.state.lock();
                 if state.active.is_empty() && state.ended.is_empty() && !state.closed {
-                    self.timer.wait(&mut state);
+                    if state.lanes.is_empty() {
+                        self.timer.wait(&mut state);
+                    } else {
+                        self.timer.wait_for(&mut state, LOOK);
+                    }
                 }
                 state.closed
             };
-            self.record_ends();
+            if Instant::now() >= record_at {
+                if self.record_ends() {
+                    pause = FIRST_RECORD_PAUSE;
+                } else {
+                    record_at = Instant::now() + pause;
+                    pause = (pause * 2).min(MAX_RECORD_PAUSE);
+                }
+            }
             if closed {
                 return;
             }
@@ -40,11 +60,15 @@ impl Shared {
         let reader_timeout = self.settings.lock().reader_timeout;
         let mut state = self.state.lock();
         let now = Instant::now();
-        let (mut due, mut overdue, mut report) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut due, mut overdue, mut report, mut again) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for (id, active) in &mut state.active {
-            let is_late = |limit: Duration| active.since.elapsed() >= limit;
+            let is_late = |limit: Duration| age(&active.entry) >= limit;
             if active.entry.class == Class::Reader && active.stop.is_none() && reader_timeout.is_some_and(is_late) {
                 overdue.push(*id);
+            }
+            if active.phase == Phase::Given && active.stop_told.is_some_and(|told| told + STOP_AGAIN <= now) {
+                active.stop_told = Some(now);
+                again.push(*id);
             }
             if matches!(active.phase, Phase::Waiting(until) if until <= now) {
                 due.push(*id);
@@ -54,9 +78,14 @@ impl Shared {
                 report.push(*id);
             }
         }
+        state.cancels.extend(again);
         overdue.into_iter().for_each(|id| state.stop(id, Stop::TimedOut));
         due.into_iter().for_each(|id| self.try_again(&mut state, id, now));
         state.jobs.extend(report.into_iter().map(Job::Report));
+        if let Some(limit) = reader_timeout {
+            state.time_out(ago_ms(limit));
+        }
+        state.begin_early(ago_ms(self.config.patience.keep));
     }
 
     fn wants_report(&self, active: &crate::state::Active, now: Instant) -> bool {
@@ -65,6 +94,10 @@ impl Shared {
             return false;
         }
         let last = now.saturating_duration_since(active.reported);
+        if active.is_early() {
+            // It is told of as seldom as will do: of a restore that was told of, no other process takes over.
+            return last >= patience.keep;
+        }
         let loud = !active.entry.is_restore() || now.saturating_duration_since(active.since) >= patience.quiet_restore;
         last >= patience.heartbeat || loud && last >= patience.report && !active.extents.is_empty()
     }
@@ -77,7 +110,6 @@ impl Shared {
         }
         let registered = state.handle.is_some() && !state.renewing;
         let Some(active) = state.active.get_mut(&id) else { return };
-        active.away_since = None;
         if !active.begun && active.entry.item.is_some() && !registered {
             // There is nothing to begin it with.
             state.wait(id, now + TICK);
@@ -99,20 +131,22 @@ impl Shared {
         if active.entry.item.is_none() {
             return state.put_back(id);
         }
-        let away = now.saturating_duration_since(*active.away_since.get_or_insert(now));
-        if active.entry.class == Class::Reader || away < self.config.patience.hold {
+        let (archive_id, age) = (active.entry.archive_id, age(&active.entry));
+        let is_reader = active.entry.class == Class::Reader;
+        let away = state.away_for(archive_id).min(age);
+        if is_reader || away < self.config.patience.hold {
             return state.wait(id, now + TICK);
         }
-        let message = format!("archive {} has had no mover for {} s", active.entry.archive_id, away.as_secs());
+        let message = format!("archive {archive_id} has had no mover for {} s", away.as_secs());
         state.outcome(id, Outcome::Failed(Failure::temporary(ENOTCONN, message)));
     }
 
     /// What ended is taken out of the journal. When that fails it is tried again: at the worst, a later process begins what
-    /// the coordinator does not know any more.
-    pub(crate) fn record_ends(&self) {
+    /// the coordinator does not know any more. Whether it was done.
+    pub(crate) fn record_ends(&self) -> bool {
         let ended = std::mem::take(&mut self.state.lock().ended);
         if ended.is_empty() {
-            return;
+            return true;
         }
         match self.journal.end(&ended) {
             Ok(()) => {
@@ -120,11 +154,22 @@ impl Shared {
                 for end in &ended {
                     state.recording.remove(&end.id);
                 }
+                true
             }
             Err(error) => {
                 tracing::error!(%error, "ends of actions are not written down yet");
                 self.state.lock().ended.extend(ended);
+                false
             }
         }
     }
+}
+
+/// Since it came, whichever process it came to.
+fn age(entry: &Entry) -> Duration {
+    Duration::from_millis(now_ms().saturating_sub(entry.created_ms))
+}
+
+fn ago_ms(age: Duration) -> u64 {
+    now_ms().saturating_sub(u64::try_from(age.as_millis()).unwrap_or(u64::MAX))
 }

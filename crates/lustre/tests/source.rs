@@ -578,6 +578,92 @@ async fn only_an_object_of_our_own_id_is_owed() {
     source.complete(vec![(work.key, success(&work))]);
 }
 
+/// What waits for its turn begins before the coordinator gives it up, and is told of from then on; its turn comes when it would have come.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_waits_long_for_its_turn_is_not_given_up() {
+    let site = Site::new();
+    control::set(&site.root, "max_requests", "10").unwrap();
+    let source = site.start(None, Patience { keep: Duration::from_millis(400), ..Patience::default() });
+    source.archives_changed(&[(1, 1)]);
+    site.ask(UserAction::Archive, &["first".to_owned()]);
+    let first = next(&source).await.remove(0);
+    let names: Vec<String> = (0..3).map(|n| format!("later{n}")).collect();
+    for name in &names {
+        site.ask(UserAction::Archive, std::slice::from_ref(name));
+        wait_until(LONG, "it is received", || !site.statuses().contains(&Status::Waiting));
+    }
+    let updated = || control::requests(&site.root).unwrap()[1..].iter().map(|request| request.updated).min().unwrap();
+    let before = updated();
+    wait_until(LONG, "they begin, and are told of again", || updated() > before + 900);
+    let early = tokio::time::timeout(Duration::from_millis(300), source.next(10)).await;
+    assert!(early.is_err(), "it is not their turn: {early:?}");
+    let mut work = first;
+    for name in names {
+        source.complete(vec![(work.key, success(&work))]);
+        work = next(&source).await.remove(0);
+        assert!(work.file_path.ends_with(&name), "{}", work.file_path);
+    }
+    source.complete(vec![(work.key, success(&work))]);
+    wait_until(LONG, "all are archived", || site.statuses() == [Status::Succeeded; 4]);
+}
+
+/// It was confirmed long before its turn came: it is looked at again.
+#[tokio::test(flavor = "multi_thread")]
+async fn p1_what_was_released_while_its_removal_waited_for_its_turn_is_not_removed() {
+    let site = Site::new();
+    let source = site.start(None, Patience { keep: Duration::from_millis(300), ..Patience::default() });
+    let path = site.archived(&source, "f").await;
+    let object = site.uuid(&path);
+    source.archives_changed(&[(1, 1)]);
+    site.ask(UserAction::Archive, &["g".to_owned()]);
+    let busy = next(&source).await.remove(0);
+    site.ask(UserAction::Remove, &["f".to_owned()]);
+    let updated = || control::requests(&site.root).unwrap()[2].updated;
+    let before = updated();
+    wait_until(LONG, "it is confirmed", || updated() > before + 250);
+    site.ask(UserAction::Release, &["f".to_owned()]);
+    source.complete(vec![(busy.key, success(&busy))]);
+    site.wait_for_failure(2, 1);
+    assert_eq!(site.uuid(&path), object);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_never_began_fails_when_its_mover_stays_away() {
+    let site = Site::new();
+    let short = Duration::from_millis(300);
+    let source = site.start(None, Patience { hold: short, keep: short, ..Patience::default() });
+    source.archives_changed(&[]);
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    site.wait_for_failure(0, 107);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_whose_restore_never_began_has_a_limit() {
+    let site = Site::new();
+    let source = site.start(Some(Duration::from_millis(700)), Patience::default());
+    site.archived(&source, "f").await;
+    site.ask(UserAction::Release, &["f".to_owned()]);
+    source.archives_changed(&[]);
+    let path = site.top().join("f");
+    let read = tokio::task::spawn_blocking(move || control::read(&path, LONG)).await.unwrap();
+    assert_eq!(read.map_err(|errno| errno.0), Err(61));
+}
+
+/// Whoever was told may not have had the action yet.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_agent_is_told_again_of_a_cancel() {
+    let site = Site::new();
+    let source = site.start(None, Patience::default());
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    let work = next(&source).await.remove(0);
+    site.ask(UserAction::Cancel, &["f".to_owned()]);
+    for _ in 0..2 {
+        assert_eq!(tokio::time::timeout(LONG, source.next_cancels()).await.unwrap(), [work.key]);
+    }
+    source.complete(vec![(work.key, Outcome::Failed(Failure::cancelled()))]);
+    wait_until(LONG, "it is over", || site.statuses() == [Status::Canceled, Status::Succeeded]);
+}
+
 /// A call to an MDT that does not answer comes back when it answers; the agent ends all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_stop_does_not_wait_for_an_mdt_that_hangs() {
