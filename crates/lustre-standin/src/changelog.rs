@@ -62,11 +62,16 @@ pub(crate) fn append(session: &mut Session, mut entry: Entry) -> Result<()> {
     }
     session.state.last_record += 1;
     entry.index = session.state.last_record;
-    let mut line = serde_json::to_vec(&entry)?;
+    put(session, &entry)?;
+    session.save()
+}
+
+/// Appends a record as it is. Numbers need not be in order.
+pub(crate) fn put(session: &Session, entry: &Entry) -> Result<()> {
+    let mut line = serde_json::to_vec(entry)?;
     line.push(b'\n');
     let mut file = OpenOptions::new().append(true).create(true).open(session.root.inside("changelog.jsonl"))?;
-    file.write_all(&line)?;
-    session.save()
+    Ok(file.write_all(&line)?)
 }
 
 /// Appends a record of HSM's.

@@ -1,5 +1,6 @@
 //! `llapi_changelog_…`: reading the changelog.
 
+use std::collections::HashSet;
 use std::ffi::{c_char, c_int, c_longlong, c_void};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
@@ -36,7 +37,9 @@ struct Reader {
     root: Root,
     flags: c_int,
     extra: u64,
-    next: u64,
+    from: u64,
+    /// What was given: numbers need not be in order in the log.
+    given: HashSet<u64>,
     descriptors: Option<Descriptors>,
 }
 
@@ -86,10 +89,10 @@ impl Reader {
         if !name.ends_with("-MDT0000") {
             return Err(Errno(libc::ENODEV));
         }
-        let next = u64::try_from(from).map_err(|_| Errno(libc::EINVAL))?;
+        let from = u64::try_from(from).map_err(|_| Errno(libc::EINVAL))?;
         let descriptors = Descriptors::open(&root)?;
-        descriptors.show_more(!changelog::entries(&root, next)?.is_empty())?;
-        Ok(Reader { magic: LIVE, root, flags, extra: 0, next, descriptors: Some(descriptors) })
+        descriptors.show_more(!changelog::entries(&root, from)?.is_empty())?;
+        Ok(Reader { magic: LIVE, root, flags, extra: 0, from, given: HashSet::new(), descriptors: Some(descriptors) })
     }
 
     /// The next record; `None` at the end of the log.
@@ -98,11 +101,13 @@ impl Reader {
         let descriptors = self.descriptors.as_ref().ok_or(Errno(libc::EBADF))?;
         loop {
             descriptors.forget_events();
-            let mut entries = changelog::entries(&self.root, self.next)?.into_iter();
+            let entries = changelog::entries(&self.root, self.from)?;
+            let mut entries = entries.into_iter().filter(|entry| !self.given.contains(&entry.index));
             let first = entries.next();
             descriptors.show_more(entries.next().is_some())?;
             if let Some(entry) = first {
-                self.next = entry.index + 1;
+                drop(entries);
+                self.given.insert(entry.index);
                 return Ok(Some(entry));
             }
             if self.flags & FOLLOW == 0 {

@@ -179,6 +179,22 @@ pub fn deregister_changelog_user(root: &Root, id: &str) -> Result<()> {
     session.save()
 }
 
+/// Takes the next number of a record, whose record is written later, or never: see [`log_late`].
+pub fn take_record_number(root: &Root) -> Result<u64> {
+    let mut session = Session::begin(root)?;
+    session.state.last_record += 1;
+    session.save()?;
+    Ok(session.state.last_record)
+}
+
+/// As [`log`], with a number that was taken before: an MDT gives numbers and writes records at different times.
+pub fn log_late(path: &Path, kind: u32, index: u64) -> Result<()> {
+    let root = Root::of(path)?;
+    let mut session = Session::begin(&root)?;
+    let fid = fid_of(&mut session, path)?;
+    changelog::put(&session, &Entry { index, ..Entry::new(kind, 0, fid) })
+}
+
 /// Writes a record into the changelog: what the kernel would do when `path` is made, written or unlinked.
 pub fn log(path: &Path, kind: u32, flags: u16) -> Result<()> {
     let root = Root::of(path)?;

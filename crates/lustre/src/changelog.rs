@@ -3,14 +3,18 @@
 //! A thread reads ahead, a few batches at most. Records go from the MDT only when the consumer has committed them, that is, when what
 //! follows from them is durable: after a crash they come again, so the consumer must not mind to see one twice. How far it is stands
 //! in a file too, because the MDT keeps records that another reader has not cleared.
+//!
+//! Records come in the order of the log, which is nearly that of their numbers. Where a number is missing, what is behind it is handed over, but not committed before
+//! the missing one has come, or has not for so long that it is a gap.
 
+use crate::delivered::Delivered;
 use model::Fid;
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use sys::lustre::{Changelog, Library, Record};
 
 /// Records in a batch, at most.
@@ -19,6 +23,8 @@ const BATCH: usize = 512;
 const AHEAD: usize = 2;
 /// The longest pause after errors.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+/// A record that is missing after so many looks is lost.
+const LOOKS_FOR_MISSING: u32 = 10;
 /// `EINVAL`: what is to be cleared is not in the log.
 const NOT_IN_LOG: i32 = 22;
 
@@ -68,18 +74,29 @@ pub enum FeedError {
     Thread(io::Error),
 }
 
+impl FeedError {
+    /// Whether what was to be cleared is not what the log has for the reader.
+    fn is_elsewhere(&self) -> bool {
+        match self {
+            Self::Clear { source, .. } => source.raw_os_error() == Some(NOT_IN_LOG),
+            Self::NoUser { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 /// What the feed has to tell.
 #[derive(Debug)]
 pub enum Event {
-    /// Records in order, at least one, each with a larger number than those before. Damaged ones are among them.
+    /// Records in the order of the log, at least one. A smaller number can come after a larger one; none comes twice. Damaged ones are among them.
     Records(Vec<Record>),
-    /// There is nothing more for now.
+    /// There is nothing more for now, and nothing is missing.
     End,
-    /// Records between these two are not there any more: nobody knows what happened then.
+    /// Records between these two are not there and will not come: nobody knows what happened then.
     Gap {
-        /// The last that was seen.
+        /// The last before them.
         after: u64,
-        /// The next that there is.
+        /// The first behind them, which was handed over before.
         next: u64,
     },
     /// A record that is not even a record was passed by.
@@ -96,7 +113,9 @@ pub struct Feed {
     user: String,
     position: PathBuf,
     committed: u64,
-    events: Option<Receiver<Event>>,
+    /// All records up to this one were given out, or are known to be lost.
+    whole: u64,
+    events: Option<Receiver<(Event, u64)>>,
     /// Dropped, it ends the thread's pauses.
     going: Option<SyncSender<()>>,
     thread: Option<JoinHandle<()>>,
@@ -118,6 +137,7 @@ impl Feed {
             user: user.to_owned(),
             position: position.to_owned(),
             committed: 0,
+            whole: 0,
             events: None,
             going: None,
             thread: None,
@@ -125,8 +145,9 @@ impl Feed {
         feed.committed = feed.read_position()?;
         if feed.committed > 0 {
             match feed.clear(feed.committed) {
-                // Cleared by somebody else in this reader's name, or the log was begun anew: from the oldest, to miss nothing.
-                Err(FeedError::Clear { source, .. }) if source.raw_os_error() == Some(NOT_IN_LOG) => {
+                // Cleared by somebody else in this reader's name (since 2.16 that looks as if there was no such reader, which the first commit tells if it is so),
+                // or the log was begun anew: from the oldest, to miss nothing.
+                Err(error) if error.is_elsewhere() => {
                     tracing::warn!(
                         mdt,
                         user,
@@ -140,8 +161,10 @@ impl Feed {
         }
         let (events, receiver) = sync_channel(AHEAD);
         let (going, stop) = sync_channel(0);
-        let reader =
-            Reader { library: library.clone(), mdt: mdt.to_owned(), last: feed.committed, events, stop, period };
+        let delivered = Delivered::up_to(feed.committed);
+        feed.whole = feed.committed;
+        let (library, mdt) = (library.clone(), mdt.to_owned());
+        let reader = Reader { library, mdt, delivered, missing: None, events, stop, period };
         let thread = std::thread::Builder::new().name("changelog".to_owned()).spawn(move || reader.run());
         feed.thread = Some(thread.map_err(FeedError::Thread)?);
         (feed.events, feed.going) = (Some(receiver), Some(going));
@@ -150,7 +173,9 @@ impl Feed {
 
     /// What comes next; `None` when nothing has within `patience`.
     pub fn next(&mut self, patience: Duration) -> Option<Event> {
-        self.events.as_ref().and_then(|events| events.recv_timeout(patience).ok())
+        let (event, whole) = self.events.as_ref().and_then(|events| events.recv_timeout(patience).ok())?;
+        self.whole = whole;
+        Some(event)
     }
 
     /// The record up to which everything is committed.
@@ -160,8 +185,9 @@ impl Feed {
     }
 
     /// Everything up to record `index` is done, and what follows from it durable: it does not come again, and the MDT may forget it. Numbers that were committed
-    /// before are fine.
+    /// before are fine; of those behind a record that is missing yet, what is before it is committed.
     pub fn commit(&mut self, index: u64) -> Result<(), FeedError> {
+        let index = index.min(self.whole);
         if index <= self.committed {
             return Ok(());
         }
@@ -232,9 +258,10 @@ struct Unwanted;
 struct Reader {
     library: Library,
     mdt: String,
-    /// The number of the last record that was handed over.
-    last: u64,
-    events: SyncSender<Event>,
+    delivered: Delivered,
+    /// Behind which record something is missing, and since when.
+    missing: Option<(u64, Instant)>,
+    events: SyncSender<(Event, u64)>,
     stop: Receiver<()>,
     period: Duration,
 }
@@ -246,7 +273,7 @@ impl Reader {
             match self.read_all() {
                 Ok(Ok(())) => pause = self.period,
                 Ok(Err(error)) => {
-                    if self.events.send(Event::Trouble(error)).is_err() {
+                    if self.send(Event::Trouble(error)).is_err() {
                         return;
                     }
                     pause = pause.saturating_mul(2).clamp(self.period, LONGEST_PAUSE.max(self.period));
@@ -261,7 +288,8 @@ impl Reader {
 
     /// Opens the log anew each time: so a restart of the MDT, or another one in its place, is nothing special.
     fn read_all(&mut self) -> Result<io::Result<()>, Unwanted> {
-        let mut log = match Changelog::start(&self.library, &self.mdt, self.last.saturating_add(1), false) {
+        let mut log = match Changelog::start(&self.library, &self.mdt, self.delivered.whole().saturating_add(1), false)
+        {
             Ok(log) => log,
             Err(error) => return Ok(Err(error)),
         };
@@ -270,8 +298,9 @@ impl Reader {
             match log.recv() {
                 Ok(Some(record)) => self.take(record, &mut batch)?,
                 Ok(None) => {
+                    self.delivered.end_is_met();
                     self.flush(&mut batch)?;
-                    self.send(Event::End)?;
+                    self.end()?;
                     return Ok(Ok(()));
                 }
                 // Without an error number it is what was read that is wrong, and the next record may be read.
@@ -285,20 +314,46 @@ impl Reader {
     }
 
     fn take(&mut self, record: Record, batch: &mut Vec<Record>) -> Result<(), Unwanted> {
-        // Delivered before, however that came.
-        if record.index <= self.last {
+        if !self.delivered.add(record.index) {
             return Ok(());
-        }
-        if self.last > 0 && record.index > self.last + 1 {
-            self.flush(batch)?;
-            self.send(Event::Gap { after: self.last, next: record.index })?;
         }
         if let Some(damage) = &record.damage {
             tracing::warn!(mdt = self.mdt, index = record.index, %damage, "a damaged changelog record");
         }
-        self.last = record.index;
         batch.push(record);
+        if self.delivered.is_full() {
+            self.delivered.end_is_met();
+            self.flush(batch)?;
+            return self.give_up();
+        }
         if batch.len() < BATCH { Ok(()) } else { self.flush(batch) }
+    }
+
+    /// There is nothing more. What is missing in between may come, for a while.
+    fn end(&mut self) -> Result<(), Unwanted> {
+        let Some(hole) = self.delivered.hole() else {
+            self.missing = None;
+            return self.send(Event::End);
+        };
+        match self.missing {
+            Some((after, since)) if after == hole.after => {
+                if since.elapsed() < self.period * LOOKS_FOR_MISSING {
+                    Ok(())
+                } else {
+                    self.give_up()
+                }
+            }
+            _ => {
+                self.missing = Some((hole.after, Instant::now()));
+                Ok(())
+            }
+        }
+    }
+
+    fn give_up(&mut self) -> Result<(), Unwanted> {
+        let Some(hole) = self.delivered.hole() else { return Ok(()) };
+        self.delivered.give_up();
+        self.send(Event::Gap { after: hole.after, next: hole.next })
     }
 
     fn flush(&self, batch: &mut Vec<Record>) -> Result<(), Unwanted> {
@@ -307,7 +362,7 @@ impl Reader {
     }
 
     fn send(&self, event: Event) -> Result<(), Unwanted> {
-        self.events.send(event).map_err(|_| Unwanted)
+        self.events.send((event, self.delivered.whole())).map_err(|_| Unwanted)
     }
 }
 

@@ -19,6 +19,7 @@ mod begin;
 pub mod changelog;
 mod config;
 mod control;
+mod delivered;
 mod detect;
 mod entry;
 mod file;

@@ -119,7 +119,7 @@ impl Follower<'_> {
         match feed.next(patience) {
             Some(Event::Records(records)) => {
                 for record in &records {
-                    self.seen = record.index;
+                    self.seen = self.seen.max(record.index);
                     if let Some(fid) = written(record) {
                         self.wait_for(fid, record.index);
                     }
