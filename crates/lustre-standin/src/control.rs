@@ -237,6 +237,11 @@ pub fn set_ost(root: &Root, index: u32, size: u64, other: u64) -> Result<()> {
     Ok(fs::write(root.inside("ost").join(index.to_string()), format!("{size} {other}"))?)
 }
 
+/// As [`set_ost`], with what its statfs says of its state (`OS_STATFS_…`).
+pub fn set_ost_state(root: &Root, index: u32, size: u64, other: u64, state: u32) -> Result<()> {
+    Ok(fs::write(root.inside("ost").join(index.to_string()), format!("{size} {other} {state}"))?)
+}
+
 /// Makes a pool of OSTs, or changes one.
 pub fn set_pool(root: &Root, name: &str, osts: &[u32]) -> Result<()> {
     let text: Vec<_> = osts.iter().map(u32::to_string).collect();

@@ -145,10 +145,16 @@ pub(crate) fn osts(root: &Root) -> Result<BTreeMap<u32, (u64, u64)>> {
         let index = entry.file_name().to_str().and_then(|name| name.parse().ok()).ok_or(Errno(libc::EIO))?;
         let text = fs::read_to_string(entry.path())?;
         let numbers: Vec<u64> = text.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let [size, other] = numbers[..] else { return Err(Errno(libc::EIO)) };
+        let (&[size, other] | &[size, other, _]) = numbers.as_slice() else { return Err(Errno(libc::EIO)) };
         found.insert(index, (size, other));
     }
     Ok(found)
+}
+
+/// What the statfs of an OST says of its state; 0 is healthy.
+pub(crate) fn ost_state(root: &Root, index: u32) -> Result<u32> {
+    let text = fs::read_to_string(root.inside("ost").join(index.to_string()))?;
+    text.split_whitespace().nth(2).map_or(Ok(0), |word| word.parse().map_err(|_| Errno(libc::EIO)))
 }
 
 /// The OSTs of a pool; `ENOENT` when there is none of that name.

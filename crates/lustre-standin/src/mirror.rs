@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::os::fd::RawFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use crate::abi::Fid;
@@ -145,11 +146,14 @@ pub(crate) fn swap(root: &Root, fds: (RawFd, RawFd), versions: (u64, u64), flags
     if layouts.0.is_mirrored() || layouts.1.is_mirrored() {
         return Err(Errno(libc::EINVAL));
     }
-    let between = root.inside("mirrors/swap");
-    let middle = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&between)?;
     let open = |path| OpenOptions::new().read(true).write(true).open(path);
     let files = (open(&first)?, open(&second)?);
     let were = (files.0.metadata()?, files.1.metadata()?);
+    if (were.0.uid(), were.0.gid()) != (were.1.uid(), were.1.gid()) {
+        return Err(Errno(libc::EPERM));
+    }
+    let between = root.inside("mirrors/swap");
+    let middle = OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&between)?;
     copy_sparse(&files.0, &middle)?;
     copy_sparse(&files.1, &files.0)?;
     copy_sparse(&middle, &files.1)?;

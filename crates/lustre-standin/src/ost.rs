@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int};
 
 use crate::boundary::{self, Errno, Result, negative, put};
-use crate::layout::{osts, pool, usage};
+use crate::layout::{ost_state, osts, pool, usage};
 use crate::root::Root;
 use crate::state::Session;
 
@@ -66,7 +66,7 @@ fn statfs(root: &Root, index: u32) -> Result<ObdStatfs> {
         bsize: 4096,
         namelen: 255,
         maxbytes: 1 << 44,
-        state: 0,
+        state: ost_state(root, index)?,
         fprecreated: 0,
         granted: 0,
         spare: [0; 7],

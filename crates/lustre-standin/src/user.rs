@@ -108,7 +108,17 @@ fn set_state(root: &Root, path: &Path, set: u64, clear: u64, archive: u32) -> Re
     let low = |bits: u64| u32::try_from(bits & u64::from(state::ALL)).unwrap_or(0);
     hsm.flags = (hsm.flags | low(set)) & !low(clear);
     if archive != 0 {
+        // The MDT changes nothing then, and says that all is well.
+        if !hsm.has(state::EXISTS) {
+            return Ok(());
+        }
         hsm.archive = archive;
+    }
+    let has = |flag| hsm.has(flag);
+    if has(state::DIRTY) && (!has(state::EXISTS) || has(state::RELEASED))
+        || (has(state::RELEASED) || has(state::LOST)) && !has(state::ARCHIVED)
+    {
+        return Err(Errno(libc::EINVAL));
     }
     // From now on it counts as what the user says it is.
     if !hsm.has(state::DIRTY) {

@@ -12,7 +12,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::Path;
 use sys::OFlags;
-use sys::file::{FileStamp, set_times, stamp};
+use sys::file::{FileStamp, is_encrypted, set_times, stamp};
 use sys::lustre::{Flush, Layout, LayoutLease, LeaseMode, data_version, flush, mdt_index_by_fid, path2fid, state};
 use transfer::copy::copy_file;
 use transfer::{OpenFile, TransferError};
@@ -21,7 +21,12 @@ use transfer::{OpenFile, TransferError};
 pub(crate) struct Seen {
     pub(crate) stamp: FileStamp,
     pub(crate) mirrors: Vec<Mirror>,
+    pub(crate) is_encrypted: bool,
 }
+
+/// Why a file has no copies made of it: what is read of it would be encrypted for the copy, or not at all, and no one could read it in the file.
+pub(crate) const ENCRYPTED: &str = "is encrypted: its content can lie in no other objects";
+const RELEASED: &str = "is released: restore it first";
 
 impl Seen {
     /// Whether it has, or had, several mirrors.
@@ -38,15 +43,16 @@ pub(crate) fn look(work: &Work, path: &Path) -> Result<Result<Seen, Outcome>, Tr
     }
     let hsm = state(work.library(), path).map_err(Trouble::io("read the HSM state of", path))?;
     if hsm.flags.contains(HsmFlags::RELEASED) {
-        return Ok(Err(Outcome::Unsuited("is released: restore it first")));
+        return Ok(Err(Outcome::Unsuited(RELEASED)));
     }
     let file = open(path, Access::Read)?;
     let stamp = stamp(&file).map_err(Trouble::io("read attributes of", path))?;
+    let is_encrypted = is_encrypted(&file).map_err(Trouble::io("read attributes of", path))?;
     let mirrors = mirrors(work, &file, path)?;
     if mirrors.iter().all(|mirror| mirror.components.iter().all(|component| component.osts.is_empty())) {
         return Ok(Err(Outcome::Unsuited("has no objects on OSTs")));
     }
-    Ok(Ok(Seen { stamp, mirrors }))
+    Ok(Ok(Seen { stamp, mirrors, is_encrypted }))
 }
 
 pub(crate) fn mirrors(work: &Work, file: impl AsFd, path: &Path) -> Result<Vec<Mirror>, Trouble> {
@@ -132,10 +138,18 @@ impl Copy {
     }
 }
 
-/// Copies a file into one with the layout `into`, with its owner and times.
+/// Copies a file into one with the layout `into`, with its owner, project and times.
 pub(crate) fn copy(work: &Work, path: &Path, into: &Layout) -> Result<Copy, Stop> {
     let library = work.library();
     let lease = lease(work, path, Access::Write, LeaseMode::Read)?;
+    if is_encrypted(lease.as_fd()).map_err(Trouble::io("read attributes of", path))? {
+        return Err(Stop::Unsuited(ENCRYPTED));
+    }
+    // Reading would restore it. While the lease is held nobody releases it.
+    let hsm = state(library, path).map_err(Trouble::io("read the HSM state of", path))?;
+    if hsm.flags.contains(HsmFlags::RELEASED) {
+        return Err(Stop::Unsuited(RELEASED));
+    }
     let was = stamp(lease.as_fd()).map_err(Trouble::io("read attributes of", path))?;
     let version =
         data_version(library, lease.as_fd(), Flush::Dirty).map_err(Trouble::io("read the data version of", path))?;
@@ -143,8 +157,7 @@ pub(crate) fn copy(work: &Work, path: &Path, into: &Layout) -> Result<Copy, Stop
     let file = into
         .create_volatile(directory_of(path), Some(mdt))
         .map_err(Trouble::io("make a file without a name in the directory of", path))?;
-    // Its objects count for their owner's quota.
-    fchown(&file, Some(was.uid), Some(was.gid)).map_err(Trouble::io("give an owner to the copy of", path))?;
+    same_quotas(lease.as_fd(), &was, &file, path)?;
     let bytes = copy_content(work, path, lease.as_fd(), &file)?;
     flush(library, lease.as_fd()).map_err(Trouble::io("flush", path))?;
     flush(library, &file).map_err(Trouble::io("flush the copy of", path))?;
@@ -160,6 +173,16 @@ pub(crate) fn copy(work: &Work, path: &Path, into: &Layout) -> Result<Copy, Stop
     Ok(Copy { lease, file, version, bytes })
 }
 
+/// What is written to the copy is to count for whom the file's content does, from the first byte. Lustre refuses to swap files of different owners; of
+/// projects it knows nothing, and a new file has its directory's.
+fn same_quotas(file: impl AsFd, was: &FileStamp, copy: &File, path: &Path) -> Result<(), Trouble> {
+    fchown(copy, Some(was.uid), Some(was.gid)).map_err(Trouble::io("give an owner to the copy of", path))?;
+    match sys::project::of(file).map_err(Trouble::io("find the project of", path))? {
+        Some(project) => sys::project::set(copy, project).map_err(Trouble::io("give a project to the copy of", path)),
+        None => Ok(()),
+    }
+}
+
 fn copy_content(work: &Work, path: &Path, from: impl AsFd, to: &File) -> Result<u64, Stop> {
     // Further names of the same open files: to open them again would break the lease.
     let from = from.as_fd().try_clone_to_owned().map_err(Trouble::io("open", path))?;
@@ -170,5 +193,25 @@ fn copy_content(work: &Work, path: &Path, from: impl AsFd, to: &File) -> Result<
         Err(TransferError::Changed { .. }) => Err(Stop::Busy),
         Err(TransferError::Cancelled) => Err(Trouble::Stopped { path: path.to_owned() }.into()),
         Err(source) => Err(Trouble::Copy { path: path.to_owned(), source }.into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::MetadataExt;
+    use testkit::{FsKind, LoopFs};
+
+    #[test]
+    fn a_copy_counts_for_the_quotas_that_its_file_counts_for() {
+        let fs = LoopFs::new(FsKind::Xfs, 0);
+        let path = fs.path().join("f");
+        let (file, copy) = (File::create(&path).unwrap(), File::create(fs.path().join("copy")).unwrap());
+        fchown(&file, Some(7), Some(8)).unwrap();
+        sys::project::set(&file, 4711).unwrap();
+        same_quotas(&file, &stamp(&file).unwrap(), &copy, &path).unwrap();
+        assert_eq!(sys::project::of(&copy).unwrap(), Some(4711));
+        let found = copy.metadata().unwrap();
+        assert_eq!((found.uid(), found.gid()), (7, 8));
     }
 }

@@ -47,7 +47,7 @@ pub use config::{LustreConfig, Patience};
 pub use control::LustreControl;
 pub use detect::{Filesystem, filesystem_at};
 pub use outcome::{Difference, Outcome, Trouble};
-pub use restripe::{Striping, restripe};
+pub use restripe::{ALL_OSTS, Striping, restripe};
 pub use shape::{Mirror, PoolError, fsname, mirrors_of, pool_osts};
 pub use source::{LustreSource, StartError};
 pub use work::Work;

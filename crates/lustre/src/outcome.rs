@@ -83,6 +83,17 @@ pub enum Trouble {
 }
 
 impl Trouble {
+    /// The same of a file that is known by another name: what was opened by its FID is told by its path.
+    #[must_use]
+    pub fn of(mut self, name: &Path) -> Self {
+        match &mut self {
+            Self::Io { path, .. } | Self::Copy { path, .. } | Self::Stopped { path } | Self::Partly { path, .. } => {
+                name.clone_into(path);
+            }
+        }
+        self
+    }
+
     /// For `map_err`: `doing` is read after "cannot".
     pub(crate) fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Io { doing, path: path.to_owned(), source }
@@ -94,6 +105,8 @@ impl Trouble {
 pub(crate) enum Stop {
     /// Somebody used the file: another try may do.
     Busy,
+    /// It cannot be done with this file, as [`Outcome::Unsuited`].
+    Unsuited(&'static str),
     Trouble(Trouble),
 }
 

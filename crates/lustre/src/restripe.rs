@@ -8,10 +8,13 @@ use crate::work::Work;
 use std::path::Path;
 use sys::lustre::Layout;
 
+/// As many stripes as there are OSTs.
+pub const ALL_OSTS: u32 = u32::MAX;
+
 /// The layout wanted. What is not said stays as it is, in a file with a plain layout.
 #[derive(Debug, Clone, Default)]
 pub struct Striping {
-    /// Over how many OSTs.
+    /// Over how many OSTs; [`ALL_OSTS`] for all.
     pub count: Option<u32>,
     /// Bytes a stripe.
     pub size: Option<u64>,
@@ -38,8 +41,10 @@ fn layout(work: &Work, present: &Mirror, striping: &Striping) -> std::io::Result
     };
     let mut wanted = Layout::new(work.library())?;
     let stripes = plain.and_then(|plain| u32::try_from(plain.osts.len()).ok()).filter(|count| *count > 0);
-    if let Some(count) = striping.count.or(stripes) {
-        wanted.set_stripe_count(count)?;
+    match striping.count.or(stripes) {
+        Some(ALL_OSTS) => wanted.set_stripe_on_all()?,
+        Some(count) => wanted.set_stripe_count(count)?,
+        None => {}
     }
     if let Some(size) = striping.size.or(plain.map(|plain| plain.stripe_size)) {
         wanted.set_stripe_size(size)?;

@@ -112,6 +112,7 @@ impl Work {
         for _ in 1..self.tries {
             match once() {
                 Err(Stop::Busy) => self.sleep(pause),
+                Err(Stop::Unsuited(why)) => return Ok(Outcome::Unsuited(why)),
                 Err(Stop::Trouble(trouble)) => return Err(trouble),
                 Ok(outcome) => return Ok(outcome),
             }
@@ -122,6 +123,7 @@ impl Work {
         }
         match once() {
             Err(Stop::Busy) => Ok(Outcome::Busy { tries: self.tries }),
+            Err(Stop::Unsuited(why)) => Ok(Outcome::Unsuited(why)),
             Err(Stop::Trouble(trouble)) => Err(trouble),
             Ok(outcome) => Ok(outcome),
         }

@@ -10,20 +10,22 @@ mod site;
 
 use lustre_standin::control;
 use sifaka_lustre::mirrors::{Target, extend};
-use sifaka_lustre::rebalance::{Move, Plan, candidate, migrate, survey};
-use sifaka_lustre::{Outcome, Work};
+use sifaka_lustre::rebalance::{Move, Plan, Survey, candidate, look_again, migrate, survey};
+use sifaka_lustre::{Outcome, Striping, Work, restripe};
 use site::{Site, noise};
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, chown};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use sys::lustre::Layout;
+use testkit::{FsKind, LoopFs};
 
 const MIB: u64 = 1 << 20;
 
 fn to(path: &Path, work: &Work, stripe: usize, to: u32) -> Outcome {
     let file = candidate(work, path).unwrap().unwrap();
-    let planned = Move { stripe, from: file.osts()[stripe], to, bytes: file.bytes };
+    let planned = Move { stripe, from: file.stripes()[stripe].ost, to, bytes: file.bytes };
     migrate(work, path, &file, planned).unwrap()
 }
 
@@ -124,13 +126,107 @@ fn each_call_that_fails_leaves_the_file_where_it_is() {
 fn levels_are_those_of_a_pool_or_of_all() {
     let site = Site::new();
     control::set_ost(&site.root, 1, 200 * MIB, 50 * MIB).unwrap();
-    let (levels, closed) = survey(&site.library, &site.top, Some("fast")).unwrap();
+    let Survey { levels, left_out } = survey(&site.library, &site.top, Some("fast")).unwrap();
     assert_eq!(
         levels.iter().map(|level| (level.ost, level.used / MIB, level.capacity / MIB)).collect::<Vec<_>>(),
         [(1, 50, 200), (2, 0, 1024)]
     );
-    assert!(closed.is_empty());
+    assert!(left_out.is_empty());
     assert!(!Plan::new(&levels, 0.05).is_balanced());
-    assert_eq!(survey(&site.library, &site.top, None).unwrap().0.len(), 3);
+    assert_eq!(survey(&site.library, &site.top, None).unwrap().levels.len(), 3);
     assert!(survey(&site.library, &site.top, Some("none")).is_err());
+}
+
+#[test]
+fn what_takes_no_objects_is_emptied_if_it_is_fuller_than_the_others() {
+    const DEGRADED: u32 = 0x1;
+    const READ_ONLY: u32 = 0x2;
+    const NO_CREATE: u32 = 0x4;
+    const FULL: u32 = 0x20;
+    let site = Site::new();
+    let look = || {
+        let Survey { levels, left_out } = survey(&site.library, &site.top, None).unwrap();
+        (levels.iter().map(|level| (level.ost, level.is_open)).collect::<Vec<_>>(), left_out)
+    };
+    for state in [FULL, NO_CREATE, DEGRADED] {
+        control::set_ost_state(&site.root, 0, 100 * MIB, 99 * MIB, state).unwrap();
+        assert_eq!(look(), (vec![(0, false), (1, true), (2, true)], vec![]), "{state}");
+        assert!(!look_again(&site.library, &site.top, 0).unwrap().is_open);
+        // There is nothing to be had from it, and nothing to be brought.
+        control::set_ost_state(&site.root, 0, 100 * MIB, 0, state).unwrap();
+        assert_eq!(look(), (vec![(1, true), (2, true)], vec![0]), "{state}");
+    }
+    control::set_ost_state(&site.root, 0, 100 * MIB, 99 * MIB, READ_ONLY | FULL).unwrap();
+    assert_eq!(look(), (vec![(1, true), (2, true)], vec![0]));
+}
+
+#[test]
+fn a_file_that_is_released_after_it_was_looked_at_is_not_restored() {
+    let site = Site::new();
+    let path = site.file_on("f", 0, b"content");
+    let file = candidate(&site.work(), &path).unwrap().unwrap();
+    site.make_released(&path);
+    let planned = Move { stripe: 0, from: 0, to: 1, bytes: file.bytes };
+    let outcome = migrate(&site.work(), &path, &file, planned).unwrap();
+    assert!(matches!(outcome, Outcome::Unsuited(why) if why.contains("released")), "{outcome:?}");
+    assert!(control::requests(&site.root).unwrap().is_empty());
+}
+
+#[test]
+fn a_file_with_two_stripes_on_an_ost_is_left() {
+    let site = Site::new();
+    let path = site.top.join("f");
+    let mut layout = Layout::new(&site.library).unwrap();
+    layout.set_stripe_count(2).unwrap();
+    layout.set_ost(0, 1).unwrap();
+    layout.set_ost(1, 1).unwrap();
+    layout.create(&path, 0o600).unwrap().write_all(b"content").unwrap();
+    assert_eq!(candidate(&site.work(), &path).unwrap(), Err(Outcome::Unsuited("has several stripes on an OST")));
+}
+
+/// With a directory `d` whose files are encrypted.
+fn encrypting() -> Site {
+    let fs = LoopFs::new(FsKind::Ext4, 64);
+    let run = |program: &str, arguments: &[&std::ffi::OsStr], input: &[u8]| {
+        let mut child =
+            Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input).unwrap();
+        let done = child.wait_with_output().unwrap();
+        assert!(done.status.success(), "{program}: {done:?}");
+        String::from_utf8(done.stdout).unwrap()
+    };
+    run("tune2fs", &["-O".as_ref(), "encrypt".as_ref(), fs.device().as_ref()], b"");
+    fs.remount();
+    let directory = fs.path().join("d");
+    fs::create_dir(&directory).unwrap();
+    let added = run("xfs_io", &["-c".as_ref(), "add_enckey".as_ref(), fs.path().as_ref()], &[7; 64]);
+    let key = added.split_whitespace().last().unwrap();
+    run("xfs_io", &["-c".as_ref(), format!("set_encpolicy {key}").as_ref(), directory.as_ref()], b"");
+    Site::at(fs.path(), fs)
+}
+
+/// In other objects it would be what another key makes of it.
+#[test]
+fn p1_an_encrypted_file_keeps_its_objects() {
+    let site = encrypting();
+    let path = site.file_on("d/f", 0, b"content");
+    let encrypted = |outcome: &Outcome| matches!(outcome, Outcome::Unsuited(why) if why.contains("encrypted"));
+    assert!(candidate(&site.work(), &path).unwrap().is_err_and(|outcome| encrypted(&outcome)));
+    let wide = Striping { count: Some(2), ..Striping::default() };
+    assert!(encrypted(&restripe(&site.work(), &path, &wide).unwrap()));
+    assert!(encrypted(&extend(&site.work(), &path, &Target { osts: vec![1], ..Target::default() }).unwrap()));
+    assert_eq!(site.mirrors(&path), [(0, vec![0], true)]);
+    let plain = site.file_on("f", 0, b"content");
+    assert_eq!(restripe(&site.work(), &plain, &wide).unwrap(), Outcome::Done { bytes: 7 });
+}
+
+#[test]
+fn a_file_that_changes_hands_meanwhile_stays_where_it_is() {
+    let site = Site::new();
+    let path = site.file_on("f", 0, &noise(3, 1 << 20));
+    let file = candidate(&site.work(), &path).unwrap().unwrap();
+    let other = path.clone();
+    let work = Work::new(&site.library).trying(1).telling(move |_| chown(&other, Some(7), Some(8)).unwrap());
+    assert!(migrate(&work, &path, &file, Move { stripe: 0, from: 0, to: 1, bytes: file.bytes }).is_err());
+    assert_eq!(site.mirrors(&path), [(0, vec![0], true)]);
 }

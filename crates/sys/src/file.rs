@@ -67,6 +67,12 @@ pub fn stamp_at(dir: impl AsFd, path: impl AsRef<Path>) -> io::Result<FileStamp>
     Ok(FileStamp::from(&stat))
 }
 
+/// Whether the filesystem keeps its content encrypted, with a key of its own (`fs/crypto`): in another inode the same bytes mean nothing.
+pub fn is_encrypted(fd: impl AsFd) -> io::Result<bool> {
+    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::TYPE)?;
+    Ok(stat.stx_attributes.contains(rustix::fs::StatxAttributes::ENCRYPTED))
+}
+
 impl From<&Statx> for FileStamp {
     fn from(stat: &Statx) -> Self {
         let moment = |time: &StatxTimestamp| (time.tv_sec, time.tv_nsec);

@@ -20,6 +20,7 @@ pub mod lustre;
 pub mod mapping;
 pub mod mounts;
 pub mod process;
+pub mod project;
 pub mod seqpacket;
 pub mod signals;
 pub mod xattr;

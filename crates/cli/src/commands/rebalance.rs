@@ -5,7 +5,7 @@ use crate::lustre::{Crew, CrewArgs, Filesystem, LustreFile, Verb, archive_again}
 use crate::names::FilesArgs;
 use crate::output::complain;
 use crate::render::crewed;
-use ::lustre::rebalance::{Candidate, Level, Move, Plan, candidate, migrate, survey};
+use ::lustre::rebalance::{Candidate, Level, Move, Plan, Survey, candidate, look_again, migrate, survey};
 use ::lustre::{Outcome as Came, Trouble, Work, pool_osts};
 use serde::Serialize;
 use std::collections::HashMap;
@@ -30,6 +30,9 @@ pub(crate) struct RebalanceArgs {
     files: FilesArgs,
 }
 
+/// So many OSTs are looked at for a file at most, one after the other found to be fuller than thought.
+const LOOKS: usize = 16;
+
 /// A part of 1.
 fn percent(text: &str) -> Result<f64, String> {
     let number = text.trim().trim_end_matches('%').trim_end().parse::<f64>().ok();
@@ -42,7 +45,7 @@ struct Balance<'a> {
     filesystem: &'a Arc<Filesystem>,
     plan: Mutex<Plan>,
     /// The OSTs of pools that files were made in.
-    pools: Mutex<HashMap<String, Vec<u32>>>,
+    pools: Mutex<HashMap<String, Arc<Vec<u32>>>>,
     archived: bool,
     is_dry: bool,
 }
@@ -68,9 +71,13 @@ pub(crate) fn run(args: RebalanceArgs) -> Outcome {
         files.paths.push(filesystem.top().to_owned());
     }
     let not_here = |error: ::lustre::PoolError| CliError::new(Exit::NotHere, error.to_string());
-    let (levels, closed) = survey(filesystem.library(), filesystem.top(), pool.as_deref()).map_err(not_here)?;
-    for ost in closed {
+    let Survey { levels, left_out } =
+        survey(filesystem.library(), filesystem.top(), pool.as_deref()).map_err(not_here)?;
+    for ost in left_out {
         complain(&format!("OST {ost} takes no new objects, and is left out"));
+    }
+    for ost in levels.iter().filter(|level| !level.is_open).map(|level| level.ost) {
+        complain(&format!("OST {ost} takes no new objects: files are moved away from it, and none to it"));
     }
     if levels.len() < 2 {
         return Err(CliError::new(Exit::NotHere, "there are not two OSTs to move files between"));
@@ -126,7 +133,7 @@ impl Balance<'_> {
     }
 
     fn file(&self, work: &Work, file: &LustreFile) -> Result<Came, Trouble> {
-        let found = match candidate(work, file.in_its_directory())? {
+        let found = match candidate(work, &file.path)? {
             Ok(found) => found,
             Err(outcome) => return Ok(outcome),
         };
@@ -135,11 +142,10 @@ impl Balance<'_> {
             self.plan().undo(planned);
             return Ok(Came::Unsuited("is archived: it would have to be archived again (--archived)"));
         }
-        let came = migrate(work, file.in_its_directory(), &found, planned);
+        let came = migrate(work, &file.path, &found, planned);
         if !matches!(came, Ok(Came::Done { .. } | Came::Would { .. })) {
             self.plan().undo(planned);
-        } else if found.is_archived
-            && !self.is_dry
+        } else if !self.is_dry
             && let Some(why) = archive_again(self.filesystem, file)
         {
             let source = std::io::Error::other(why);
@@ -148,15 +154,38 @@ impl Balance<'_> {
         came
     }
 
+    /// Where the file's part goes has been looked at just now: other people write, too.
     fn planned(&self, found: &Candidate) -> Option<Move> {
-        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
-        let pool = found.pool();
-        if !pool.is_empty() && !pools.contains_key(pool) {
-            // A pool that is gone has no OSTs to move to.
-            let osts = pool_osts(self.filesystem.library(), self.filesystem.top(), pool).unwrap_or_default();
-            pools.insert(pool.to_owned(), osts);
+        let stripes = found.stripes();
+        let pool = self.osts_of(found.pool());
+        let allowed = |ost| pool.as_ref().is_none_or(|osts| osts.contains(&ost));
+        let mut planned = self.plan().offer(&stripes, allowed)?;
+        for _ in 0..LOOKS {
+            let now = look_again(self.filesystem.library(), self.filesystem.top(), planned.to);
+            let mut plan = self.plan();
+            plan.undo(planned);
+            // What does not answer takes nothing.
+            plan.heard(now.unwrap_or(Level { ost: planned.to, used: 0, capacity: 0, is_open: false }));
+            let again = plan.offer(&stripes, allowed)?;
+            if again == planned {
+                return Some(planned);
+            }
+            planned = again;
         }
-        let allowed = |ost| pool.is_empty() || pools.get(pool).is_some_and(|osts| osts.contains(&ost));
-        self.plan().offer(found.osts(), found.bytes, allowed)
+        self.plan().undo(planned);
+        None
+    }
+
+    /// Those of a pool; `None` where there is none.
+    fn osts_of(&self, pool: &str) -> Option<Arc<Vec<u32>>> {
+        if pool.is_empty() {
+            return None;
+        }
+        let mut pools = self.pools.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = pools.entry(pool.to_owned()).or_insert_with(|| {
+            // A pool that is gone has no OSTs to move to.
+            Arc::new(pool_osts(self.filesystem.library(), self.filesystem.top(), pool).unwrap_or_default())
+        });
+        Some(Arc::clone(found))
     }
 }

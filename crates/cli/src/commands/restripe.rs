@@ -3,7 +3,7 @@
 use super::clone::Total;
 use crate::exit::{CliError, Exit, Outcome};
 use crate::lustre::{self, Filesystem};
-use ::lustre::{Striping, Work};
+use ::lustre::{ALL_OSTS, Striping, Work};
 use agent::admin::objects::Made;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -13,11 +13,11 @@ pub(crate) struct RestripeArgs {
     /// Files on Lustre, which are not released; also FIDs, as `[0x200000401:0x1:0x0]`
     #[arg(value_name = "FILE", required = true)]
     paths: Vec<PathBuf>,
-    /// Over how many OSTs [default: as now]
-    #[arg(long = "stripe_count", value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=2000))]
+    /// Over how many OSTs; -1 for all [default: as now]
+    #[arg(long, alias = "stripe_count", value_name = "COUNT", allow_hyphen_values = true, value_parser = count)]
     stripe_count: Option<u32>,
     /// Bytes a stripe, a multiple of 65536 [default: as now]
-    #[arg(long = "stripe_size", value_name = "BYTES")]
+    #[arg(long, alias = "stripe_size", value_name = "BYTES")]
     stripe_size: Option<u64>,
     /// The pool of OSTs [default: as now]
     #[arg(long, value_name = "POOL")]
@@ -33,6 +33,20 @@ pub(crate) struct RestripeArgs {
     quiet: bool,
 }
 
+fn count(text: &str) -> Result<u32, String> {
+    match text {
+        "-1" => Ok(ALL_OSTS),
+        number => number
+            .parse()
+            .ok()
+            .filter(|count| (1..=MAX_STRIPES).contains(count))
+            .ok_or_else(|| format!("expected from 1 to {MAX_STRIPES}, or -1 for all OSTs")),
+    }
+}
+
+/// `LOV_MAX_STRIPE_COUNT`.
+const MAX_STRIPES: u32 = 2000;
+
 /// Tells the thread that copies when the command is interrupted.
 struct StopWhenDropped(Arc<Work>);
 
@@ -45,11 +59,11 @@ impl Drop for StopWhenDropped {
 pub(crate) async fn run(args: RestripeArgs) -> Outcome {
     let RestripeArgs { paths, stripe_count: count, stripe_size: size, pool, fs, json, quiet } = args;
     if count.is_none() && size.is_none() && pool.is_none() {
-        let why = "nothing to change: give --stripe_count, --stripe_size or --pool";
+        let why = "nothing to change: give --stripe-count, --stripe-size or --pool";
         return Err(CliError::new(Exit::Usage, why));
     }
     if size.is_some_and(|size| size == 0 || !size.is_multiple_of(1 << 16)) {
-        return Err(CliError::new(Exit::Usage, "--stripe_size has to be a multiple of 65536"));
+        return Err(CliError::new(Exit::Usage, "--stripe-size has to be a multiple of 65536"));
     }
     let striping = Striping { count, size, pool };
     let mut total = Total::default();

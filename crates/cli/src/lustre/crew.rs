@@ -172,7 +172,7 @@ impl Crew {
         prepare: impl Fn(&Filesystem) -> Result<P, String> + Sync,
         job: impl Fn(&Work, &Path, &P) -> Result<Outcome, Trouble> + Sync,
     ) -> Result<Exit, CliError> {
-        self.run_until(files, prepare, |work, file, prepared| job(work, file.in_its_directory(), prepared), || false)?;
+        self.run_until(files, prepare, |work, file, prepared| job(work, &file.path, prepared), || false)?;
         self.finish_plainly()
     }
 
@@ -205,7 +205,7 @@ impl Crew {
                 match next {
                     Some(Next::File(file, prepared)) => {
                         let outcome = job(&self.work, &file, &prepared);
-                        self.tell(&file.shown, outcome.map_err(|trouble| trouble.to_string()));
+                        self.tell(&file.shown, outcome.map_err(|trouble| trouble.of(&file.shown).to_string()));
                     }
                     Some(Next::Problem(path, why)) => {
                         self.tell(&path, Err(format!("{}: {why}", path.display())));

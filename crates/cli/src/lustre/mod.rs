@@ -29,7 +29,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use sys::lustre::{Library, fid2path, path2fid, state_set};
+use sys::lustre::{Library, fid2path, path2fid, state, state_set};
 
 /// The directory at the root that holds no files of users.
 pub(crate) const OWN_DIRECTORY: &str = ".lustre";
@@ -127,16 +127,18 @@ impl Filesystem {
         clear: HsmFlags,
         archive: Option<u32>,
     ) -> io::Result<()> {
-        state_set(&self.library, &file.path, set, clear, archive.unwrap_or(0))
+        state_set(&self.library, &file.path, set, clear, archive.unwrap_or(0))?;
+        // Of a file that is in no archive, the MDT changes nothing then, and says that it has.
+        let Some(id) = archive else { return Ok(()) };
+        if state(&self.library, &file.path)?.archive_id == id {
+            Ok(())
+        } else {
+            Err(io::Error::other("it is in no archive, and nothing was set: --flag exists says that it is in one"))
+        }
     }
 }
 
 impl LustreFile {
-    /// By its name, if there is something: for what makes files beside it and proves by other means that it is the same.
-    pub(crate) fn in_its_directory(&self) -> &Path {
-        if self.shown.symlink_metadata().is_ok() { &self.shown } else { &self.path }
-    }
-
     /// For a command's answer.
     pub(crate) fn refused(&self, errno: i32, message: impl Into<String>) -> Refused {
         refused(&self.shown, errno, message)

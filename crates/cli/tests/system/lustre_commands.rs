@@ -308,6 +308,10 @@ fn flags_and_the_archive_are_set() {
     assert_eq!(lustre.status(&[&path]), ["3 unarchived -"]);
     control::fail(&lustre.root, "llapi_hsm_state_set", libc::EACCES, Some(1)).unwrap();
     lustre.run(&["set", "-f", "dirty"], &[&path]).refused(1, &["f: Permission denied"]);
+    // The MDT says that it has done it, and has not.
+    let nowhere = lustre.file("nowhere", b"content");
+    lustre.run(&["set", "-i", "3", "-f", "norelease"], &[&nowhere]).refused(1, &["nowhere: it is in no archive"]);
+    assert_eq!(lustre.status(&[&nowhere]), ["- unarchived -"]);
 }
 
 #[test]
@@ -413,6 +417,12 @@ fn a_file_gets_other_stripes_and_is_archived_again() {
     lustre.ok(&["restripe", "--stripe_size", "2097152"], &[&plain]);
     let now = stripes(&lustre, &plain);
     assert_eq!((now.stripe_size, now.pool.as_str(), now.osts.len()), (2 << 20, "fast", 2));
+    let wide = lustre.file("wide", b"content");
+    lustre.ok(&["restripe", "--stripe-count", "-1", "--stripe-size", "65536"], &[&wide]);
+    assert_eq!(stripes(&lustre, &wide).osts.len(), 4, "all there are");
+    for count in ["0", "-2", "2001", "x"] {
+        lustre.run(&["restripe", "--stripe-count", count], &[&wide]).refused(2, &["or -1 for all OSTs"]);
+    }
 }
 
 #[test]

@@ -105,6 +105,65 @@ fn what_is_left_is_counted_and_told() {
 }
 
 #[test]
+fn a_full_ost_is_emptied_though_it_takes_nothing() {
+    const FULL: u32 = 0x20;
+    let (lustre, files) = uneven();
+    control::set_ost_state(&lustre.root, 0, 12 * MIB, 0, FULL).unwrap();
+    let said = lustre.run(&["rebalance", "--within", "5%"], &[&lustre.path("t")]);
+    assert!(said.code == 0 && said.err.contains("files are moved away from it"), "{said:?}");
+    let now = levels(&lustre);
+    assert!(now[0] <= 3 && now.iter().sum::<u64>() == 12, "{now:?}");
+    whole(&files);
+}
+
+#[test]
+fn what_others_fill_gets_no_more_files() {
+    let (lustre, files) = uneven();
+    let mut command = lustre.command();
+    command.args(["rebalance", "--within", "2%", "-b", "4MB/s", "-j", "1"]).arg(lustre.path("t"));
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_copying(&child);
+    control::set_ost(&lustre.root, 1, 40 * MIB, 30 * MIB).unwrap();
+    child.wait().unwrap();
+    // The one that was on its way.
+    let now = levels(&lustre);
+    assert!(now[1] <= 31 && now[2] >= 3, "{now:?}");
+    whole(&files);
+}
+
+#[test]
+fn an_archive_is_not_spoilt_and_not_forgotten() {
+    let (lustre, files) = uneven();
+    // Nobody takes it up.
+    lustre.ok(&["archive"], &[&files[0]]);
+    let said = lustre.run(&["rebalance", "--within", "2%"], &[&files[0]]);
+    assert!(said.out.contains("1: is being archived"), "{said:?}");
+    assert_eq!(mirrors(&lustre, &files[0])[0].1, 0);
+    // An archive that ends while the file is copied.
+    let mut command = lustre.command();
+    let big = file_on(&lustre, "t/big", 0, &noise(99, 4 << 20));
+    command.args(["rebalance", "--within", "2%", "-b", "1MB/s"]).arg(&big);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    wait_for_copying(&child);
+    let archived = HsmFlags::EXISTS.with(HsmFlags::ARCHIVED);
+    state_set(&lustre.library, &big, archived, HsmFlags::empty(), 1).unwrap();
+    child.wait().unwrap();
+    assert_ne!(mirrors(&lustre, &big)[0].1, 0);
+    let fid = lustre.fid(&big).to_string();
+    assert!(lustre.requests().iter().any(|request| request.fid.to_string() == fid), "it is asked for again");
+    assert!(fs::read(&big).unwrap() == noise(99, 4 << 20));
+}
+
+/// Files are opened by their FIDs, and told by their names.
+#[test]
+fn what_fails_is_told_by_its_name() {
+    let (lustre, files) = uneven();
+    control::fail(&lustre.root, "llapi_lease_acquire", libc::EIO, None).unwrap();
+    let said = lustre.run(&["rebalance", "--within", "2%"], &[&files[0]]).refused(1, &["t/f0: Input/output error"]);
+    assert!(!said.err.contains(".lustre"), "{said:?}");
+}
+
+#[test]
 fn what_makes_no_sense_is_refused() {
     let (lustre, files) = uneven();
     lustre.run(&["rebalance"], &[]).refused(2, &["say which filesystem"]);

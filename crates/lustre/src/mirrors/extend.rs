@@ -1,6 +1,6 @@
 //! A further mirror.
 
-use crate::guarded::{copy, look};
+use crate::guarded::{ENCRYPTED, copy, look};
 use crate::outcome::{Outcome, Stop, Trouble};
 use crate::work::Work;
 use std::io;
@@ -65,6 +65,9 @@ pub fn extend(work: &Work, path: &Path, target: &Target) -> Result<Outcome, Trou
     }
     if seen.mirrors.len() >= MAX_MIRRORS {
         return Ok(Outcome::Unsuited("has as many mirrors as a file can have"));
+    }
+    if seen.is_encrypted {
+        return Ok(Outcome::Unsuited(ENCRYPTED));
     }
     if work.is_dry() {
         return Ok(Outcome::Would { bytes: seen.stamp.size });

@@ -8,5 +8,5 @@ mod plan;
 mod survey;
 
 pub use migrate::{Candidate, candidate, migrate};
-pub use plan::{Level, Move, Plan};
-pub use survey::survey;
+pub use plan::{Level, Move, Plan, Stripe};
+pub use survey::{Survey, look_again, survey};

@@ -14,6 +14,8 @@ pub struct Level {
     pub used: u64,
     /// Bytes that are in use or that users can have.
     pub capacity: u64,
+    /// Whether it takes new objects. Files can be moved away from it in any case.
+    pub is_open: bool,
 }
 
 impl Level {
@@ -22,6 +24,15 @@ impl Level {
     pub fn fraction(&self) -> f64 {
         if self.capacity == 0 { 0.0 } else { self.used as f64 / self.capacity as f64 }
     }
+}
+
+/// A part of a file: what is on one OST.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stripe {
+    /// The OST's index.
+    pub ost: u32,
+    /// How many bytes are there.
+    pub bytes: u64,
 }
 
 /// A part of a file that goes to another OST.
@@ -78,17 +89,18 @@ impl Plan {
         self.places.iter().all(|place| (place.low..=place.high).contains(&place.level.used))
     }
 
-    /// What of a file is to be moved: it has `bytes` in equal parts on `osts`, and may only lie on those that `allowed` says. The move counts as done from then on.
-    pub fn offer(&mut self, osts: &[u32], bytes: u64, allowed: impl Fn(u32) -> bool) -> Option<Move> {
-        let part = bytes.div_ceil(u64::try_from(osts.len()).ok().filter(|count| *count > 0)?);
-        let from = osts.iter().enumerate().filter_map(|(stripe, ost)| Some((stripe, self.find(*ost)?)));
-        let (stripe, from) = from.max_by(|(_, one), (_, other)| fuller(one, other))?;
-        let elsewhere = |place: &&Place| !osts.contains(&place.level.ost) && allowed(place.level.ost);
+    /// What of a file is to be moved, which may only lie on those OSTs that `allowed` says. The move counts as done from then on.
+    pub fn offer(&mut self, stripes: &[Stripe], allowed: impl Fn(u32) -> bool) -> Option<Move> {
+        let is_on = |ost| stripes.iter().any(|stripe| stripe.ost == ost);
+        let from = stripes.iter().enumerate().filter(|(_, stripe)| stripe.bytes > 0);
+        let from = from.filter_map(|(number, stripe)| Some((number, stripe.bytes, self.find(stripe.ost)?)));
+        let (stripe, bytes, from) = from.max_by(|(_, _, one), (_, _, other)| fuller(one, other))?;
+        let elsewhere = |place: &&Place| place.level.is_open && !is_on(place.level.ost) && allowed(place.level.ost);
         let to = self.places.iter().filter(elsewhere).min_by(|one, other| fuller(one, other)).copied()?;
-        if part == 0 || !helps(&from, &to, part) {
+        if !helps(&from, &to, bytes) {
             return None;
         }
-        let planned = Move { stripe, from: from.level.ost, to: to.level.ost, bytes: part };
+        let planned = Move { stripe, from: from.level.ost, to: to.level.ost, bytes };
         self.apply(planned);
         Some(planned)
     }
@@ -96,6 +108,14 @@ impl Plan {
     /// A planned move was not made.
     pub fn undo(&mut self, planned: Move) {
         self.apply(Move { from: planned.to, to: planned.from, ..planned });
+    }
+
+    /// An OST was looked at once more. Others write to it, too: what it has beyond what was planned counts. What it has less is on its way.
+    pub fn heard(&mut self, now: Level) {
+        for place in self.places.iter_mut().filter(|place| place.level.ost == now.ost) {
+            place.level.used = place.level.used.max(now.used);
+            place.level.is_open &= now.is_open;
+        }
     }
 
     fn apply(&mut self, Move { from, to, bytes, .. }: Move) {
@@ -136,7 +156,13 @@ mod tests {
     use proptest::prelude::*;
 
     fn level(ost: u32, used: u64, capacity: u64) -> Level {
-        Level { ost, used, capacity }
+        Level { ost, used, capacity, is_open: true }
+    }
+
+    /// In equal parts.
+    fn on(osts: &[u32], bytes: u64) -> Vec<Stripe> {
+        let part = bytes.div_ceil((osts.len() as u64).max(1));
+        osts.iter().map(|ost| Stripe { ost: *ost, bytes: part }).collect()
     }
 
     /// What is outside of the bands.
@@ -152,20 +178,20 @@ mod tests {
     fn what_is_within_the_distance_is_left() {
         let mut plan = Plan::new(&[level(0, 52, 100), level(1, 48, 100)], 0.05);
         assert!(plan.is_balanced());
-        assert_eq!(plan.offer(&[0], 1, |_| true), None);
+        assert_eq!(plan.offer(&on(&[0], 1), |_| true), None);
     }
 
     #[test]
     fn files_go_from_the_fullest_to_the_emptiest() {
         let mut plan = Plan::new(&[level(0, 90, 100), level(1, 50, 100), level(2, 10, 100)], 0.05);
-        assert_eq!(plan.offer(&[1], 5, |_| true), None, "it is at the mean");
+        assert_eq!(plan.offer(&on(&[1], 5), |_| true), None, "it is at the mean");
         let planned = Move { stripe: 0, from: 0, to: 2, bytes: 30 };
-        assert_eq!(plan.offer(&[0], 30, |_| true), Some(planned));
-        assert_eq!(plan.offer(&[0], 30, |_| true), None, "it would be too much");
+        assert_eq!(plan.offer(&on(&[0], 30), |_| true), Some(planned));
+        assert_eq!(plan.offer(&on(&[0], 30), |_| true), None, "it would be too much");
         plan.undo(planned);
-        assert_eq!(plan.offer(&[0], 30, |ost| ost != 2), None, "the only place left is at the mean");
-        assert_eq!(plan.offer(&[1, 0], 60, |_| true), Some(Move { stripe: 1, ..planned }));
-        assert_eq!(plan.offer(&[0], 10, |_| true).map(|planned| planned.to), Some(2));
+        assert_eq!(plan.offer(&on(&[0], 30), |ost| ost != 2), None, "the only place left is at the mean");
+        assert_eq!(plan.offer(&on(&[1, 0], 60), |_| true), Some(Move { stripe: 1, ..planned }));
+        assert_eq!(plan.offer(&on(&[0], 10), |_| true).map(|planned| planned.to), Some(2));
         assert!(plan.is_balanced());
     }
 
@@ -175,10 +201,43 @@ mod tests {
         levels.push(level(10, 0, 10_000));
         let mut plan = Plan::new(&levels, 0.05);
         let moved: u64 =
-            (0..4000).filter_map(|i| plan.offer(&[i % 10], 10, |_| true)).map(|planned| planned.bytes).sum();
+            (0..4000).filter_map(|i| plan.offer(&on(&[i % 10], 10), |_| true)).map(|planned| planned.bytes).sum();
         assert!(plan.is_balanced(), "{plan:?}");
         let needed = plan.places[10].low;
         assert!((needed..needed + 10).contains(&moved), "{moved} for {needed}");
+    }
+
+    #[test]
+    fn what_is_full_gives_and_takes_nothing() {
+        let full = |ost, used| Level { is_open: false, ..level(ost, used, 100) };
+        let mut plan = Plan::new(&[full(0, 100), full(1, 0), level(2, 20, 100)], 0.05);
+        assert_eq!(plan.offer(&on(&[2], 1), |_| true), None);
+        let planned = Move { stripe: 0, from: 0, to: 2, bytes: 20 };
+        assert_eq!(plan.offer(&on(&[0], 20), |_| true), Some(planned));
+    }
+
+    #[test]
+    fn a_stripe_without_data_is_not_moved() {
+        let mut plan = Plan::new(&[level(0, 90, 100), level(1, 50, 100), level(2, 10, 100)], 0.05);
+        let stripes = [Stripe { ost: 1, bytes: 8 }, Stripe { ost: 0, bytes: 0 }];
+        assert_eq!(plan.offer(&stripes, |_| true), None, "what there is of it is on an OST at the mean");
+        let planned = Move { stripe: 1, from: 0, to: 2, bytes: 8 };
+        assert_eq!(plan.offer(&[Stripe { ost: 1, bytes: 0 }, Stripe { ost: 0, bytes: 8 }], |_| true), Some(planned));
+    }
+
+    #[test]
+    fn what_others_write_to_an_ost_counts() {
+        let levels = [level(0, 90, 100), level(1, 10, 100), level(2, 20, 100)];
+        let mut plan = Plan::new(&levels, 0.05);
+        let planned = plan.offer(&on(&[0], 5), |_| true).unwrap();
+        assert_eq!(planned.to, 1);
+        plan.undo(planned);
+        plan.heard(level(1, 60, 100));
+        assert_eq!(plan.offer(&on(&[0], 5), |_| true).map(|planned| planned.to), Some(2));
+        plan.heard(level(2, 5, 100));
+        assert_eq!(plan.levels()[2].used, 25, "what was planned is on its way");
+        plan.heard(Level { is_open: false, ..level(2, 5, 100) });
+        assert_eq!(plan.offer(&on(&[0], 5), |_| true), None);
     }
 
     proptest! {
@@ -198,7 +257,7 @@ mod tests {
                 for (osts, bytes) in &files {
                     let osts: Vec<_> = osts.iter().copied().collect();
                     let (before, balanced) = (plan.clone(), plan.is_balanced());
-                    let Some(planned) = plan.offer(&osts, *bytes, |ost| ost != 7) else { continue };
+                    let Some(planned) = plan.offer(&on(&osts, *bytes), |ost| ost != 7) else { continue };
                     prop_assert!(!balanced && planned.to != 7 && !osts.contains(&planned.to));
                     prop_assert_eq!(osts[planned.stripe], planned.from);
                     prop_assert!(outside(&plan) < outside(&before), "{:?}", planned);
@@ -218,7 +277,7 @@ mod tests {
             let levels = [level(0, used, capacity), level(1, capacity, used), level(2, 0, 0), level(3, u64::MAX, u64::MAX)];
             let mut plan = Plan::new(&levels, distance);
             for osts in [&[0][..], &[3], &[1, 0], &[9], &[]] {
-                if let Some(planned) = plan.offer(osts, bytes, |_| true) {
+                if let Some(planned) = plan.offer(&on(osts, bytes), |_| true) {
                     plan.undo(planned);
                 }
             }

@@ -17,14 +17,19 @@ pub(crate) struct Site {
     pub(crate) library: Library,
     pub(crate) root: Root,
     pub(crate) top: PathBuf,
-    _directory: TempDir,
+    _place: Box<dyn std::any::Any>,
 }
 
 impl Site {
     /// OSTs 0 to 2 of 1 GiB each; pools `slow` of the first, `fast` of the others.
     pub(crate) fn new() -> Self {
-        let directory = tempfile::tempdir().unwrap();
+        let directory: TempDir = tempfile::tempdir().unwrap();
         let top = directory.path().canonicalize().unwrap();
+        Self::at(top, directory)
+    }
+
+    /// The same in a directory, which goes with `place`.
+    pub(crate) fn at(top: PathBuf, place: impl std::any::Any) -> Self {
         let root = Root::make_unique(&top).unwrap();
         for index in 0..3 {
             control::set_ost(&root, index, 1024 * MIB, 0).unwrap();
@@ -32,7 +37,7 @@ impl Site {
         control::set_pool(&root, "slow", &[0]).unwrap();
         control::set_pool(&root, "fast", &[1, 2]).unwrap();
         let library = Library::load_from(&shared_object()).unwrap();
-        Self { library, root, top, _directory: directory }
+        Self { library, root, top, _place: Box::new(place) }
     }
 
     pub(crate) fn work(&self) -> Work {

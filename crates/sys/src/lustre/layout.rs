@@ -16,6 +16,8 @@ const VOLATILE: &str = ".\x0c\x13\x14\x12:VOLATILE";
 
 /// No file has more stripes (`LOV_MAX_STRIPE_COUNT`). Larger counts are Lustre's ways to say "default" and "all".
 const MAX_STRIPES: u64 = 2000;
+/// `LLAPI_LAYOUT_WIDE`.
+const WIDE: u64 = 0x1000_0000_0000_0003;
 /// More components than fit in a layout's attribute of 64 KiB.
 const MAX_COMPONENTS: usize = 2048;
 
@@ -87,6 +89,12 @@ impl Layout {
     pub fn set_stripe_count(&mut self, count: u32) -> io::Result<()> {
         // SAFETY: the layout is ours, here and below.
         errno(unsafe { (self.library.layouts()?.stripe_count_set)(self.raw.as_ptr(), count.into()) })
+    }
+
+    /// Over all OSTs, or all of the pool.
+    pub fn set_stripe_on_all(&mut self) -> io::Result<()> {
+        // SAFETY: as above.
+        errno(unsafe { (self.library.layouts()?.stripe_count_set)(self.raw.as_ptr(), WIDE) })
     }
 
     /// Bytes a stripe, a multiple of 64 KiB.
