@@ -368,7 +368,7 @@ fn names_states_and_versions_of_files() {
     assert_eq!(data_version(library, &file, Flush::Dirty).unwrap(), version);
     (&file).write_all(b"more").unwrap();
     assert_ne!(data_version(library, &file, Flush::All).unwrap(), version);
-    let lost = HsmFlags::EXISTS.with(HsmFlags::LOST);
+    let lost = HsmFlags::EXISTS.with(HsmFlags::ARCHIVED).with(HsmFlags::LOST);
     state_set(library, &path, lost, HsmFlags::empty(), 3).unwrap();
     let now = state(library, &path).unwrap();
     assert!(now.flags.contains(lost) && now.archive_id == 3);
