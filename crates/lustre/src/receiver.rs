@@ -118,6 +118,10 @@ impl Receiver {
     /// with the coordinator, which would wait for a reader otherwise, and the kernel with it.
     fn give_up(&mut self, why: &str) {
         tracing::error!(why, "the coordinator's pipe is broken: registering anew");
+        self.hang_up();
+    }
+
+    fn hang_up(&mut self) {
         (self.broken, self.empty) = (true, 0);
         self.shared.state.lock().handle = None;
         let lists = self.copytool.as_mut().map(Copytool::hang_up).unwrap_or_default();
@@ -289,7 +293,9 @@ impl Receiver {
             tracing::debug!(idle, suspect = state.suspect, broken = self.broken, "registering anew");
             state.handle = None;
             drop(state);
-            self.leave();
+            if !self.leave() {
+                return;
+            }
             state = self.shared.state.lock();
         }
         let settled = state.known_since.is_some_and(|since| since.elapsed() >= patience.settled);
@@ -326,12 +332,11 @@ impl Receiver {
         }
     }
 
-    /// Unregisters; what came until then is written down.
-    fn leave(&mut self) {
-        let Some(copytool) = self.copytool.take() else { return };
+    /// Unregisters, unless a worker still answers through it; what came until then is written down. Whether it was done.
+    fn leave(&mut self) -> bool {
+        let Some(copytool) = self.copytool.take() else { return true };
         self.shared.state.lock().handle = None;
         let mut left = copytool.leave();
-        // A worker may still hold on to it, for an answer.
         let deadline = Instant::now() + LOOK;
         while Instant::now() < deadline
             && let Err(copytool) = left
@@ -340,11 +345,18 @@ impl Receiver {
             left = copytool.leave();
         }
         match left {
-            Ok(lists) => lists.into_iter().for_each(|list| self.take(list)),
-            // It hangs up.
+            Ok(lists) => {
+                lists.into_iter().for_each(|list| self.take(list));
+                true
+            }
+            // The end of the old registration would be that of a new one, too: to the coordinator they are one client.
             Err(copytool) => {
-                tracing::warn!("left the coordinator while it was being answered");
-                drop(copytool);
+                self.copytool = Some(copytool);
+                if !self.broken {
+                    tracing::warn!("the coordinator is not left yet: it takes long to be answered");
+                    self.hang_up();
+                }
+                false
             }
         }
     }

@@ -59,6 +59,8 @@ pub(crate) struct Shared {
     pub(crate) root: OwnedFd,
     pub(crate) snapshots: Snapshots,
     pub(crate) state: Mutex<State>,
+    /// Held while items are written down and entered.
+    entering: Mutex<()>,
     /// Held while a file's identity is written: the coordinator may have two actions for one file, and halves of two identities would name nothing.
     pub(crate) naming: Mutex<()>,
     /// There are jobs, or it is over.
@@ -119,6 +121,7 @@ impl LustreSource {
             root,
             snapshots,
             state: Mutex::new(state),
+            entering: Mutex::new(()),
             naming: Mutex::new(()),
             work: Condvar::new(),
             timer: Condvar::new(),
@@ -231,6 +234,8 @@ impl Shared {
 
     /// Writes items down, and has them done when it is their turn.
     pub(crate) fn enter_items(&self, items: Vec<NewItem>) -> Result<(), QueueError> {
+        // Lanes take them in the order of their ids.
+        let _alone = self.entering.lock();
         let ids = self.journal.accept(&items)?;
         let mut state = self.state.lock();
         for (id, item) in ids.into_iter().zip(items) {
@@ -252,10 +257,12 @@ impl Shared {
         let mut state = self.state.lock();
         match found {
             Ok(page) => {
-                let more = page.len() == LANE;
-                let last = page.last().map_or(load.after, |item| item.id);
+                for (id, why) in page.damaged {
+                    tracing::error!(id, why, "an item in the journal is damaged: it is left there");
+                }
+                let last = page.last.unwrap_or(load.after);
                 let last_orphan = state.last_orphan;
-                let entries = page.into_iter().filter_map(|item| {
+                let entries = page.items.into_iter().filter_map(|item| {
                     let id = item.id;
                     let entry = Entry::from_journal(item, id <= last_orphan);
                     if entry.is_none() {
@@ -265,7 +272,7 @@ impl Shared {
                 });
                 let entries = entries.filter(|e| !state.active.contains_key(&e.id) && !state.recording.contains(&e.id));
                 let entries = entries.collect();
-                state.lanes.loaded(load, entries, last, more);
+                state.lanes.loaded(load, entries, last, page.more);
             }
             Err(error) => {
                 tracing::error!(%error, "cannot read what is to be done");

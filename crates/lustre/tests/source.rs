@@ -6,12 +6,12 @@ use agent::admin::Control;
 use agent::admin::api::{ActionsQuery, FinishedQuery};
 use agent::{ActionSource, Work};
 use lustre_standin::{Root, Status, control};
-use model::{ActionData, Backoff, Command, Digest, Extent, Failure, Identity, Outcome};
+use model::{ActionData, Backoff, Command, Digest, Extent, Failure, Fid, Identity, Outcome};
 use sifaka_lustre::{LustreConfig, LustreControl, LustreSource, Patience};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
-use sys::lustre::{Library, Request, UserAction, path2fid, request};
+use sys::lustre::{Action, Item, Library, Request, UserAction, path2fid, request};
 use testkit::{FsKind, LoopFs, faults, wait_until};
 
 const LONG: Duration = Duration::from_secs(20);
@@ -662,6 +662,35 @@ async fn the_agent_is_told_again_of_a_cancel() {
     }
     source.complete(vec![(work.key, Outcome::Failed(Failure::cancelled()))]);
     wait_until(LONG, "it is over", || site.statuses() == [Status::Canceled, Status::Succeeded]);
+}
+
+/// The end of the old registration would be that of the new one, too: to the coordinator they are one client.
+#[tokio::test(flavor = "multi_thread")]
+async fn it_registers_anew_when_the_old_registration_is_over_and_not_before() {
+    let site = Site::new();
+    let source = site.start(None, Patience { idle: Duration::from_millis(500), ..Patience::default() });
+    control::hang(&site.root, "llapi_hsm_action_end").unwrap();
+    let first = site.pipes()[0];
+    // Of another filesystem: it is refused, and the refusal hangs.
+    let fid = Fid { seq: 0x2_0000_0401, oid: 1, ver: 0 };
+    let item = Item::new(Action::Archive, fid, fid, Extent::WHOLE, 5, 0, b"").unwrap();
+    let numbers = [1_u32, 1, 0, 0, 0, 0, 1, 0].map(u32::to_le_bytes);
+    let list = [numbers.as_flattened(), b"other\0\0\0", item.as_bytes()].concat();
+    control::inject(&site.root, &list).unwrap();
+    let pipes = || {
+        control::take_turn(&site.root).unwrap();
+        site.pipes()
+    };
+    wait_until(LONG, "it hung up", || !pipes().contains(&first));
+    for _ in 0..15 {
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(pipes().is_empty(), "the old one is not over");
+    }
+    control::heal(&site.root, "llapi_hsm_action_end").unwrap();
+    wait_until(LONG, "it is registered again", || !pipes().is_empty());
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    finish(&source, 1).await;
+    wait_until(LONG, "it is archived", || site.statuses() == [Status::Succeeded]);
 }
 
 /// A call to an MDT that does not answer comes back when it answers; the agent ends all the same.

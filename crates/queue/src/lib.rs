@@ -20,7 +20,7 @@ pub use entry::{
 };
 pub use memory::MemoryQueue;
 pub use sharing::{About, Removal, Retired, RetiredObject, Sharing, Standing};
-pub use sqlite::{Claim, EndedItem, ItemCount, ItemJournal, JournalItem, NewItem, SqliteQueue, claims};
+pub use sqlite::{Claim, EndedItem, ItemCount, ItemJournal, JournalItem, LanePage, NewItem, SqliteQueue, claims};
 pub use tally::Retention;
 
 use model::{ActionId, Class, FileHandle};

@@ -29,7 +29,7 @@ use crate::{
 use batch::transact;
 pub use claims::{Claim, claims};
 use fault::Fault;
-pub use items::{EndedItem, ItemCount, ItemJournal, JournalItem, NewItem};
+pub use items::{EndedItem, ItemCount, ItemJournal, JournalItem, LanePage, NewItem};
 use model::{ActionId, Class, FileHandle};
 use parking_lot::Mutex;
 use rows::{class_number, command_number};

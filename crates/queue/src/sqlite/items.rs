@@ -104,6 +104,19 @@ pub struct ItemCount {
     pub count: u64,
 }
 
+/// A part of a lane.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LanePage {
+    /// By id.
+    pub items: Vec<JournalItem>,
+    /// Rows that make no sense, with the reason. They stay where they are.
+    pub damaged: Vec<(u64, String)>,
+    /// The highest id of both; `None` for an empty page.
+    pub last: Option<u64>,
+    /// There may be more behind it.
+    pub more: bool,
+}
+
 /// See the module. All calls block. What a call was given is on stable storage when it returns; an error means that
 /// nothing was changed.
 #[derive(Debug)]
@@ -188,18 +201,28 @@ impl ItemJournal {
         self.read(|db| query(db, &sql, params![clamp(after).cast_signed(), row_limit(limit)], item))
     }
 
-    /// As [`list`](Self::list), of one archive and class.
-    pub fn lane(
-        &self,
-        archive_id: u32,
-        class: Class,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<JournalItem>, QueueError> {
+    /// As [`list`](Self::list), of one archive and class. What makes no sense keeps nothing behind it from being found.
+    pub fn lane(&self, archive_id: u32, class: Class, after: u64, limit: usize) -> Result<LanePage, QueueError> {
         let sql =
             format!("SELECT {ITEM} FROM item WHERE archive_id = ?1 AND class = ?2 AND id > ?3 ORDER BY id LIMIT ?4");
         let params = params![archive_id, class_number(class), clamp(after).cast_signed(), row_limit(limit)];
-        self.read(|db| query(db, &sql, params, item))
+        let decode = |row: &Row<'_>| {
+            let id: u64 = Decoder::new(row, &"item").number(0)?;
+            match item(row) {
+                Err(Fault::Damage(why)) => Ok((id, Err(why))),
+                item => Ok((id, Ok(item?))),
+            }
+        };
+        let rows = self.read(|db| query(db, &sql, params, decode))?;
+        let (last, more) = (rows.last().map(|(id, _)| *id), rows.len() >= limit);
+        let mut page = LanePage { last, more, ..LanePage::default() };
+        for (id, found) in rows {
+            match found {
+                Ok(item) => page.items.push(item),
+                Err(why) => page.damaged.push((id, why)),
+            }
+        }
+        Ok(page)
     }
 
     /// One item.
@@ -413,7 +436,7 @@ mod tests {
         let fid = items[0].fid.unwrap();
         assert_eq!(journal.of_cookie(u64::MAX, fid).unwrap(), found[..1]);
         assert_eq!(journal.of_cookie(u64::MAX, Fid { oid: 2, ..fid }).unwrap(), [], "another MDT's");
-        assert_eq!(journal.lane(1, Class::Archive, 0, 10).unwrap(), found[1..]);
+        assert_eq!(journal.lane(1, Class::Archive, 0, 10).unwrap().items, found[1..]);
         let failure = Failure::temporary(5, "no");
         journal.end(&[end(ids[0], Some(failure.clone())), end(ids[1], None), end(77, None)]).unwrap();
         journal.end(&[end(ids[1], None)]).unwrap();
@@ -425,6 +448,23 @@ mod tests {
         let journal = ItemJournal::open(&path).unwrap();
         assert_eq!(journal.last_id().unwrap(), ids[1]);
         assert!(journal.accept(&items).unwrap()[0] > ids[1], "ids never come back");
+    }
+
+    #[test]
+    fn a_damaged_row_hides_nothing_behind_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("lustre.db");
+        let journal = ItemJournal::open(&path).unwrap();
+        let items: Vec<_> = (1..=3).map(|cookie| new(cookie, Class::Archive, Command::Archive)).collect();
+        let ids = journal.accept(&items).unwrap();
+        let damage = "UPDATE item SET hash = x'01' WHERE id = ?1";
+        rusqlite::Connection::open(&path).unwrap().execute(damage, [ids[1].cast_signed()]).unwrap();
+        let page = journal.lane(1, Class::Archive, 0, 2).unwrap();
+        assert_eq!(page.items.iter().map(|item| item.id).collect::<Vec<_>>(), ids[..1]);
+        assert_eq!(page.damaged.iter().map(|(id, _)| *id).collect::<Vec<_>>(), ids[1..2]);
+        assert_eq!((page.last, page.more), (Some(ids[1]), true));
+        let page = journal.lane(1, Class::Archive, ids[1], 2).unwrap();
+        assert_eq!((page.items.len(), page.last, page.more), (1, Some(ids[2]), false));
     }
 
     #[test]
