@@ -162,7 +162,7 @@ impl Shared {
     fn begin_item(&self, entry: &Entry, item: &Item, handle: &Handle, kept: &mut Option<CopyAction>) -> Begun {
         let file = match LustreFile::open(&self.root, item.fid()) {
             Ok(file) => file,
-            Err(error) => return Begun::Refused(self.describe(item, None), error.into()),
+            Err(error) => return unseen(self.describe(item, None), error.into()),
         };
         let prepared = self.describe(item, file.as_ref());
         match entry.command {
@@ -222,7 +222,7 @@ impl Shared {
         let object = file.identity().map_err(Failure::from).and_then(|own| object::to_restore(item, own));
         let Wanted { identity, needs_hash } = match object {
             Ok(wanted) => wanted,
-            Err(failure) => return Begun::Refused(prepared, failure),
+            Err(failure) => return unseen(prepared, failure),
         };
         let layout = file.saved_layout();
         let options = Begin {
@@ -287,6 +287,11 @@ impl Shared {
             }
         }
     }
+}
+
+/// What becomes of an action whose file could not be looked at, or is not fit for it.
+pub(crate) fn unseen(prepared: Prepared, failure: Failure) -> Begun {
+    if failure.kind == ErrorKind::Temporary { Begun::Later(failure, None) } else { Begun::Refused(prepared, failure) }
 }
 
 pub(crate) fn gone(prepared: Prepared, fid: Fid) -> Begun {

@@ -3,7 +3,7 @@
 //! Through the descriptor of the root that was opened at the start, so that it works until the end, whatever happens to the
 //! mount point. Nothing here opens a file's content: that would wait for a restore.
 
-use model::{Digest, Failure, Fid, Identity, errno_kind, xattr};
+use model::{Digest, ErrorKind, Failure, Fid, Identity, errno_kind, xattr};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use sys::file::FileStamp;
@@ -12,6 +12,7 @@ use sys::{Mode, OFlags};
 /// The file's layout, as the client shows it.
 const LAYOUT: &str = "lustre.lov";
 const ACL: &str = "system.posix_acl_access";
+const EIO: i32 = 5;
 const EOPNOTSUPP: i32 = 95;
 
 /// The path of a file for whoever works in a mount of the filesystem.
@@ -26,12 +27,13 @@ pub(crate) struct FileError {
     what: String,
     fid: Fid,
     why: String,
-    pub(crate) errno: i32,
+    kind: ErrorKind,
+    errno: i32,
 }
 
 impl From<FileError> for Failure {
     fn from(error: FileError) -> Self {
-        Self { kind: errno_kind(error.errno), errno: error.errno, message: error.to_string(), thaw: None }
+        Self { kind: error.kind, errno: error.errno, message: error.to_string(), thaw: None }
     }
 }
 
@@ -63,8 +65,8 @@ impl LustreFile {
     }
 
     fn unseen(fid: Fid, error: &io::Error) -> FileError {
-        let errno = error.raw_os_error().unwrap_or(5);
-        FileError { what: "look at the state".into(), fid, why: error.to_string(), errno }
+        let errno = error.raw_os_error().unwrap_or(EIO);
+        FileError { what: "look at the state".into(), fid, why: error.to_string(), kind: errno_kind(errno), errno }
     }
 
     pub(crate) fn into_fd(self) -> OwnedFd {
@@ -74,15 +76,24 @@ impl LustreFile {
     /// The object it names; empty when it names none.
     pub(crate) fn identity(&self) -> Result<Identity, FileError> {
         let hash = self.text(xattr::HASH)?;
-        let damaged = |e: model::DigestError| self.error("read attribute", xattr::HASH, e.to_string(), 5);
+        let damaged = |e: model::DigestError| self.damaged(xattr::HASH, e.to_string());
         let hash = if hash.is_empty() { None } else { Some(Digest::from_hex(&hash).map_err(damaged)?) };
         Ok(Identity { uuid: self.text(xattr::UUID)?, hash, url: self.text(xattr::URL)? })
     }
 
     /// Makes it name an object; the id last, since whoever finds one believes the rest. The present layout is kept with it.
+    ///
+    /// After an error it names what it named before, as far as that can be written.
     pub(crate) fn set_identity(&self, identity: &Identity) -> Result<(), FileError> {
+        let before = self.identity();
         self.save_layout();
-        self.put_identity(identity)
+        let put = self.put_identity(identity);
+        if let (Err(_), Ok(before)) = (&put, before)
+            && let Err(error) = self.put_identity(&before)
+        {
+            tracing::error!(%error, object = before.uuid, "its attributes are of two objects now");
+        }
+        put
     }
 
     fn put_identity(&self, identity: &Identity) -> Result<(), FileError> {
@@ -157,8 +168,7 @@ impl LustreFile {
 
     fn text(&self, name: &str) -> Result<String, FileError> {
         let bytes = sys::xattr::get(&self.fd, name).map_err(|e| self.failed("read attribute", name, &e))?;
-        let damaged = |e: std::string::FromUtf8Error| self.error("read attribute", name, e.to_string(), 5);
-        String::from_utf8(bytes.unwrap_or_default()).map_err(damaged)
+        String::from_utf8(bytes.unwrap_or_default()).map_err(|e| self.damaged(name, e.to_string()))
     }
 
     /// Sets a text, or removes the attribute when it is empty.
@@ -172,15 +182,48 @@ impl LustreFile {
     }
 
     fn failed(&self, what: &str, name: &str, error: &io::Error) -> FileError {
-        self.error(what, name, error.to_string(), error.raw_os_error().unwrap_or(5))
+        let errno = error.raw_os_error().unwrap_or(EIO);
+        FileError {
+            what: format!("{what} {name}"),
+            fid: self.fid,
+            why: error.to_string(),
+            kind: errno_kind(errno),
+            errno,
+        }
     }
 
-    fn error(&self, what: &str, name: &str, why: String, errno: i32) -> FileError {
-        FileError { what: format!("{what} {name}"), fid: self.fid, why, errno }
+    /// What somebody has written there does not change by being read again.
+    fn damaged(&self, name: &str, why: String) -> FileError {
+        let what = format!("make sense of attribute {name}");
+        FileError { what, fid: self.fid, why, kind: ErrorKind::Permanent, errno: EIO }
     }
 }
 
 /// Gives the file of a restore, which has none yet, a layout.
 pub(crate) fn give_layout(file: BorrowedFd<'_>, layout: &[u8]) -> io::Result<()> {
     sys::xattr::create(file, LAYOUT, layout)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_cannot_be_given_an_object_names_the_one_before() {
+        let directory = tempfile::tempdir().unwrap();
+        let file = std::fs::File::create(directory.path().join("f")).unwrap();
+        let file = LustreFile::of(Fid { seq: 1, oid: 2, ver: 0 }, file.into()).unwrap();
+        let identity = |uuid: &str, digit: &str, url: String| {
+            let hash = Some(Digest::from_hex(&digit.repeat(64)).unwrap());
+            Identity { uuid: uuid.to_owned(), hash, url }
+        };
+        let before = identity("before", "a", String::new());
+        file.set_identity(&before).unwrap();
+        // After the hash, an attribute that is too long.
+        let failed = file.set_identity(&identity("after", "b", "u".repeat(70_000))).unwrap_err();
+        assert!(failed.to_string().contains(xattr::URL), "{failed}");
+        assert_eq!(file.identity().unwrap(), before);
+        sys::xattr::set(&file.fd, xattr::HASH, b"no hash").unwrap();
+        assert_eq!(Failure::from(file.identity().unwrap_err()).kind, ErrorKind::Permanent);
+    }
 }

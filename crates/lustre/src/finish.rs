@@ -21,6 +21,10 @@ const ENXIO: i32 = 6;
 const EBUSY: i32 = 16;
 const ETIMEDOUT: i32 = 110;
 
+/// Between attempts to make a file name its object.
+const NAME_PAUSES: [Duration; 4] =
+    [Duration::from_millis(200), Duration::from_millis(400), Duration::from_millis(800), Duration::from_millis(1600)];
+
 /// An action that a worker took out of the state to end it.
 struct Ending {
     entry: Arc<Entry>,
@@ -208,24 +212,51 @@ impl Shared {
     /// be made when the coordinator has taken the end.
     fn archived(&self, ending: &Ending, identity: Identity) -> Result<Option<Snapshot>, Failure> {
         let entry = &*ending.entry;
-        let set = match (ending.stop, entry.fid()) {
-            (Some(stop), _) => Err(stopped(stop)),
-            (None, None) => Ok(None),
-            (None, Some(fid)) => match LustreFile::open(&self.root, fid) {
-                // Unlinked meanwhile: the coordinator takes that for a success, and its object goes.
-                Ok(None) => {
-                    self.owe(entry, identity.clone());
-                    return Ok(None);
-                }
-                Ok(Some(file)) => {
-                    let _alone = self.naming.lock();
-                    let set = file.set_identity(&identity).map_err(Failure::from);
-                    set.map(|()| self.snapshot_of(ending, fid, &file, &identity))
-                }
-                Err(error) => Err(error.into()),
-            },
+        let (Some(fid), None) = (entry.fid(), ending.stop) else {
+            self.owe(entry, identity);
+            return ending.stop.map_or(Ok(None), |stop| Err(stopped(stop)));
         };
-        set.inspect_err(|_| self.owe(entry, identity))
+        let mut touched = false;
+        let mut named = self.name(ending, fid, &identity, &mut touched);
+        // All of it is in the archive: worth a few seconds, when the MDT is only away.
+        for pause in NAME_PAUSES {
+            if !matches!(&named, Err(failure) if failure.kind == ErrorKind::Temporary) {
+                break;
+            }
+            std::thread::sleep(pause);
+            named = self.name(ending, fid, &identity, &mut touched);
+        }
+        match named {
+            Ok(Some(snapshot)) => Ok(snapshot),
+            // Unlinked meanwhile: the coordinator takes that for a success, and its object goes.
+            Ok(None) => {
+                self.owe(entry, identity);
+                Ok(None)
+            }
+            Err(failure) => {
+                if touched {
+                    self.owe_unless_named(entry, identity)
+                } else {
+                    self.owe(entry, identity)
+                }
+                Err(failure)
+            }
+        }
+    }
+
+    /// One attempt to make the file name its object, and its snapshot; `None` when the file is gone. `touched` when attributes may have been set.
+    fn name(
+        &self,
+        ending: &Ending,
+        fid: Fid,
+        identity: &Identity,
+        touched: &mut bool,
+    ) -> Result<Option<Option<Snapshot>>, Failure> {
+        let Some(file) = LustreFile::open(&self.root, fid)? else { return Ok(None) };
+        let _alone = self.naming.lock();
+        *touched = true;
+        file.set_identity(identity)?;
+        Ok(Some(self.snapshot_of(ending, fid, &file, identity)))
     }
 
     /// `None` when none is wanted, or when it could not be made safely. The file is as it was archived if the coordinator takes the end,
@@ -287,11 +318,15 @@ impl Shared {
         if entry.command != Command::Archive {
             return;
         }
-        match self.names(entry, &entry.identity.uuid) {
-            Ok(false) => self.owe(entry, entry.identity.clone()),
+        self.owe_unless_named(entry, entry.identity.clone());
+    }
+
+    fn owe_unless_named(&self, entry: &Entry, identity: Identity) {
+        match self.names(entry, &identity.uuid) {
+            Ok(false) => self.owe(entry, identity),
             Ok(true) => {}
             Err(error) => {
-                tracing::warn!(action = %entry, object = entry.identity.uuid, %error, "it may be in the archive, and stays there: its file may name it");
+                tracing::warn!(action = %entry, object = identity.uuid, %error, "it may be in the archive, and stays there: its file may name it");
             }
         }
     }

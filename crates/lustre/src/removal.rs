@@ -4,7 +4,7 @@
 //! it was cancelled or given up long ago. And Lustre lets a file be released while its removal waits. A mover is asked only after the coordinator has
 //! confirmed the removal and the file was found not released: the object may be its only content.
 
-use crate::begin::{Begun, failure_of, gone};
+use crate::begin::{Begun, failure_of, gone, unseen};
 use crate::entry::Entry;
 use crate::file::{LustreFile, path_of};
 use crate::object;
@@ -31,7 +31,7 @@ impl Shared {
     ) -> Begun {
         let (identity, is_shared) = match object::to_remove(item, file) {
             Ok(found) => found,
-            Err(failure) => return Begun::Refused(prepared, failure),
+            Err(failure) => return unseen(prepared, failure),
         };
         let prepared = Prepared { identity, ..prepared };
         let begun = match kept.take() {

@@ -818,3 +818,52 @@ async fn p1_what_may_have_ended_well_leaves_its_object() {
     assert_eq!(site.waiting(Command::Remove), 0);
     drop(source);
 }
+
+/// No file can be opened until the limit is given back.
+struct NoDescriptors;
+
+impl NoDescriptors {
+    fn take() -> Self {
+        let pid = std::process::id().to_string();
+        let limited = std::process::Command::new("prlimit").args(["--nofile=3:", "--pid", &pid]).status();
+        assert!(limited.expect("prlimit of util-linux is there").success());
+        Self
+    }
+}
+
+impl Drop for NoDescriptors {
+    fn drop(&mut self) {
+        sys::process::raise_nofile_limit();
+    }
+}
+
+/// Neither an action nor what a mover has stored is given up because a file cannot be looked at for a moment.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_cannot_be_looked_at_for_now_is_looked_at_again() {
+    let site = Site::new();
+    let source = Arc::new(site.start(None, Patience::default()));
+    source.archives_changed(&[]);
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    wait_until(LONG, "it waits", || site.waiting(Command::Archive) == 1);
+    let none = NoDescriptors::take();
+    source.archives_changed(&[(1, 8)]);
+    let failed = tokio::time::timeout(LONG, async {
+        while !has_failed_for_now(&source, &site).await {
+            tokio::task::yield_now().await;
+        }
+    });
+    failed.await.expect("it failed for now");
+    drop(none);
+    let work = next(&source).await.remove(0);
+    let none = NoDescriptors::take();
+    source.complete(vec![(work.key, success(&work))]);
+    let ended = tokio::time::timeout(Duration::from_millis(300), async {
+        while ended(&source, &site).await.is_empty() {
+            tokio::task::yield_now().await;
+        }
+    });
+    assert!(ended.await.is_err(), "it was given up");
+    drop(none);
+    wait_until(LONG, "it is archived", || site.statuses() == [Status::Succeeded]);
+    assert_eq!(site.uuid(&site.top().join("f")), work.identity.uuid);
+}

@@ -13,7 +13,7 @@ pub enum ErrorKind {
 }
 
 // Linux errno values, the same on every architecture that Sifaka is built for.
-const TEMPORARY: [i32; 18] = [
+const TEMPORARY: [i32; 19] = [
     4,   // EINTR
     5,   // EIO: disks and networks recover; an archive that lost a block keeps failing and is seen in the queue
     11,  // EAGAIN
@@ -28,6 +28,7 @@ const TEMPORARY: [i32; 18] = [
     103, // ECONNABORTED
     104, // ECONNRESET
     107, // ENOTCONN
+    108, // ESHUTDOWN: a Lustre client that was evicted, until it is connected again
     110, // ETIMEDOUT
     111, // ECONNREFUSED
     113, // EHOSTUNREACH
