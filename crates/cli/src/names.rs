@@ -7,13 +7,14 @@ use crate::lustre::{self, Filesystem, Looks, LustreFile};
 use agent::admin::api::{FileRef, RecordRef, fsid_text};
 use clap::Args;
 use model::{Fid, FileHandle};
+use rustix::fs::{CWD, Dir, Mode, OFlags};
 use std::collections::{HashMap, HashSet};
-use std::ffi::OsString;
-use std::fs::{self, File, OpenOptions, ReadDir};
+use std::ffi::{OsStr, OsString};
+use std::fs::{self, File};
 use std::io::{self, BufRead};
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
-use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::sync::mpsc;
@@ -123,6 +124,8 @@ struct Walk {
 
 /// Something at a path.
 struct Inode {
+    /// A bare name of it (`O_PATH`).
+    opened: OwnedFd,
     kind: Kind,
     dev: u64,
     ino: u64,
@@ -156,9 +159,12 @@ enum Kind {
     Special,
 }
 
-/// A directory that is being read.
+/// A directory that is being read. What is in it is found through its descriptor: whoever renames it, or puts a link in its place, leads
+/// nobody elsewhere.
 struct OpenDirectory {
-    entries: ReadDir,
+    entries: Dir,
+    /// As the user has it.
+    path: PathBuf,
     /// `None` on Lustre.
     handle: Option<FileHandle>,
 }
@@ -315,7 +321,7 @@ impl Walk {
     fn tree(&mut self, top: PathBuf, inode: Inode) -> Result<(), Unwanted> {
         let dev = inode.dev;
         let mut open: Vec<OpenDirectory> = Vec::new();
-        self.enter(&top, inode.handle(), &mut open)?;
+        self.enter(top, &inode, &mut open)?;
         while let Some(directory) = open.last_mut() {
             let Some(entry) = directory.entries.next() else {
                 open.pop();
@@ -324,23 +330,31 @@ impl Walk {
             let entry = match entry {
                 Ok(entry) => entry,
                 Err(error) => {
-                    self.problem(&top, format!("a directory below it cannot be read: {error}"))?;
-                    open.pop();
+                    let why = format!("it cannot be read to its end: {}", io::Error::from(error));
+                    if let Some(directory) = open.pop() {
+                        self.problem(&directory.path, why)?;
+                    }
                     continue;
                 }
             };
-            let path = entry.path();
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            if name == "." || name == ".." {
+                continue;
+            }
+            let path = directory.path.join(name);
             let parent = directory.handle.clone().filter(|_| self.records.is_some());
-            match self.identify(&path) {
+            let found =
+                directory.entries.fd().map_err(io::Error::from).and_then(|fd| self.identify_in(fd, name, &path));
+            match found {
                 Ok(inode) if inode.dev != dev => {}
                 // Versions of what is beside it, which are released and archived. They are entered when they are named.
-                Ok(inode) if inode.kind == Kind::Directory && path.file_name() == Some(SNAPSHOTS.as_ref()) => {}
-                Ok(inode) if matches!(inode.home, Home::Lustre(..)) && path.ends_with(lustre::OWN_DIRECTORY) => {}
+                Ok(inode) if inode.kind == Kind::Directory && name == SNAPSHOTS => {}
+                Ok(inode) if matches!(inode.home, Home::Lustre(..)) && name == lustre::OWN_DIRECTORY => {}
                 Ok(inode) => {
-                    self.record(&inode, parent, path.file_name())?;
+                    self.record(&inode, parent, Some(name))?;
                     match inode.kind {
                         Kind::Regular => self.add(path, inode.home)?,
-                        Kind::Directory => self.enter(&path, inode.handle(), &mut open)?,
+                        Kind::Directory => self.enter(path, &inode, &mut open)?,
                         Kind::Link | Kind::Special => {}
                     }
                 }
@@ -352,25 +366,34 @@ impl Walk {
         Ok(())
     }
 
-    fn enter(
-        &self,
-        directory: &Path,
-        handle: Option<FileHandle>,
-        open: &mut Vec<OpenDirectory>,
-    ) -> Result<(), Unwanted> {
-        match fs::read_dir(directory) {
+    fn enter(&self, path: PathBuf, directory: &Inode, open: &mut Vec<OpenDirectory>) -> Result<(), Unwanted> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let opened = rustix::fs::openat(&directory.opened, c".", flags, Mode::empty());
+        match opened.and_then(Dir::new) {
             Ok(entries) => {
-                open.push(OpenDirectory { entries, handle });
+                open.push(OpenDirectory { entries, path, handle: directory.handle() });
                 Ok(())
             }
-            Err(error) => self.problem(directory, error.to_string()),
+            Err(error) => self.problem(&path, io::Error::from(error).to_string()),
         }
     }
 
     /// What `path` is, and its name by handle, of the same inode.
     fn identify(&mut self, path: &Path) -> io::Result<Inode> {
-        let flags = sys::OFlags::PATH | sys::OFlags::NOFOLLOW;
-        let file = OpenOptions::new().read(true).custom_flags(flags.bits().cast_signed()).open(path)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        self.describe(open_bare(CWD, path)?, path, path, parent)
+    }
+
+    /// As [`identify`](Self::identify), of what has this name in an open directory. `shown` is the user's path of it.
+    fn identify_in(&mut self, directory: BorrowedFd<'_>, name: &OsStr, shown: &Path) -> io::Result<Inode> {
+        let opened = open_bare(directory, Path::new(name))?;
+        // For calls that take paths. The dot: they do not follow what comes last.
+        let parent = PathBuf::from(format!("/proc/self/fd/{}/.", directory.as_raw_fd()));
+        self.describe(opened, shown, &parent.join(name), &parent)
+    }
+
+    fn describe(&mut self, opened: OwnedFd, shown: &Path, path: &Path, parent: &Path) -> io::Result<Inode> {
+        let file = File::from(opened);
         let metadata = file.metadata()?;
         let kind = match metadata.file_type() {
             kind if kind.is_file() => Kind::Regular,
@@ -378,20 +401,18 @@ impl Walk {
             kind if kind.is_symlink() => Kind::Link,
             _ => Kind::Special,
         };
-        let directory = match kind {
-            Kind::Directory => path,
-            _ => path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new(".")),
-        };
+        let directory = if kind == Kind::Directory { path } else { parent };
         let lustre = self.lustre.look(metadata.dev(), directory).map_err(io::Error::other)?;
         let home = match (lustre, kind) {
-            (None, _) => Home::Local(self.local(path, &file, metadata.dev())?),
+            (None, _) => Home::Local(self.local(shown, &file, metadata.dev())?),
             (Some(filesystem), Kind::Regular) => {
                 let fid = filesystem.fid(path)?;
                 Home::Lustre(filesystem, Some(fid))
             }
             (Some(filesystem), _) => Home::Lustre(filesystem, None),
         };
-        Ok(Inode { kind, dev: metadata.dev(), ino: metadata.ino(), links: metadata.nlink(), home })
+        let (dev, ino, links) = (metadata.dev(), metadata.ino(), metadata.nlink());
+        Ok(Inode { opened: file.into(), kind, dev, ino, links, home })
     }
 
     fn local(&mut self, path: &Path, file: &File, dev: u64) -> io::Result<FileRef> {
@@ -461,5 +482,56 @@ impl Walk {
 
     fn send(&self, found: Found) -> Result<(), Unwanted> {
         self.found.blocking_send(found).map_err(|_| Unwanted)
+    }
+}
+
+/// Opens nothing, and follows no link that `path` is itself.
+fn open_bare(directory: impl AsFd, path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::openat(directory, path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use testkit::{FsKind, LoopFs};
+
+    fn handle(path: &Path) -> FileHandle {
+        let raw = sys::handle::name_to_handle(open_bare(CWD, path).unwrap()).unwrap();
+        FileHandle { kind: raw.kind, bytes: raw.bytes.into() }
+    }
+
+    /// The owner of a tree may put a link in a directory's place while root walks it.
+    #[test]
+    fn a_directory_that_is_exchanged_leads_nobody_elsewhere() {
+        let fs = LoopFs::new(FsKind::Ext4, 64);
+        let [tree, other] = ["tree", "other"].map(|name| fs.path().join(name));
+        let inside = tree.join("a");
+        for directory in [&inside, &other] {
+            fs::create_dir_all(directory).unwrap();
+            (0..3 * BATCH).for_each(|i| drop(File::create(directory.join(i.to_string())).unwrap()));
+        }
+        let args = FilesArgs {
+            null: false,
+            paths: vec![tree.clone()],
+            fs: None,
+            recursive: false,
+            records: false,
+            gone_too: false,
+        };
+        let mut found = walk(args).unwrap();
+        // It cannot have come to its end: nobody takes more than what is in the channel.
+        let mut files = match found.blocking_recv() {
+            Some(Found::Files(files)) => files,
+            other => panic!("{other:?}"),
+        };
+        fs::rename(&inside, tree.join("b")).unwrap();
+        std::os::unix::fs::symlink(&other, &inside).unwrap();
+        while let Some(next) = found.blocking_recv() {
+            let Found::Files(more) = next else { panic!("{next:?}") };
+            files.extend(more);
+        }
+        let known: HashSet<_> = (0..3 * BATCH).map(|i| handle(&tree.join("b").join(i.to_string())).bytes).collect();
+        assert_eq!(files.len(), 3 * BATCH);
+        assert!(files.iter().all(|file| known.contains(&file.file.handle.bytes)), "of another directory");
     }
 }
