@@ -204,6 +204,11 @@ impl HsmAgent {
         running.dispatching.spawn(async move { dispatcher.run().await });
         let dispatcher = Arc::clone(&self.dispatcher);
         running.attending.spawn(async move { dispatcher.run_cancels().await });
+        let (monitor, source) = (Arc::clone(&self.monitor), Arc::clone(&self.dispatcher.source));
+        running.attending.spawn(async move {
+            monitor.all_tried().await;
+            source.movers_started();
+        });
         let watch = Watch {
             stats: Arc::clone(&self.dispatcher.stats),
             endpoints: Arc::clone(&self.endpoints),

@@ -210,6 +210,19 @@ impl PluginMonitor {
         self.shared.changed.subscribe()
     }
 
+    /// Waits until every plugin has asked for actions or ended since it was started, or is slow.
+    pub async fn all_tried(&self) {
+        let mut changes = self.changes();
+        let is_expected = |plugin: &PluginStatus| {
+            plugin.restarts == 0 && matches!(plugin.state, PluginState::Starting { slow: false })
+        };
+        while self.status().iter().any(is_expected) {
+            if changes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Kills the plugin with this pid because it does nothing. False when there is none.
     #[must_use]
     pub fn kill_hung(&self, pid: i32) -> bool {

@@ -115,6 +115,10 @@ pub trait ActionSource: Send + Sync + 'static {
         let _ = served;
     }
 
+    /// Every enabled plugin has asked for actions, or ended, or takes longer for it than is usual: what archives have movers at the start is known by
+    /// now, or a moment later. Comes once.
+    fn movers_started(&self) {}
+
     /// The agent begins to stop: it asks for nothing more. What it has still gets its results.
     fn stopping(&self) {}
 

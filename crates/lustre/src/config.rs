@@ -28,7 +28,7 @@ pub struct LustreConfig {
 /// Times that only tests change.
 #[derive(Clone, Copy, Debug)]
 pub struct Patience {
-    /// The archives with movers have to be the same for so long before the agent registers for them.
+    /// The archives with movers have to be the same for so long before the agent registers for them; and at the start, all movers have to have come, or failed.
     pub settled: Duration,
     /// After so long without anything from the coordinator an idle agent registers anew: nothing tells it that it was dropped.
     pub idle: Duration,

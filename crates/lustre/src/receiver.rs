@@ -298,7 +298,8 @@ impl Receiver {
             }
             state = self.shared.state.lock();
         }
-        let settled = state.known_since.is_some_and(|since| since.elapsed() >= patience.settled);
+        let settled =
+            state.known_since.is_some_and(|since| since.elapsed() >= patience.settled) && state.movers_started;
         if !settled || Instant::now() < self.register_after {
             return;
         }

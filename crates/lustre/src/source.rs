@@ -333,6 +333,11 @@ impl ActionSource for LustreSource {
         self.shared.wake();
     }
 
+    fn movers_started(&self) {
+        self.shared.state.lock().movers_started = true;
+        self.shared.wake();
+    }
+
     fn stopping(&self) {
         self.drain();
     }

@@ -212,6 +212,8 @@ pub(crate) struct State {
     away: BTreeMap<u32, Instant>,
     /// What began early and waits for its turn, by archive.
     early: BTreeSet<(u32, u64)>,
+    /// No further mover is expected in the near future: there is no reason to wait with the first registration.
+    pub(crate) movers_started: bool,
     flight: BTreeMap<u32, usize>,
     held: BTreeMap<u32, usize>,
     pub(crate) limit: usize,

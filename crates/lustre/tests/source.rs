@@ -55,6 +55,7 @@ impl Site {
         };
         let source = LustreSource::start(self.library.clone(), config).unwrap();
         source.archives_changed(&[(archive, 8)]);
+        source.movers_started();
         wait_until(LONG, "it is registered", || !self.pipes().is_empty());
         source
     }

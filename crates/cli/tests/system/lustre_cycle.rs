@@ -5,6 +5,7 @@ use crate::support::{self, LONG, noise};
 use lustre_standin::{Status, control};
 use model::{ActionData, xattr};
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use sys::lustre::UserAction;
 use testkit::{FsKind, LoopFs, wait_until};
 
@@ -196,4 +197,21 @@ fn a_stop_in_order_leaves_what_waits_to_the_next_agent() {
     lustre.start_agent();
     lustre.nothing_is_left();
     assert!(lustre.statuses().iter().all(|status| *status == Status::Succeeded), "{:?}", lustre.requests());
+}
+
+/// One registration for all of them: with work for the first archive, the next registration might be long in coming. One that fails is not waited for.
+#[test]
+fn the_agent_registers_when_all_its_movers_have_come_or_failed() {
+    let lustre = Lustre::start_with(|site| {
+        site.add_mover("noop", "archive \"2\" {\n  id = 2\n}\n");
+        site.add_mover("broken", "");
+        let slow = format!("sleep 3; exec {} mover noop", testkit::sifaka_binary().display());
+        for (name, script) in [("noop", slow.as_str()), ("broken", "exit 1")] {
+            let program = site.plugin_dir().join(name);
+            fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+            fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        }
+    });
+    let clients = control::clients(&lustre.root).unwrap();
+    assert_eq!(clients.iter().map(|client| &client.archives[..]).collect::<Vec<_>>(), [[1, 2]], "{}", lustre.log());
 }
