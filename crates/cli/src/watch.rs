@@ -84,6 +84,12 @@ impl Told {
         }
     }
 
+    /// What was written so far is not kept until there is more of it.
+    pub(crate) fn flush(&self) {
+        let flushed = self.output().flush();
+        self.keep(flushed);
+    }
+
     /// `would WHAT PATH` on standard output, for people.
     pub(crate) fn say(&self, path: &Path, what: &str) {
         if self.json || self.quiet {

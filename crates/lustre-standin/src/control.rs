@@ -187,6 +187,11 @@ pub fn take_record_number(root: &Root) -> Result<u64> {
     Ok(session.state.last_record)
 }
 
+/// As [`log`], of a file by its FID, whether it can be reached or not.
+pub fn log_fid(root: &Root, fid: Fid, kind: u32) -> Result<()> {
+    changelog::append(&mut Session::begin(root)?, Entry::new(kind, 0, fid))
+}
+
 /// As [`log`], with a number that was taken before: an MDT gives numbers and writes records at different times.
 pub fn log_late(path: &Path, kind: u32, index: u64) -> Result<()> {
     let root = Root::of(path)?;

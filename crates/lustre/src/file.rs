@@ -10,7 +10,7 @@ use sys::file::FileStamp;
 use sys::{Mode, OFlags};
 
 /// The file's layout, as the client shows it.
-const LAYOUT: &str = "lustre.lov";
+pub(crate) const LAYOUT: &str = "lustre.lov";
 const ACL: &str = "system.posix_acl_access";
 const EIO: i32 = 5;
 const EOPNOTSUPP: i32 = 95;

@@ -17,6 +17,9 @@ use sys::lustre::{Flush, Layout, LayoutLease, LeaseMode, data_version, flush, md
 use transfer::copy::copy_file;
 use transfer::{OpenFile, TransferError};
 
+/// The file has no layout.
+const ENODATA: i32 = 61;
+
 /// What there is to know of a file before anything is done to it.
 pub(crate) struct Seen {
     pub(crate) stamp: FileStamp,
@@ -48,7 +51,11 @@ pub(crate) fn look(work: &Work, path: &Path) -> Result<Result<Seen, Outcome>, Tr
     let file = open(path, Access::Read)?;
     let stamp = stamp(&file).map_err(Trouble::io("read attributes of", path))?;
     let is_encrypted = is_encrypted(&file).map_err(Trouble::io("read attributes of", path))?;
-    let mirrors = mirrors(work, &file, path)?;
+    let mirrors = match mirrors(work, &file, path) {
+        // It was made without, and nothing was written yet.
+        Err(Trouble::Io { source, .. }) if source.raw_os_error() == Some(ENODATA) => Vec::new(),
+        mirrors => mirrors?,
+    };
     if mirrors.iter().all(|mirror| mirror.components.iter().all(|component| component.osts.is_empty())) {
         return Ok(Err(Outcome::Unsuited("has no objects on OSTs")));
     }

@@ -335,6 +335,9 @@ fn what_has_no_content_here_is_told_and_left() {
     let link = site.top.join("link");
     std::os::unix::fs::symlink(&path, &link).unwrap();
     assert_eq!(extend(&site.work(), &link, &on(&[1])).unwrap(), Outcome::Unsuited("is no regular file"));
+    control::fail(&site.root, "llapi_layout_get_by_fd", 61, None).unwrap();
+    assert_eq!(resync(&site.work(), &path).unwrap(), Outcome::Unsuited("has no objects on OSTs"));
+    control::heal(&site.root, "llapi_layout_get_by_fd").unwrap();
     site.make_released(&path);
     assert_eq!(extend(&site.work(), &path, &on(&[1])).unwrap(), Outcome::Unsuited("is released: restore it first"));
     assert!(extend(&site.work(), &site.file_on("g", 0, b"x"), &on(&[77])).is_err(), "there is no such OST");

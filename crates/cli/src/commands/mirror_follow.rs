@@ -1,30 +1,26 @@
 //! `sifaka mirror resync --follow`: what becomes stale is brought up to date, as the changelog of an MDT tells.
 //!
-//! A record is committed when every file of it and of those before is in sync, has no mirrors or is gone. Files that are in use are tried again
-//! for a while; what is not known after a crash is in the changelog still.
+//! A record is committed when every file of it and of those before is in sync, has no mirrors or is gone. Files that are in use or fail are tried again
+//! for a while; what is not known after a crash is in the changelog still. The log is read and committed beside the work on files: one that
+//! takes long holds up no other.
 
-use crate::exit::{CliError, Exit, Outcome};
+use crate::commands::mirror_waiting::{Tried, Waiting};
+use crate::exit::{CliError, Exit};
 use crate::lustre::{Crew, Filesystem};
-use crate::output::complain;
+use crate::output::{complain, escaped};
 use ::lustre::changelog::{Event, Feed, FeedError, written};
-use ::lustre::mirrors::resync;
-use ::lustre::{Outcome as Came, Trouble};
+use ::lustre::mirrors::{may_be_stale, resync};
+use ::lustre::{Outcome as Came, Trouble, fsname};
 use model::Fid;
-use std::collections::HashMap;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 /// Files that wait for being tried: while there are more, no records are read.
 const MAX_WAITING: usize = 1 << 16;
 /// How often the log is looked at.
 const PERIOD: Duration = Duration::from_secs(1);
-/// Between tries of a file that is in use: at first, and the longest.
-const FIRST_PAUSE: Duration = Duration::from_secs(2);
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
-/// A file that is in use for longer does not hold up the changelog any more. One that is written to is told of once more when it is closed.
-const GIVE_UP: Duration = Duration::from_secs(3600);
 
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct FollowArgs {
@@ -48,57 +44,72 @@ impl FollowArgs {
     }
 }
 
-/// A file that is to be looked at.
-struct Waiting {
-    /// The first record that is not done because of it.
-    index: u64,
-    since: Instant,
-    next_try: Instant,
-    pause: Duration,
-}
-
-/// How a try came out.
-enum Tried {
-    Done,
-    Busy,
-}
-
+/// What the threads share.
 struct Follower<'a> {
     crew: &'a Crew,
     filesystem: &'a Filesystem,
-    waiting: HashMap<Fid, Waiting>,
-    /// The last record that was read.
-    seen: u64,
+    /// The kernel's number of the filesystem.
+    device: u64,
+    waiting: Waiting,
+    /// What fails is not tried again.
+    once: bool,
+    /// The filesystem was not there when it was looked at last.
+    is_away: AtomicBool,
 }
 
-pub(crate) fn run(args: &FollowArgs, fs: Option<&Path>, jobs: usize, crew: Crew) -> Outcome {
+pub(crate) fn run(args: &FollowArgs, fs: Option<&Path>, jobs: usize, crew: Crew) -> Result<Exit, CliError> {
     let (Some(mdt), Some(user), Some(fs)) = (&args.follow, &args.user, fs) else {
         return Err(CliError::new(Exit::Usage, "--follow needs --user and --fs"));
     };
-    let filesystem = match Filesystem::of(fs) {
-        Ok(Some(filesystem)) => filesystem,
-        Ok(None) => return Err(CliError::new(Exit::NotHere, format!("{} is not on Lustre", fs.display()))),
-        Err(why) => return Err(CliError::new(Exit::NotHere, format!("{}: {why}", fs.display()))),
-    };
+    let not_here = |why: String| CliError::new(Exit::NotHere, format!("{}: {why}", fs.display()));
+    let filesystem = Filesystem::of(fs).map_err(not_here)?.ok_or_else(|| not_here("it is not on Lustre".to_owned()))?;
+    let device = check(&filesystem, mdt).map_err(not_here)?;
     let default = || Path::new("/var/lib/sifaka").join(format!("changelog-{}-{}", plain(mdt), plain(user)));
     let position = args.position.clone().unwrap_or_else(default);
-    let failed = |error: FeedError| CliError::new(Exit::NotHere, error.to_string());
     let mut feed = Feed::open(filesystem.library(), mdt, user, &position, PERIOD).map_err(failed)?;
-    let mut follower =
-        Follower { crew: &crew, filesystem: &filesystem, waiting: HashMap::new(), seen: feed.committed() };
-    loop {
-        let at_end = follower.read(&mut feed, args.once)?;
-        follower.round(jobs);
-        match feed.commit(follower.done()) {
-            // Cleared with the next commit.
-            Err(error @ FeedError::Clear { .. }) if !args.once => complain(&error.to_string()),
-            other => other.map_err(failed)?,
-        }
-        if args.once && at_end && follower.waiting.is_empty() {
-            break;
-        }
-    }
+    let waiting = Waiting::new(MAX_WAITING);
+    let follower = Follower {
+        crew: &crew,
+        filesystem: &filesystem,
+        device,
+        waiting,
+        once: args.once,
+        is_away: AtomicBool::new(false),
+    };
+    let followed = std::thread::scope(|scope| {
+        let start = || std::thread::Builder::new().spawn_scoped(scope, || follower.work());
+        let followed = match start() {
+            Ok(_) => {
+                // With fewer threads it takes longer.
+                let _ = (1..jobs).try_for_each(|_| start().map(drop));
+                follower.follow(&mut feed)
+            }
+            Err(why) => Err(CliError::new(Exit::SomeFailed, format!("cannot start a thread: {why}"))),
+        };
+        // Files that are being worked on stay as they were.
+        crew.work().stop();
+        follower.waiting.end();
+        followed
+    });
+    followed?;
     crew.finish_plainly()
+}
+
+fn failed(error: FeedError) -> CliError {
+    CliError::new(Exit::NotHere, error.to_string())
+}
+
+/// Where files cannot be opened by the FIDs of this log, all of them would seem to be gone, and their records done.
+fn check(filesystem: &Filesystem, mdt: &str) -> Result<u64, String> {
+    let name = fsname(filesystem.library(), filesystem.top());
+    if let Ok(name) = name
+        && mdt.rsplit_once("-MDT").is_none_or(|(of, _)| of != name)
+    {
+        return Err(format!("it is the filesystem {name}, of which {} is no MDT", escaped(mdt)));
+    }
+    filesystem.device_of_fids().map_err(|error| {
+        format!("files cannot be opened by their FIDs (it wants root, and a mount of the whole filesystem): {error}")
+    })
 }
 
 /// For a file's name.
@@ -107,21 +118,38 @@ fn plain(text: &str) -> String {
 }
 
 impl Follower<'_> {
+    /// Reads and commits, until there is nothing more to do, if that is wanted.
+    fn follow(&self, feed: &mut Feed) -> Result<(), CliError> {
+        let mut seen = feed.committed();
+        loop {
+            let at_end = self.read(feed, &mut seen)?;
+            let first = self.waiting.first();
+            let done = first.map_or(seen, |index| index.saturating_sub(1));
+            match feed.commit(done) {
+                // Cleared with the next commit.
+                Err(error @ FeedError::Clear { .. }) if !self.once => complain(&error.to_string()),
+                other => other.map_err(failed)?,
+            }
+            if self.once && self.is_away.load(Ordering::Relaxed) {
+                return Err(CliError::new(Exit::NotHere, "the filesystem is not there any more"));
+            }
+            if self.once && at_end && first.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
     /// Takes in one event. Whether there is nothing more in the log.
-    fn read(&mut self, feed: &mut Feed, once: bool) -> Result<bool, CliError> {
-        let now = Instant::now();
-        let next_try = self.waiting.values().map(|waiting| waiting.next_try).min();
-        let patience = next_try.map_or(PERIOD, |at| at.saturating_duration_since(now).min(PERIOD));
-        if self.waiting.len() >= MAX_WAITING {
-            std::thread::sleep(patience);
+    fn read(&self, feed: &mut Feed, seen: &mut u64) -> Result<bool, CliError> {
+        if !self.waiting.has_room(PERIOD) {
             return Ok(false);
         }
-        match feed.next(patience) {
+        match feed.next(PERIOD) {
             Some(Event::Records(records)) => {
                 for record in &records {
-                    self.seen = self.seen.max(record.index);
+                    *seen = record.index.max(*seen);
                     if let Some(fid) = written(record) {
-                        self.wait_for(fid, record.index);
+                        self.waiting.add(fid, record.index);
                     }
                 }
                 Ok(false)
@@ -138,7 +166,7 @@ impl Follower<'_> {
                 complain(&format!("a changelog record is passed by: {why}"));
                 Ok(false)
             }
-            Some(Event::Trouble(error)) if once => {
+            Some(Event::Trouble(error)) if self.once => {
                 Err(CliError::new(Exit::NotHere, format!("the changelog cannot be read: {error}")))
             }
             Some(Event::Trouble(error)) => {
@@ -149,79 +177,67 @@ impl Follower<'_> {
         }
     }
 
-    fn wait_for(&mut self, fid: Fid, index: u64) {
-        let now = Instant::now();
-        let new = || Waiting { index, since: now, next_try: now, pause: FIRST_PAUSE };
-        self.waiting.entry(fid).or_insert_with(new);
-    }
-
-    /// Tries what is due, several files at a time.
-    fn round(&mut self, jobs: usize) {
-        let now = Instant::now();
-        let due = self.waiting.iter().filter(|(_, waiting)| waiting.next_try <= now);
-        let due: Vec<Fid> = due.map(|(fid, _)| *fid).collect();
-        let (queue, results) = (Mutex::new(due.into_iter()), Mutex::new(Vec::new()));
-        let (crew, filesystem) = (self.crew, self.filesystem);
-        let worker = || {
-            loop {
-                let next = queue.lock().unwrap_or_else(PoisonError::into_inner).next();
-                let Some(fid) = next else { return };
-                let tried = attempt(crew, filesystem, fid);
-                results.lock().unwrap_or_else(PoisonError::into_inner).push((fid, tried));
+    /// Tries one file after the other as they become due.
+    fn work(&self) {
+        while let Some(fid) = self.waiting.take() {
+            let tried = self.attempt(fid);
+            if let Some(given_up) = self.waiting.put_back(fid, tried) {
+                self.tell(fid, given_up);
             }
-        };
-        std::thread::scope(|scope| {
-            for _ in 1..jobs {
-                // Without more threads it takes longer.
-                if std::thread::Builder::new().spawn_scoped(scope, worker).is_err() {
-                    break;
-                }
-            }
-            worker();
-        });
-        for (fid, tried) in results.into_inner().unwrap_or_else(PoisonError::into_inner) {
-            self.note(fid, &tried);
         }
     }
 
-    fn note(&mut self, fid: Fid, tried: &Tried) {
-        let Some(waiting) = self.waiting.get_mut(&fid) else { return };
-        if matches!(tried, Tried::Done) {
-            self.waiting.remove(&fid);
-        } else if waiting.since.elapsed() > GIVE_UP {
-            self.waiting.remove(&fid);
-            self.crew.tell(&shown(self.filesystem, fid), Ok(Came::Busy { tries: 1 }));
-        } else {
-            waiting.next_try = Instant::now() + waiting.pause;
-            waiting.pause = waiting.pause.saturating_mul(2).min(LONGEST_PAUSE);
-        }
-    }
-
-    /// The record up to which everything is done.
-    fn done(&self) -> u64 {
-        self.waiting.values().map(|waiting| waiting.index.saturating_sub(1)).min().unwrap_or(self.seen)
-    }
-}
-
-fn attempt(crew: &Crew, filesystem: &Filesystem, fid: Fid) -> Tried {
-    match resync(crew.work(), &filesystem.path_by_fid(fid)) {
-        Ok(Came::Busy { .. }) => Tried::Busy,
+    fn attempt(&self, fid: Fid) -> Tried {
+        let path = self.filesystem.path_by_fid(fid);
         // Most records are of files without mirrors.
-        Ok(Came::Already(_) | Came::Unsuited(_)) => Tried::Done,
-        Err(Trouble::Io { source, .. }) if source.kind() == ErrorKind::NotFound => Tried::Done,
-        Err(trouble) => {
-            // Told, and left to a resync of the file: the changelog is not held up by what fails.
-            crew.tell(&shown(filesystem, fid), Err(trouble.to_string()));
-            Tried::Done
+        match may_be_stale(&path) {
+            Ok(false) => return Tried::Done,
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.not_found(&error),
+            // Who opens it finds out.
+            Ok(true) | Err(_) => {}
         }
-        Ok(outcome) => {
-            crew.tell(&shown(filesystem, fid), Ok(outcome));
-            Tried::Done
+        match resync(self.crew.work(), &path) {
+            Ok(Came::Busy { tries }) => Tried::Busy(Came::Busy { tries }),
+            Ok(Came::Already(_) | Came::Unsuited(_)) => Tried::Done,
+            Ok(outcome) => {
+                self.tell(fid, Ok(outcome));
+                Tried::Copied
+            }
+            Err(Trouble::Io { source, .. }) if source.kind() == ErrorKind::NotFound => self.not_found(&source),
+            Err(Trouble::Stopped { .. }) => Tried::Busy(Came::Busy { tries: 1 }),
+            Err(trouble) => self.failed(fid, trouble.to_string()),
         }
     }
-}
 
-/// A path of the file, if it has one.
-fn shown(filesystem: &Filesystem, fid: Fid) -> PathBuf {
-    filesystem.path_of(fid).ok().flatten().unwrap_or_else(|| filesystem.path_by_fid(fid))
+    /// It is gone, unless everything is: then nothing is known of it.
+    fn not_found(&self, error: &io::Error) -> Tried {
+        let is_there = self.filesystem.device_of_fids().is_ok_and(|device| device == self.device);
+        if !self.is_away.swap(!is_there, Ordering::Relaxed) && !is_there {
+            let top = self.filesystem.top().display();
+            complain(&format!("{top} is not there any more, and files wait until it is: {error}"));
+        }
+        if is_there { Tried::Done } else { Tried::Away }
+    }
+
+    fn failed(&self, fid: Fid, why: String) -> Tried {
+        // People know the file by its name.
+        let by_fid = self.filesystem.path_by_fid(fid);
+        let why = why.replace(&*by_fid.to_string_lossy(), &self.shown(fid).to_string_lossy());
+        if self.once {
+            self.tell(fid, Err(why));
+            return Tried::Done;
+        }
+        Tried::Failed(why)
+    }
+
+    fn tell(&self, fid: Fid, outcome: Result<Came, String>) {
+        self.crew.tell(&self.shown(fid), outcome);
+        self.crew.flush();
+    }
+
+    /// A path of the file, if it has one.
+    fn shown(&self, fid: Fid) -> PathBuf {
+        let path = self.filesystem.path_of(fid).ok().flatten();
+        path.unwrap_or_else(|| self.filesystem.path_by_fid(fid))
+    }
 }

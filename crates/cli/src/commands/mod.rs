@@ -15,6 +15,7 @@ mod import_objects;
 pub(crate) mod man;
 pub(crate) mod mirror;
 mod mirror_follow;
+mod mirror_waiting;
 pub(crate) mod mover;
 pub(crate) mod rebalance;
 pub(crate) mod rebuild;

@@ -295,6 +295,11 @@ impl Crew {
         self.told.line(&line, message.as_deref());
     }
 
+    /// Whoever reads what is told gets it now.
+    pub(crate) fn flush(&self) {
+        self.told.flush();
+    }
+
     /// Prints the totals and what else there is to tell.
     pub(crate) fn finish(self, more: impl Serialize, text: &str) -> Result<Exit, CliError> {
         let Self { work, told, verb, totals, .. } = self;

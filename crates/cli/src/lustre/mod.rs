@@ -99,6 +99,11 @@ impl Filesystem {
         path2fid(&self.library, path)
     }
 
+    /// The kernel's number of the filesystem, if files of it can be opened by FID at present.
+    pub(crate) fn device_of_fids(&self) -> io::Result<u64> {
+        Ok(rustix::fs::stat(self.top.join(FIDS))?.st_dev)
+    }
+
     /// By which a file is opened whose FID is known.
     pub(crate) fn path_by_fid(&self, fid: Fid) -> PathBuf {
         self.top.join(FIDS).join(fid.to_string())

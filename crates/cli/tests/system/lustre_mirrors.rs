@@ -6,7 +6,7 @@ use lustre_standin::control;
 use nix::libc;
 use serde_json::Value;
 use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::io::{BufRead, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
@@ -248,4 +248,109 @@ fn what_the_changelog_tells_is_resynced_and_committed_when_it_is_done() {
     lustre.run(&words[..4], &[]).refused(2, &["--user"]);
     control::fail(&lustre.root, "llapi_changelog_start", libc::EIO, None).unwrap();
     lustre.run(&[&words[..], &["--once"]].concat(), &[]).refused(5, &["the changelog cannot be read"]);
+}
+
+/// A follower of the changelog.
+struct Following {
+    mdt: String,
+    user: String,
+    position: PathBuf,
+}
+
+impl Following {
+    fn new(lustre: &Lustre) -> Self {
+        let user = control::register_changelog_user(&lustre.root).unwrap();
+        let mdt = format!("{}-MDT0000", lustre.root.fsname().unwrap());
+        Self { mdt, user, position: lustre.scratch.join("position") }
+    }
+
+    fn words<'a>(&'a self, mdt: &'a str) -> Vec<&'a str> {
+        let position = self.position.to_str().unwrap();
+        vec!["mirror", "resync", "--follow", mdt, "--user", &self.user, "--position", position]
+    }
+
+    fn command(&self, lustre: &Lustre) -> std::process::Command {
+        let mut command = lustre.command();
+        command.args(self.words(&self.mdt)).arg("--fs").arg(lustre.path(""));
+        command
+    }
+
+    /// The oldest record that is not cleared.
+    fn left(&self, lustre: &Lustre) -> Option<u64> {
+        let mut log = Changelog::start(&lustre.library, &self.mdt, 0, false).unwrap();
+        log.recv().unwrap().map(|record| record.index)
+    }
+}
+
+fn write_and_close(path: &Path, content: &str) {
+    const CLOSE: u32 = 11;
+    fs::write(path, content).unwrap();
+    control::log(path, CLOSE, 0).unwrap();
+}
+
+#[test]
+fn p9_what_cannot_be_reached_is_not_taken_for_gone() {
+    let lustre = with_osts();
+    let path = file_on(&lustre, "f", 0, b"content");
+    lustre.ok(&["mirror", "extend", "-p", "fast"], &[&path]);
+    let following = Following::new(&lustre);
+    write_and_close(&path, "changed");
+    let (fids, away) = (lustre.path(".lustre/fid"), lustre.path(".lustre/away"));
+    let top = lustre.path("");
+    let top = top.to_str().unwrap();
+    // The log of another filesystem.
+    lustre
+        .run(&[&following.words("other-MDT0000")[..], &["--fs", top]].concat(), &[])
+        .refused(5, &["of which other-MDT0000 is no MDT"]);
+    fs::rename(&fids, &away).unwrap();
+    lustre.run(&[&following.words(&following.mdt)[..], &["--fs", top]].concat(), &[]).refused(5, &["by their FIDs"]);
+    fs::rename(&away, &fids).unwrap();
+    assert_eq!(following.left(&lustre), Some(1));
+    // It goes away in the middle.
+    let mut command = following.command(&lustre);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    wait_until(LONG, "it is done", || following.left(&lustre).is_none());
+    control::log(&path, 11, 0).unwrap();
+    write_and_close(&path, "again");
+    wait_until(LONG, "it is done, too", || following.left(&lustre).is_none());
+    let fid = lustre.fid(&path);
+    fs::rename(&fids, &away).unwrap();
+    let fid = lustre_standin::abi::Fid { seq: fid.seq, oid: fid.oid, ver: fid.ver };
+    control::log_fid(&lustre.root, fid, 11).unwrap();
+    let mut said = std::io::BufReader::new(child.stderr.take().unwrap()).lines();
+    let told = said.find_map(|line| Some(line.unwrap()).filter(|line| line.contains("not there any more"))).unwrap();
+    assert!(told.contains("files wait until it is"), "{told}");
+    assert!(following.left(&lustre).is_some());
+    fs::rename(&away, &fids).unwrap();
+    wait_until(LONG, "it was tried again", || following.left(&lustre).is_none());
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_resync_that_fails_is_tried_again_and_each_file_is_told_when_it_is_done() {
+    let lustre = with_osts();
+    let path = file_on(&lustre, "f", 0, b"content");
+    lustre.ok(&["mirror", "extend", "-p", "fast"], &[&path]);
+    let following = Following::new(&lustre);
+    control::fail(&lustre.root, "llapi_mirror_read", libc::EIO, Some(1)).unwrap();
+    write_and_close(&path, "changed");
+    let mut command = following.command(&lustre);
+    let mut child = command.arg("--json").stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    // The line comes when the file is done, and not when there are many.
+    let mut lines = std::io::BufReader::new(child.stdout.take().unwrap()).lines();
+    let line: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    assert_eq!((&line["result"], &line["bytes"]), (&"resynced".into(), &7.into()), "{line}");
+    wait_until(LONG, "it is committed", || following.left(&lustre).is_none());
+    assert!(!mirrors(&lustre, &path)[1].2);
+    child.kill().unwrap();
+    let said = child.wait_with_output().unwrap();
+    let told = String::from_utf8_lossy(&said.stderr).matches("it is tried again").count();
+    assert_eq!(told, 1, "{said:?}");
+    // Once is once: it is told.
+    control::fail(&lustre.root, "llapi_mirror_read", libc::EIO, None).unwrap();
+    write_and_close(&path, "more");
+    let said = Said::of(following.command(&lustre).arg("--once").output().unwrap());
+    said.refused(1, &["cannot read a mirror in sync of", "mnt/f: Input/output error"]);
+    assert_eq!(following.left(&lustre), None);
 }

@@ -5,11 +5,13 @@
 //! A process that is killed leaves the file as it was.
 
 mod extend;
+mod glance;
 mod resync;
 mod split;
 mod verify;
 
 pub use extend::{Target, extend};
+pub use glance::may_be_stale;
 pub use resync::resync;
 pub use split::{Which, split};
 pub use verify::verify;
