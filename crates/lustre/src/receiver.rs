@@ -6,7 +6,7 @@
 use crate::entry::to_journal;
 use crate::source::Shared;
 use crate::state::Stop;
-use crate::workers::Job;
+use crate::workers::{Job, refuse};
 use model::{Failure, Fid};
 use std::collections::BTreeSet;
 use std::io::{self, Read};
@@ -141,7 +141,9 @@ impl Receiver {
         let (mut items, mut cancels, mut refused) = (Vec::new(), Vec::new(), Vec::new());
         // That it knows this agent says nothing of the other MDTs' coordinators, so a suspicion stays.
         let state = self.shared.state.lock();
-        let known = state.known.contains(&list.archive_id);
+        // What comes at the very end is the next process's, which may serve that archive, or refuse it.
+        let known = state.closed || state.known.contains(&list.archive_id);
+        let closed = state.closed;
         for item in list.items {
             match self.check(&item, list.archive_id, ours, known) {
                 Err(failure) => refused.push((item, failure)),
@@ -165,6 +167,10 @@ impl Receiver {
         }
         for (cookie, fid) in cancels {
             self.cancel(cookie, fid);
+        }
+        if closed {
+            // No worker will.
+            return refused.into_iter().for_each(|(item, failure)| refuse(&self.shared, item, failure));
         }
         let refusals = refused.into_iter().map(|(item, failure)| Job::Refuse(item, failure));
         self.shared.state.lock().urgent.extend(refusals);
@@ -316,9 +322,7 @@ impl Receiver {
                     tracing::info!(archives = ?ids, "registered with the coordinator");
                 }
                 let mut state = self.shared.state.lock();
-                state.handle = Some(copytool.handle());
-                (state.suspect, state.renewing) = (false, false);
-                state.schedule();
+                state.registered(copytool.handle());
                 drop(state);
                 self.shared.announce();
                 (self.copytool, self.registered) = (Some(copytool), archives);

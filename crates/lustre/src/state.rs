@@ -12,7 +12,7 @@ use queue::EndedItem;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use sys::lustre::{CopyAction, Handle};
+use sys::lustre::{CopyAction, Handle, Item};
 
 /// Actions of one archive that may wait to be tried again before no further one is begun for it. Each holds a descriptor.
 const MAX_WAITING: usize = 512;
@@ -203,6 +203,8 @@ pub(crate) struct State {
     pub(crate) jobs: VecDeque<Job>,
     /// Before those.
     pub(crate) urgent: VecDeque<Job>,
+    /// Refusals that wait for a registration to be told by; as few as the coordinator has slots.
+    pub(crate) untold: Vec<(Item, Failure)>,
     /// Archives with movers now, and what those take at once.
     served: BTreeMap<u32, usize>,
     /// Archives that ever had a mover, and when the last one was added.
@@ -256,6 +258,15 @@ impl State {
     /// For how long an archive has had no mover that had one.
     pub(crate) fn away_for(&self, archive_id: u32) -> Duration {
         self.away.get(&archive_id).map_or(Duration::ZERO, Instant::elapsed)
+    }
+
+    /// There is a registration: what waited for one goes on.
+    pub(crate) fn registered(&mut self, handle: Handle) {
+        self.handle = Some(handle);
+        (self.suspect, self.renewing) = (false, false);
+        let untold = std::mem::take(&mut self.untold);
+        self.urgent.extend(untold.into_iter().map(|(item, failure)| Job::Refuse(item, failure)));
+        self.schedule();
     }
 
     /// Begins what there is room for.
@@ -515,7 +526,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use sys::lustre::{Action, Item};
+    use sys::lustre::Action;
 
     fn active() -> Active {
         Active::new(Arc::new(Entry {

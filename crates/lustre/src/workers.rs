@@ -52,18 +52,27 @@ fn work(shared: &Shared) {
             Job::Finish(id, outcome) => shared.finish(id, outcome),
             Job::Report(id) => shared.report(id),
             Job::Load(load) => shared.load(load),
-            Job::Refuse(item, failure) => refuse(shared, &item, &failure),
+            Job::Refuse(item, failure) => refuse(shared, item, failure),
         }
         shared.announce();
     }
 }
 
-/// Ends what cannot begin. An error changes nothing: it is over as far as we are concerned.
-fn refuse(shared: &Shared, item: &Item, failure: &Failure) {
+/// Ends what cannot begin; without a registration, as soon as there is one. An error changes nothing: it is over as far as we are concerned.
+pub(crate) fn refuse(shared: &Shared, item: Item, failure: Failure) {
     let (action, fid, cookie) = (item.action(), item.fid(), item.cookie());
+    let mut state = shared.state.lock();
+    let Some(handle) = state.handle.clone() else {
+        if state.closed {
+            tracing::error!(%action, %fid, cookie = format_args!("{cookie:#x}"), "cannot be refused any more: it holds its slot until the coordinator gives it up");
+        } else {
+            state.untold.push((item, failure));
+        }
+        return;
+    };
+    drop(state);
     tracing::error!(%action, %fid, cookie = format_args!("{cookie:#x}"), "refused: {}", failure.message);
-    let Some(handle) = shared.state.lock().handle.clone() else { return };
-    if let Err(error) = CopyAction::fail(&handle, item, failure.errno.max(1), ProgressFlags::default()) {
+    if let Err(error) = CopyAction::fail(&handle, &item, failure.errno.max(1), ProgressFlags::default()) {
         tracing::warn!(%fid, cookie = format_args!("{cookie:#x}"), %error, "the coordinator did not take the refusal");
     }
 }

@@ -43,10 +43,21 @@ impl Site {
     }
 
     fn start_for(&self, archive: u32, reader_timeout: Option<Duration>, patience: Patience) -> LustreSource {
+        let fsname = self.root.fsname().unwrap();
+        self.start_as(&fsname, archive, reader_timeout, patience)
+    }
+
+    fn start_as(
+        &self,
+        fsname: &str,
+        archive: u32,
+        reader_timeout: Option<Duration>,
+        patience: Patience,
+    ) -> LustreSource {
         let config = LustreConfig {
             mount: self.top(),
             shown: self.top(),
-            fsname: Some(self.root.fsname().unwrap()),
+            fsname: Some(fsname.to_owned()),
             journal: self.directory.path().join("lustre.db"),
             backoff: Backoff { max_delay_ms: 100, max_attempts: 0 },
             reader_timeout,
@@ -215,6 +226,21 @@ async fn p3_nothing_is_lost_between_two_registrations() {
     });
     asked.unwrap();
     wait_until(LONG, "all are archived", || site.statuses().iter().all(|status| *status == Status::Succeeded));
+    wait_until(LONG, "it registered often", || site.pipes().first().is_some_and(|last| *last > first + 10));
+}
+
+/// What cannot be refused because the registration has just ended is refused by the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_while_it_registers_anew_has_its_answer() {
+    const COUNT: usize = 300;
+    let site = Site::new();
+    control::set(&site.root, "max_requests", "1000").unwrap();
+    let _source = site.start_as("other", 1, None, Patience { idle: Duration::ZERO, ..Patience::default() });
+    let first = site.pipes()[0];
+    for n in 0..COUNT {
+        site.ask(UserAction::Archive, &[format!("f{n}")]);
+    }
+    wait_until(LONG, "all are answered", || site.statuses() == [Status::Failed; COUNT]);
     wait_until(LONG, "it registered often", || site.pipes().first().is_some_and(|last| *last > first + 10));
 }
 
