@@ -13,10 +13,14 @@ use agent::admin::{Control, ControlError, ErrorCode, Reply};
 use futures_util::FutureExt;
 use model::{ActionId, Class, Extent, Fid};
 use queue::{Finished, JournalItem, QueueError};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use sys::lustre::{Request, UserAction, request};
+use sys::lustre::{MAX_REQUEST_ITEMS, Request, RequestError, UserAction, request};
+
+const ENOENT: i32 = 2;
+const EAGAIN: i32 = 11;
 
 /// The admin API's view of an agent on Lustre.
 pub struct LustreControl {
@@ -173,33 +177,107 @@ fn finished_view(finished: Finished) -> FinishedView {
     }
 }
 
-/// Asks the coordinator, which then asks this agent: so that both know.
-fn cancel(shared: &Shared, ids: &[ActionId]) -> Result<Cancelled, ControlError> {
-    let mut done = Cancelled { cancelled: 0, not_found: 0 };
-    for id in ids {
-        let found = shared.journal.get(id.0).map_err(internal)?;
-        let entry = found.and_then(|item| Entry::from_journal(item, false));
-        let Some(fid) = entry.as_ref().and_then(Entry::fid) else {
-            done.not_found += 1;
-            continue;
-        };
-        match ask_to_cancel(shared, fid) {
-            Ok(()) => done.cancelled += 1,
-            // It ended meanwhile.
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => done.not_found += 1,
-            Err(error) => {
-                let message = format!("the coordinator does not cancel what it does for {fid}: {error}");
-                return Err(ControlError::new(ErrorCode::Unavailable, message));
-            }
-        }
-    }
-    Ok(done)
+/// How a cancel went, and of how many actions the coordinator would not hear, with the reason of the first.
+#[derive(Default)]
+struct Canceling {
+    done: Cancelled,
+    refused: u64,
+    why: Option<ControlError>,
 }
 
-fn ask_to_cancel(shared: &Shared, fid: Fid) -> std::io::Result<()> {
-    let items = [(fid, Extent::WHOLE)];
-    let asked = Request { action: UserAction::Cancel, archive_id: 0, flags: 0, items: &items, data: b"" };
-    request(&shared.library, &shared.config.mount, &asked).map_err(|error| error.source)
+impl Canceling {
+    /// Asks the coordinator, which then asks this agent: so that both know. What it refuses keeps nothing else from being cancelled.
+    ///
+    /// # Errors
+    /// The coordinator takes no requests.
+    fn ask(&mut self, shared: &Shared, items: impl Iterator<Item = Entry>) -> Result<(), ControlError> {
+        // A request is of one archive, or else the agent of the first file's hears of all.
+        let mut by_archive: BTreeMap<u32, Vec<Fid>> = BTreeMap::new();
+        for entry in items {
+            match entry.fid() {
+                Some(fid) => by_archive.entry(entry.archive_id).or_default().push(fid),
+                None => self.done.not_found += 1,
+            }
+        }
+        for (archive_id, fids) in by_archive {
+            let mut left = fids.as_slice();
+            while let Err(failed) = ask_to_cancel(shared, archive_id, left) {
+                // One of the next is to blame.
+                self.done.cancelled += failed.accepted as u64;
+                let (next, rest) = split(left.get(failed.accepted..).unwrap_or_default(), MAX_REQUEST_ITEMS);
+                next.iter().try_for_each(|fid| self.ask_one(shared, archive_id, *fid))?;
+                left = rest;
+            }
+            self.done.cancelled += left.len() as u64;
+        }
+        Ok(())
+    }
+
+    fn ask_one(&mut self, shared: &Shared, archive_id: u32, fid: Fid) -> Result<(), ControlError> {
+        let Err(error) = ask_to_cancel(shared, archive_id, &[fid]) else {
+            self.done.cancelled += 1;
+            return Ok(());
+        };
+        let message = format!("the coordinator does not cancel what it does for {fid}: {error}");
+        let refusal = ControlError::new(ErrorCode::Unavailable, message);
+        match error.source.raw_os_error() {
+            // It ended meanwhile.
+            Some(ENOENT) => self.done.not_found += 1,
+            Some(EAGAIN) => return Err(refusal),
+            _ => {
+                self.refused += 1;
+                self.why.get_or_insert(refusal);
+            }
+        }
+        Ok(())
+    }
+
+    fn finish(self) -> Result<Cancelled, ControlError> {
+        let Some(why) = self.why else { return Ok(self.done) };
+        let message = format!("{} cancelled, {} refused: {}", self.done.cancelled, self.refused, why.message);
+        Err(ControlError::new(ErrorCode::Unavailable, message))
+    }
+}
+
+fn split(fids: &[Fid], at: usize) -> (&[Fid], &[Fid]) {
+    fids.split_at_checked(at).unwrap_or((fids, &[]))
+}
+
+/// Nothing happens of no files.
+fn ask_to_cancel(shared: &Shared, archive_id: u32, fids: &[Fid]) -> Result<(), RequestError> {
+    if fids.is_empty() {
+        return Ok(());
+    }
+    let items: Vec<_> = fids.iter().map(|fid| (*fid, Extent::WHOLE)).collect();
+    let asked = Request { action: UserAction::Cancel, archive_id, flags: 0, items: &items, data: b"" };
+    request(&shared.library, &shared.config.mount, &asked)
+}
+
+fn cancel(shared: &Shared, ids: &[ActionId]) -> Result<Cancelled, ControlError> {
+    let mut all = Canceling::default();
+    let mut entries = Vec::new();
+    for id in ids {
+        let found = shared.journal.get(id.0).map_err(internal)?;
+        match found.and_then(|item| Entry::from_journal(item, false)) {
+            Some(entry) => entries.push(entry),
+            None => all.done.not_found += 1,
+        }
+    }
+    all.ask(shared, entries.into_iter())?;
+    all.finish()
+}
+
+/// What is owed is nobody's to cancel.
+fn cancel_all(shared: &Shared) -> Result<Cancelled, ControlError> {
+    let mut all = Canceling::default();
+    let mut after = 0;
+    loop {
+        let page = shared.journal.list(after, 1000).map_err(internal)?;
+        let Some(last) = page.last() else { return all.finish() };
+        after = last.id;
+        let entries = page.into_iter().filter_map(|item| Entry::from_journal(item, false));
+        all.ask(shared, entries.filter(|entry| entry.item.is_some()))?;
+    }
 }
 
 impl Control for LustreControl {
@@ -230,20 +308,7 @@ impl Control for LustreControl {
     fn cancel(&self, asked: CancelRequest) -> Reply<'_, Cancelled> {
         match asked {
             CancelRequest::Actions(ids) => Box::pin(self.blocking(move |shared| cancel(shared, &ids))),
-            CancelRequest::All(_) => Box::pin(self.blocking(|shared| {
-                let mut done = Cancelled { cancelled: 0, not_found: 0 };
-                let mut after = 0;
-                loop {
-                    let page = shared.journal.list(after, 1000).map_err(internal)?;
-                    let Some(last) = page.last() else { return Ok(done) };
-                    after = last.id;
-                    let of_lustre = page.iter().filter(|item| !item.item.bytes.is_empty());
-                    let ids: Vec<_> = of_lustre.map(|item| ActionId(item.id)).collect();
-                    let some = cancel(shared, &ids)?;
-                    done.cancelled += some.cancelled;
-                    done.not_found += some.not_found;
-                }
-            })),
+            CancelRequest::All(_) => Box::pin(self.blocking(cancel_all)),
             CancelRequest::Files(_) | CancelRequest::Request(_) => ask_lustre("actions are canceled by their files"),
         }
     }

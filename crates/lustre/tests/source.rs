@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a panic is how a test fails")]
 
 use agent::admin::Control;
-use agent::admin::api::{ActionsQuery, FinishedQuery};
+use agent::admin::api::{ActionsQuery, CancelRequest, FinishedQuery};
 use agent::{ActionSource, Work};
 use lustre_standin::{Root, Status, control};
 use model::{ActionData, Backoff, Command, Digest, Extent, Failure, Fid, Identity, Outcome};
@@ -893,4 +893,28 @@ async fn a_file_that_cannot_be_looked_at_for_now_is_looked_at_again() {
     drop(none);
     wait_until(LONG, "it is archived", || site.statuses() == [Status::Succeeded]);
     assert_eq!(site.uuid(&site.top().join("f")), work.identity.uuid);
+}
+
+/// One that the coordinator does not cancel keeps no other from being cancelled.
+#[tokio::test(flavor = "multi_thread")]
+async fn all_are_cancelled_but_what_the_coordinator_refuses() {
+    const COUNT: usize = 70;
+    let site = Site::new();
+    control::set(&site.root, "max_requests", "1000").unwrap();
+    let source = Arc::new(site.start(None, Patience::default()));
+    source.archives_changed(&[]);
+    let names: Vec<_> = (0..COUNT).map(|n| format!("f{n}")).collect();
+    site.ask(UserAction::Archive, &names);
+    wait_until(LONG, "all are received", || site.waiting(Command::Archive) == COUNT as u64);
+    let refused = path2fid(&site.library, &site.top().join("f3")).unwrap();
+    control::fail(&site.root, &format!("item-{refused}"), 1, None).unwrap();
+    let control = LustreControl::new(Arc::clone(&source), String::new(), site.top(), || serde_json::Value::Null);
+    let error = control.cancel(CancelRequest::All(true)).await.unwrap_err();
+    for part in ["69 cancelled, 1 refused", &refused.to_string()] {
+        assert!(error.message.contains(part), "{part}: {error:?}");
+    }
+    let is = |status: Status| site.statuses()[..COUNT].iter().filter(|found| **found == status).count();
+    wait_until(LONG, "all others are cancelled", || is(Status::Canceled) == COUNT - 1);
+    wait_until(LONG, "the agent has one", || site.waiting(Command::Archive) == 1);
+    assert_eq!(site.statuses()[3], Status::Started);
 }
