@@ -9,12 +9,13 @@
 //! symbolic links, and the library, which follows them, makes the file in a directory where nobody else can write.
 
 use crate::file::LustreFile;
+use crate::place::Place;
 use crate::source::{HANGING, join_within};
 use model::{Fid, Identity, SNAPSHOT_DIRECTORY, Timestamp, snapshot_name, xattr};
 use parking_lot::Mutex;
 use std::ffi::OsStr;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,15 +23,13 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use sys::file::{FileStamp, open_beneath, stamp, stamp_at};
-use sys::lustre::{Import, Library, fid2path, import};
+use sys::lustre::{Import, Library, fid2path};
 use sys::{Mode, OFlags};
 
 /// What one makes is mostly waiting for the MDT.
 const THREADS: usize = 4;
 /// So many may wait; whoever ends an archive then waits for room.
 const WAITING: usize = 4096;
-/// What the library makes, in the directory where nobody else can write.
-const NEW: &str = "file";
 
 /// A version that was archived.
 #[derive(Debug, Clone)]
@@ -145,7 +144,7 @@ impl Maker {
     /// One for each name of the file, all of them names of one.
     fn make(&self, snapshot: &Snapshot) -> Result<(), MakeError> {
         let mut made = Made::default();
-        let mut names = 0;
+        let (mut names, mut first_failure) = (0, None);
         // Lustre tells a bounded number of names; the bound here is for a library that does not.
         for number in 0..u32::try_from(snapshot.stamp.nlink).unwrap_or(u32::MAX) {
             let path = match fid2path(&self.library, &self.mount, snapshot.fid, number) {
@@ -154,14 +153,20 @@ impl Maker {
                 Err(_) => break,
             };
             let path = path.strip_prefix("/").unwrap_or(&path);
-            if !is_snapshot(path) && self.make_at(snapshot, path, &mut made)? {
-                names += 1;
+            if is_snapshot(path) {
+                continue;
+            }
+            // What is wrong with one name, or with its directory, is nothing to the others.
+            match self.make_at(snapshot, path, &mut made) {
+                Ok(is_there) => names += u32::from(is_there),
+                Err(error) => drop(first_failure.get_or_insert(error)),
             }
         }
-        if names == 0 {
-            return Err(failed("make it")("the file has no name any more"));
+        match first_failure {
+            Some(error) => Err(error),
+            None if names == 0 => Err(failed("make it")("the file has no name any more")),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Whether the file is at `path`: then its snapshot is beside it.
@@ -231,14 +236,13 @@ impl Maker {
             size: wanted.size,
             uid: wanted.uid,
             gid: wanted.gid,
-            permissions: wanted.mode & 0o7777,
+            // Nobody gets a right from a version that was replaced, perhaps because of that.
+            permissions: wanted.mode & 0o777,
             atime: timestamp(wanted.atime),
             mtime: timestamp(wanted.mtime),
             ..Import::default()
         };
-        let fid = import(&self.library, &within(&place.inside, NEW), &new).map_err(failed("import it"))?;
-        let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        let fd = open_beneath(&place.inside, NEW, flags, Mode::empty()).map_err(failed("open it"))?;
+        let (fid, fd) = place.import(&self.library, &new).map_err(failed("import it"))?;
         let file = LustreFile::of(fid, fd).map_err(failed("look at it"))?;
         file.set_acl(snapshot.acl.as_deref()).map_err(failed("give it its ACL"))?;
         file.name_shared(&snapshot.identity, snapshot.layout.as_deref()).map_err(failed("make it name its object"))?;
@@ -255,49 +259,6 @@ struct Made {
     file: Option<OwnedFd>,
     /// Where it was made; goes when it has its names.
     place: Option<Place>,
-}
-
-/// A directory where only root can write, whoever owns the one it is in. Goes with what is in it; a crash leaves it.
-struct Place {
-    parent: OwnedFd,
-    name: String,
-    inside: OwnedFd,
-}
-
-impl Place {
-    fn make(directory: &OwnedFd) -> io::Result<Self> {
-        use std::os::unix::fs::DirBuilderExt;
-        let name = format!(".new-{}", uuid::Uuid::new_v4().simple());
-        let parent = directory.try_clone()?;
-        std::fs::DirBuilder::new().mode(0o700).create(within(&parent, &name))?;
-        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
-        let inside = open_beneath(&parent, &name, flags, Mode::empty())?;
-        let found = stamp(&inside)?;
-        // Whoever owns the directory can put another one there.
-        if found.uid != 0 || found.mode & 0o077 != 0 {
-            return Err(io::Error::other("somebody else has put a directory in its place"));
-        }
-        Ok(Self { parent, name, inside })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        match std::fs::remove_file(within(&self.inside, NEW)) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                tracing::warn!(%error, "the second name of a snapshot stays");
-            }
-            _ => {}
-        }
-        if let Err(error) = std::fs::remove_dir(within(&self.parent, &self.name)) {
-            tracing::warn!(%error, name = self.name, "a directory in .hsmsnapshot stays");
-        }
-    }
-}
-
-/// For calls that take paths: the directory is the one that is open, whatever it is called by now.
-fn within(directory: &OwnedFd, name: &str) -> PathBuf {
-    PathBuf::from(format!("/proc/self/fd/{}/{name}", directory.as_raw_fd()))
 }
 
 fn timestamp((seconds, nanos): sys::file::Moment) -> Timestamp {

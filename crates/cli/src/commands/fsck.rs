@@ -49,10 +49,10 @@ pub(crate) struct FsckArgs {
 pub(crate) fn run(socket: &Path, config_file: &Path, args: &FsckArgs) -> Outcome {
     let config = archives::agent_config(config_file)?;
     let ClientDevice::Local(mount_point) = &config.client_device else {
-        return Err(CliError::new(Exit::NotHere, "fsck is for local filesystems"));
+        return Err(CliError::new(Exit::NotHere, format!("`sifaka fsck` is for local filesystems{ON_LUSTRE}")));
     };
     // Lustre's attributes do not mean what fsck takes them for: every object would seem to be nobody's.
-    crate::lustre::refuse("fsck", mount_point)?;
+    crate::lustre::refuse_saying("fsck", mount_point, ON_LUSTRE)?;
     let failed = |error: std::io::Error| {
         CliError::new(Exit::NotHere, format!("cannot look at {}: {error}", mount_point.display()))
     };
@@ -79,6 +79,10 @@ pub(crate) fn run(socket: &Path, config_file: &Path, args: &FsckArgs) -> Outcome
     told.finish(&report, &render::checked::human(&report))?;
     Ok(if report.is_clean() { Exit::Ok } else { Exit::Problems })
 }
+
+/// What does a part of it there.
+const ON_LUSTRE: &str = ": on Lustre, `sifaka scrub` reads the archive's objects, and `sifaka status --json PATH` tells which object each file names. \
+                         Objects that no file names stay in the archive";
 
 /// The agent holds the locks of its files.
 struct ByAgent<'a> {

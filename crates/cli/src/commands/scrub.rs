@@ -87,6 +87,10 @@ pub(crate) fn run(socket: &Path, config_file: &Path, args: &ScrubArgs) -> Outcom
     Ok(if counts.is_sound() || is_mended { Exit::Ok } else { Exit::Problems })
 }
 
+/// Who mends there.
+const ON_LUSTRE: &str = ": on Lustre, `sifaka scrub` without --repair names the damaged objects, `sifaka status --json PATH` tells which object a file \
+                         names, and `sifaka archive --force` archives a file anew that is not released";
+
 fn repair(
     socket: &Path,
     config_file: &Path,
@@ -94,9 +98,10 @@ fn repair(
     damaged: BTreeMap<String, (FileHandle, Vec<u8>)>,
 ) -> Result<Mended, CliError> {
     let ClientDevice::Local(mount_point) = archives::agent_config(config_file)?.client_device else {
-        return Err(CliError::new(Exit::NotHere, "--repair works on a local filesystem only".to_owned()));
+        let why = format!("`sifaka scrub --repair` is for local filesystems{ON_LUSTRE}");
+        return Err(CliError::new(Exit::NotHere, why));
     };
-    crate::lustre::refuse("scrub --repair", &mount_point)?;
+    crate::lustre::refuse_saying("scrub --repair", &mount_point, ON_LUSTRE)?;
     let filesystem = sys::mounts::filesystem_of(&mount_point)
         .map_err(|why| CliError::new(Exit::NotHere, format!("{}: {why}", mount_point.display())))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();

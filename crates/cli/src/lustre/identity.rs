@@ -5,6 +5,7 @@
 use model::xattr::{HASH, LAYOUT, SHARED, URL, UUID};
 use std::fs::{File, OpenOptions};
 use std::io;
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -58,9 +59,8 @@ impl Attributes {
         Ok(self)
     }
 
-    pub(super) fn set_on(&self, path: &Path) -> io::Result<()> {
-        let file = open(path)?;
-        self.values.iter().try_for_each(|(name, value)| sys::xattr::set(&file, *name, value))
+    pub(super) fn set_on(&self, file: &impl AsFd) -> io::Result<()> {
+        self.values.iter().try_for_each(|(name, value)| sys::xattr::set(file, *name, value))
     }
 
     /// Whether both name the same object, in the same words.

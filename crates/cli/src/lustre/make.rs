@@ -2,10 +2,11 @@
 
 use super::identity::Attributes;
 use super::{Filesystem, failed, refused};
+use ::lustre::Place;
 use agent::admin::api::Refused;
 use model::{HsmFlags, HsmState, Identity, Timestamp};
-use nix::libc::{EBUSY, EINVAL, EPERM, EXDEV};
-use std::fs::{self, File, Metadata};
+use nix::libc::{EBUSY, EEXIST, EINVAL, EPERM, EXDEV};
+use std::fs::{File, Metadata};
 use std::io;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
@@ -26,20 +27,27 @@ pub(crate) fn import(filesystem: &Filesystem, path: &Path, wanted: &Import<'_>) 
     make(filesystem, path, &wanted.file, &Attributes::naming(wanted.identity))
 }
 
+/// It gets its name when it is whole: a released file that names no object would never come back.
 fn make(
     filesystem: &Filesystem,
     path: &Path,
     file: &sys::lustre::Import<'_>,
     attributes: &Attributes,
 ) -> io::Result<()> {
-    sys::lustre::import(&filesystem.library, path, file)?;
-    if let Err(why) = attributes.set_on(path) {
-        // A released file that names no object would never come back. The error that matters is the first.
-        let _ = fs::remove_file(path);
-        return Err(why);
-    }
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    File::open(parent)?.sync_all()
+    let directory =
+        File::options().read(true).custom_flags(sys::OFlags::DIRECTORY.bits().cast_signed()).open(parent)?;
+    let name = Path::new(path.file_name().ok_or(io::ErrorKind::InvalidInput)?);
+    if sys::file::stamp_at(&directory, name).is_ok() {
+        return Err(io::Error::from_raw_os_error(EEXIST));
+    }
+    let place = Place::make(&directory)?;
+    let (_, made) = place.import(&filesystem.library, file)?;
+    attributes.set_on(&made)?;
+    sys::file::link_fd(&made, &directory, name)?;
+    // The other name goes before this is durable.
+    drop(place);
+    directory.sync_all()
 }
 
 /// Makes a released file at `target` that names the same object as `source`, with its owner, mode and times, and the layout it was archived with.

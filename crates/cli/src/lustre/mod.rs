@@ -204,10 +204,15 @@ pub(crate) const FS_IS_MISSING: &str = "is a FID: say with --fs of which filesys
 
 /// An error when something at `path` is, or would be, on Lustre: for commands about what only agents on local filesystems keep.
 pub(crate) fn refuse(command: &str, path: &Path) -> Result<(), CliError> {
+    refuse_saying(command, path, "")
+}
+
+/// As [`refuse`], with what to do instead.
+pub(crate) fn refuse_saying(command: &str, path: &Path, instead: &str) -> Result<(), CliError> {
     let found = if path.is_dir() { Filesystem::of(path) } else { Filesystem::of_parent(path) };
     let why = match found {
         Ok(None) => return Ok(()),
-        Ok(Some(_)) => format!("it is on Lustre, and `sifaka {command}` is for local filesystems"),
+        Ok(Some(_)) => format!("it is on Lustre, and `sifaka {command}` is for local filesystems{instead}"),
         Err(why) => why,
     };
     Err(CliError::new(Exit::NotHere, format!("{}: {why}", crate::output::escaped_path(path))))

@@ -314,6 +314,25 @@ fn flags_and_the_archive_are_set() {
     assert_eq!(lustre.status(&[&nowhere]), ["- - -"]);
 }
 
+/// Imports a file `watched` into the directory, and counts what was set on it under that name.
+fn attributes_set_at(directory: &Path, lustre: &Lustre, words: &[&str]) -> usize {
+    use rustix::fs::inotify::{CreateFlags, Reader, WatchFlags, add_watch, init};
+    let watch = init(CreateFlags::NONBLOCK).unwrap();
+    add_watch(&watch, directory, WatchFlags::ATTRIB | WatchFlags::CREATE).unwrap();
+    lustre.ok(words, &[&directory.join("watched")]);
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 4096];
+    let mut events = Reader::new(&watch, &mut buffer);
+    let (mut made, mut set) = (0, 0);
+    while let Ok(event) = events.next() {
+        if event.file_name().is_some_and(|name| name.to_bytes() == b"watched") {
+            made += usize::from(event.events().contains(rustix::fs::inotify::ReadFlags::CREATE));
+            set += usize::from(event.events().contains(rustix::fs::inotify::ReadFlags::ATTRIB));
+        }
+    }
+    assert_eq!(made, 1);
+    set
+}
+
 #[test]
 fn import_and_clone_make_released_files() {
     let lustre = Lustre::new();
@@ -334,10 +353,15 @@ fn import_and_clone_make_released_files() {
     };
     assert_eq!(described(&path), (12, 34, 0o640, 5000, 1_500_000_000));
     lustre.run(&words, &[&path]).refused(1, &["exists"]);
+    assert_eq!(attributes_set_at(lustre.fs.path().as_ref(), &lustre, &words), 0, "it is whole when it gets its name");
     // A file that names no object would never come back.
     control::fail(&lustre.root, "llapi_hsm_import", libc::ENOSPC, Some(1)).unwrap();
     lustre.run(&words, &[&lustre.path("full")]).refused(1, &["No space left"]);
     assert!(!lustre.path("full").exists());
+    let left = fs::read_dir(lustre.fs.path())
+        .unwrap()
+        .filter(|entry| entry.as_ref().unwrap().file_name().as_encoded_bytes().starts_with(b".new-"));
+    assert_eq!(left.count(), 0);
 
     let clone = lustre.path("clone");
     assert_eq!(lustre.ok(&["clone"], &[&path, &clone]), "1 files cloned, 0 refused\n");

@@ -6,7 +6,7 @@ use lustre_standin::Status;
 use model::xattr;
 use std::ffi::OsString;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, chown, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use sys::lustre::UserAction;
 use testkit::wait_until;
@@ -168,4 +168,23 @@ fn p5_an_archive_is_done_when_its_snapshot_cannot_be_made() {
     lustre.nothing_is_left();
     lustre.stop_agent();
     assert!(lustre.statuses().iter().all(|status| *status == Status::Succeeded), "{:?}", lustre.statuses());
+}
+
+/// What is wrong with one name of a file is nothing to the others.
+#[test]
+fn a_name_that_is_too_long_for_a_snapshot_keeps_no_other_from_getting_one() {
+    let lustre = start();
+    let directory = lustre.fs.path().join("dir");
+    fs::create_dir(&directory).unwrap();
+    let long = "x".repeat(250);
+    let path = lustre.file(&format!("dir/{long}"), b"a program");
+    fs::hard_link(&path, directory.join("g")).unwrap();
+    chown(&path, Some(7), Some(8)).unwrap();
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o4755)).unwrap();
+    set_mtime(&path, 0);
+    lustre.archive(&path);
+    wait_for(&lustre, &directory, &["g^2023-11-14T22:13:20Z"]);
+    wait_until(LONG, "it was said", || lustre.log().contains("File name too long"));
+    // An old version gives nobody its owner's rights.
+    assert_eq!(fs::metadata(&snapshots(&directory)[0]).unwrap().mode() & 0o7777, 0o755);
 }
