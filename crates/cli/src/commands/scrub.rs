@@ -55,6 +55,7 @@ struct Totals {
 }
 
 pub(crate) fn run(socket: &Path, config_file: &Path, args: &ScrubArgs) -> Outcome {
+    let mount_point = args.repair.then(|| place_to_repair(config_file)).transpose()?;
     let archive = archives::open(&args.archive, config_file)?;
     let archive_id = archive.id;
     let state = match (&args.state, &args.archive.root) {
@@ -77,7 +78,7 @@ pub(crate) fn run(socket: &Path, config_file: &Path, args: &ScrubArgs) -> Outcom
     let counts = scrub(&*archive.holdings, &options, &noting)
         .map_err(|error| CliError::new(Exit::SomeFailed, error.to_string()))?;
     let damaged = noting.into_damaged();
-    let repair = args.repair.then(|| repair(socket, config_file, archive_id, damaged)).transpose()?;
+    let repair = mount_point.map(|mount_point| repair(socket, &mount_point, archive_id, damaged)).transpose()?;
     // What lies beside objects (packs' own structures, manifests) is mended by nobody.
     let bad = counts.damaged + counts.lost;
     let others = counts.damaged_packs + counts.bad_manifests + counts.failed;
@@ -91,20 +92,25 @@ pub(crate) fn run(socket: &Path, config_file: &Path, args: &ScrubArgs) -> Outcom
 const ON_LUSTRE: &str = ": on Lustre, `sifaka scrub` without --repair names the damaged objects, `sifaka status --json PATH` tells which object a file \
                          names, and `sifaka archive --force` archives a file anew that is not released";
 
-fn repair(
-    socket: &Path,
-    config_file: &Path,
-    archive_id: u32,
-    damaged: BTreeMap<String, (FileHandle, Vec<u8>)>,
-) -> Result<Mended, CliError> {
+/// Where files are repaired: looked at before the archive is read, which takes hours.
+fn place_to_repair(config_file: &Path) -> Result<PathBuf, CliError> {
     let ClientDevice::Local(mount_point) = archives::agent_config(config_file)?.client_device else {
         let why = format!("`sifaka scrub --repair` is for local filesystems{ON_LUSTRE}");
         return Err(CliError::new(Exit::NotHere, why));
     };
     crate::lustre::refuse_saying("scrub --repair", &mount_point, ON_LUSTRE)?;
-    let filesystem = sys::mounts::filesystem_of(&mount_point)
+    Ok(mount_point)
+}
+
+fn repair(
+    socket: &Path,
+    mount_point: &Path,
+    archive_id: u32,
+    damaged: BTreeMap<String, (FileHandle, Vec<u8>)>,
+) -> Result<Mended, CliError> {
+    let filesystem = sys::mounts::filesystem_of(mount_point)
         .map_err(|why| CliError::new(Exit::NotHere, format!("{}: {why}", mount_point.display())))?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let runtime = runtime.map_err(|why| CliError::new(Exit::SomeFailed, format!("cannot start: {why}")))?;
-    runtime.block_on(mend(socket, &mount_point, filesystem.fsid, archive_id, damaged))
+    runtime.block_on(mend(socket, mount_point, filesystem.fsid, archive_id, damaged))
 }

@@ -177,10 +177,14 @@ fn doctor_and_config_check_know_lustre() {
     let text = String::from_utf8_lossy(&found.stdout).into_owned();
     assert!(found.status.success() && text.contains("client library") && text.contains("access by FID"), "{text}");
     assert!(!text.contains("pre-content"), "{text}");
-    let mut fsck = lustre.with_library(lustre.site.command());
-    let found = fsck.arg("--config").arg(lustre.site.agent_config()).arg("fsck").output().unwrap();
-    let text = String::from_utf8_lossy(&found.stderr).into_owned();
-    assert!(!found.status.success() && text.contains("it is on Lustre"), "{text}");
+    for (words, instead) in
+        [(&["fsck"][..], "`sifaka scrub` reads"), (&["scrub", "--repair"], "`sifaka archive --force`")]
+    {
+        let mut command = lustre.with_library(lustre.site.command());
+        let found = command.arg("--config").arg(lustre.site.agent_config()).args(words).output().unwrap();
+        let text = String::from_utf8_lossy(&found.stderr).into_owned();
+        assert!(found.status.code() == Some(5) && text.contains("it is on Lustre") && text.contains(instead), "{text}");
+    }
     let config = lustre.site.state_dir().join("agent");
     std::fs::write(&config, "client_device = \"mgs@tcp:/fs\"\nenabled_plugins = [\"noop\"]\ncopies = [1, 2]\n")
         .unwrap();
