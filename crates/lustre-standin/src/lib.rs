@@ -67,6 +67,31 @@ pub fn shared_object() -> PathBuf {
     })
 }
 
+/// A copy of [`shared_object`] in `into` that does not have some functions, as the library of an older Lustre: where the dynamic linker
+/// looks for their names, there are others.
+///
+/// # Panics
+/// When it cannot be made, or has no such function.
+#[allow(clippy::panic, reason = "it is how a test learns that a prerequisite is missing")]
+pub fn shared_object_without(functions: &[&str], into: &Path) -> PathBuf {
+    let made = into.join("liblustreapi_older.so");
+    let mut bytes = fs::read(shared_object()).unwrap_or_else(|why| panic!("cannot read the stand-in: {why}"));
+    for function in functions {
+        let name = [b"\0", function.as_bytes(), b"\0"].concat();
+        let found: Vec<usize> =
+            bytes.windows(name.len()).enumerate().filter(|(_, window)| *window == name).map(|(at, _)| at).collect();
+        assert!(!found.is_empty(), "the stand-in has no {function}");
+        for at in found {
+            // The first letter, after the zero that ends the name before it.
+            if let Some(letter) = bytes.get_mut(at + 1) {
+                *letter = b'_';
+            }
+        }
+    }
+    fs::write(&made, bytes).unwrap_or_else(|why| panic!("cannot write {}: {why}", made.display()));
+    made
+}
+
 /// Makes `into` a directory for `LD_LIBRARY_PATH`: with [`shared_object`] under the name Lustre's library has.
 pub fn library_dir(into: &Path) -> io::Result<()> {
     fs::create_dir_all(into)?;
