@@ -11,16 +11,20 @@ use crate::delivered::Delivered;
 use model::Fid;
 use std::fs::{self, File};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TryRecvError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
+use sys::children::{Wanted, wait_ready};
 use sys::lustre::{Changelog, Library, Record};
 
 /// Records in a batch, at most.
 const BATCH: usize = 512;
 /// Batches that are read before the consumer asks for them.
 const AHEAD: usize = 2;
+/// A log is followed for so many periods before it is opened anew, which finds whatever following has missed.
+const PERIODS_FOLLOWED: u32 = 60;
 /// The longest pause after errors.
 const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// A record that is missing after so many looks is lost.
@@ -164,7 +168,7 @@ impl Feed {
         let delivered = Delivered::up_to(feed.committed);
         feed.whole = feed.committed;
         let (library, mdt) = (library.clone(), mdt.to_owned());
-        let reader = Reader { library, mdt, delivered, missing: None, events, stop, period };
+        let reader = Reader { library, mdt, delivered, missing: None, follows: true, events, stop, period };
         let thread = std::thread::Builder::new().name("changelog".to_owned()).spawn(move || reader.run());
         feed.thread = Some(thread.map_err(FeedError::Thread)?);
         (feed.events, feed.going) = (Some(receiver), Some(going));
@@ -252,8 +256,20 @@ impl Drop for Feed {
     }
 }
 
+/// Whether there is a record, or an end or an error that is to be read.
+fn is_ready(log: &mut Changelog, patience: Duration) -> io::Result<bool> {
+    Ok(log.buffered()? || wait_ready(&[(log.as_fd(), Wanted::Read)], patience)?.contains(&true))
+}
+
 /// The feed is gone.
 struct Unwanted;
+
+/// What one look into the log has given.
+enum Read {
+    More,
+    End,
+    Failed(io::Error),
+}
 
 struct Reader {
     library: Library,
@@ -261,6 +277,8 @@ struct Reader {
     delivered: Delivered,
     /// Behind which record something is missing, and since when.
     missing: Option<(u64, Instant)>,
+    /// Whether the client can follow a log.
+    follows: bool,
     events: SyncSender<(Event, u64)>,
     stop: Receiver<()>,
     period: Duration,
@@ -270,7 +288,11 @@ impl Reader {
     fn run(mut self) {
         let mut pause = self.period;
         loop {
-            match self.read_all() {
+            let read = match self.read_all() {
+                Ok(Ok(())) if self.follows && self.delivered.hole().is_none() => self.follow(),
+                read => read,
+            };
+            match read {
                 Ok(Ok(())) => pause = self.period,
                 Ok(Err(error)) => {
                     if self.send(Event::Trouble(error)).is_err() {
@@ -286,31 +308,92 @@ impl Reader {
         }
     }
 
-    /// Opens the log anew each time: so a restart of the MDT, or another one in its place, is nothing special.
+    fn open(&self, follow: bool) -> io::Result<Changelog> {
+        Changelog::start(&self.library, &self.mdt, self.delivered.whole().saturating_add(1), follow)
+    }
+
+    /// Reads the log to its end. It is opened anew for that: so a restart of the MDT, or another one in its place, is nothing special.
     fn read_all(&mut self) -> Result<io::Result<()>, Unwanted> {
-        let mut log = match Changelog::start(&self.library, &self.mdt, self.delivered.whole().saturating_add(1), false)
-        {
+        let mut log = match self.open(false) {
             Ok(log) => log,
             Err(error) => return Ok(Err(error)),
         };
         let mut batch = Vec::new();
         loop {
-            match log.recv() {
-                Ok(Some(record)) => self.take(record, &mut batch)?,
-                Ok(None) => {
+            match self.read(&mut log, &mut batch)? {
+                Read::More => {}
+                Read::End => {
                     self.delivered.end_is_met();
                     self.flush(&mut batch)?;
                     self.end()?;
                     return Ok(Ok(()));
                 }
-                // Without an error number it is what was read that is wrong, and the next record may be read.
-                Err(error) if error.raw_os_error().is_none() => self.send(Event::Garbage(error.to_string()))?,
-                Err(error) => {
+                Read::Failed(error) => {
                     self.flush(&mut batch)?;
                     return Ok(Err(error));
                 }
             }
         }
+    }
+
+    /// At the end of the log: what comes is read as it comes, until something is wrong or missing. To open the log anew each time would have the MDT go through all
+    /// that other readers have not cleared.
+    fn follow(&mut self) -> Result<io::Result<()>, Unwanted> {
+        let mut log = match self.open(true) {
+            Ok(log) => log,
+            Err(error) => return Ok(Err(error)),
+        };
+        let (mut batch, mut hole_since) = (Vec::new(), None);
+        let until = Instant::now() + self.period * PERIODS_FOLLOWED;
+        loop {
+            // What comes late is behind where the kernel is: it is found only by opening the log anew.
+            let hole = self.delivered.hole().map(|hole| hole.after);
+            let since = match hole_since {
+                Some((after, since)) if hole == Some(after) => since,
+                _ => Instant::now(),
+            };
+            hole_since = hole.map(|after| (after, since));
+            if hole.is_some() && since.elapsed() >= self.period || Instant::now() >= until {
+                return self.flush(&mut batch).map(Ok);
+            }
+            // Nothing is asked for that is not there: that would wait in the kernel.
+            let patience = if batch.is_empty() { self.period } else { Duration::ZERO };
+            match is_ready(&mut log, patience) {
+                Ok(true) => match self.read(&mut log, &mut batch)? {
+                    Read::More => {}
+                    Read::End => {
+                        // A client of 2.12.0 knows no following.
+                        self.follows = false;
+                        return self.flush(&mut batch).map(Ok);
+                    }
+                    Read::Failed(error) => {
+                        self.flush(&mut batch)?;
+                        return Ok(Err(error));
+                    }
+                },
+                Ok(false) if batch.is_empty() => {
+                    self.end()?;
+                    if self.stop.try_recv() == Err(TryRecvError::Disconnected) {
+                        return Err(Unwanted);
+                    }
+                }
+                Ok(false) => self.flush(&mut batch)?,
+                Err(error) => return Ok(Err(error)),
+            }
+        }
+    }
+
+    /// Takes in one record.
+    fn read(&mut self, log: &mut Changelog, batch: &mut Vec<Record>) -> Result<Read, Unwanted> {
+        match log.recv() {
+            Ok(Some(record)) => self.take(record, batch)?,
+            Ok(None) => return Ok(Read::End),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            // Without an error number it is what was read that is wrong, and the next record may be read.
+            Err(error) if error.raw_os_error().is_none() => self.send(Event::Garbage(error.to_string()))?,
+            Err(error) => return Ok(Read::Failed(error)),
+        }
+        Ok(Read::More)
     }
 
     fn take(&mut self, record: Record, batch: &mut Vec<Record>) -> Result<(), Unwanted> {

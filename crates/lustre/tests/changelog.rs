@@ -141,6 +141,28 @@ fn gaps_are_told_and_errors_are_gone_through() {
 }
 
 #[test]
+fn at_the_end_the_log_stays_open() {
+    let log = Log::new();
+    log.write(2);
+    let mut feed = log.open_every(Duration::from_millis(500)).unwrap();
+    assert_eq!(numbers(&mut feed), [1, 2]);
+    // Read without opening it anew for each look; the first may have been about to.
+    until(&mut feed, |event| matches!(event, Event::End));
+    control::fail(&log.site.root, "llapi_changelog_start", 5, None).unwrap();
+    for number in 3..6 {
+        log.write(1);
+        let told = std::iter::from_fn(|| feed.next(PATIENCE)).find(|event| !matches!(event, Event::End)).unwrap();
+        assert!(matches!(&told, Event::Records(records) if records[0].index == number), "{told:?}");
+    }
+    // What is wrong with it is found all the same.
+    control::fail(&log.site.root, "llapi_changelog_recv", 5, Some(1)).unwrap();
+    log.write(1);
+    until(&mut feed, |event| matches!(event, Event::Trouble(_)));
+    control::heal(&log.site.root, "llapi_changelog_start").unwrap();
+    assert!(matches!(next(&mut feed), Event::Records(records) if records[0].index == 6));
+}
+
+#[test]
 fn a_gap_between_records_is_an_event() {
     let log = Log::new();
     log.write(2);
