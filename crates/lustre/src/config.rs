@@ -32,6 +32,8 @@ pub struct Patience {
     pub settled: Duration,
     /// After so long without anything from the coordinator an idle agent registers anew: nothing tells it that it was dropped.
     pub idle: Duration,
+    /// After so long it registers anew as soon as nothing is under way: one of several coordinators may have dropped it while others send.
+    pub renew: Duration,
     /// The coordinator is told of a running action at least this often.
     pub heartbeat: Duration,
     /// Before this time it is not told of a restore's progress: one that was told of cannot be taken over by another process.
@@ -53,6 +55,7 @@ impl Default for Patience {
         Self {
             settled: Duration::from_secs(1),
             idle: Duration::from_secs(60),
+            renew: Duration::from_secs(600),
             heartbeat: Duration::from_secs(60),
             quiet_restore: Duration::from_secs(5),
             report: Duration::from_secs(1),

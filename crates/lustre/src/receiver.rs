@@ -38,6 +38,8 @@ pub(crate) struct Receiver {
     /// It cannot be read from any more.
     broken: bool,
     heard: Instant,
+    /// Registered since then.
+    since: Instant,
     /// Not before this time, and how long to wait after the next failure.
     register_after: Instant,
     pause: Duration,
@@ -58,6 +60,7 @@ impl Receiver {
             registered: BTreeSet::new(),
             broken: false,
             heard: now,
+            since: now,
             register_after: now,
             pause: LOOK,
             fsname,
@@ -281,6 +284,7 @@ impl Receiver {
         if self.copytool.is_some() {
             let idle = state.is_idle() && state.last_activity.is_none_or(|at| at.elapsed() >= patience.idle);
             let idle = idle && self.heard.elapsed() >= patience.idle;
+            state.old = self.since.elapsed() >= patience.renew;
             // Without that it would not come to an end while there is work.
             let must = self.broken || state.known != self.registered;
             if std::mem::replace(&mut state.renewing, must) && !must {
@@ -293,7 +297,7 @@ impl Receiver {
                 state = self.shared.state.lock();
             }
             // Every action of the old registration has to be over.
-            if !(must || state.suspect || idle) || state.is_bound() {
+            if !(must || state.suspect || state.old || idle) || state.is_bound() {
                 return;
             }
             tracing::debug!(idle, suspect = state.suspect, broken = self.broken, "registering anew");
@@ -326,7 +330,8 @@ impl Receiver {
                 drop(state);
                 self.shared.announce();
                 (self.copytool, self.registered) = (Some(copytool), archives);
-                (self.broken, self.heard, self.pause) = (false, Instant::now(), LOOK);
+                (self.broken, self.pause) = (false, LOOK);
+                (self.heard, self.since) = (Instant::now(), Instant::now());
             }
             Err(error) => {
                 tracing::error!(%error, again_s = self.pause.as_secs(), "cannot register with the coordinator");

@@ -216,7 +216,7 @@ impl Shared {
         }
         if state.active.is_empty() {
             self.idle.notify_all();
-            if state.suspect {
+            if state.suspect || state.old {
                 self.wake();
             }
         }

@@ -225,6 +225,8 @@ pub(crate) struct State {
     pub(crate) renewing: bool,
     /// Something said that the coordinator may have forgotten this agent.
     pub(crate) suspect: bool,
+    /// The registration is old: it is renewed when nothing is under way.
+    pub(crate) old: bool,
     /// To be written down as over.
     pub(crate) ended: Vec<EndedItem>,
     /// Being written down as over.
@@ -263,7 +265,7 @@ impl State {
     /// There is a registration: what waited for one goes on.
     pub(crate) fn registered(&mut self, handle: Handle) {
         self.handle = Some(handle);
-        (self.suspect, self.renewing) = (false, false);
+        (self.suspect, self.renewing, self.old) = (false, false, false);
         let untold = std::mem::take(&mut self.untold);
         self.urgent.extend(untold.into_iter().map(|(item, failure)| Job::Refuse(item, failure)));
         self.schedule();

@@ -187,6 +187,23 @@ async fn an_idle_agent_that_was_dropped_silently_registers_anew() {
     wait_until(LONG, "it is archived", || site.statuses() == [Status::Succeeded]);
 }
 
+/// One coordinator may have dropped it while another one gives it work. The stand-in has one; so here, its work is what tells nothing.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_registration_is_renewed_now_and_then_between_actions() {
+    let site = Site::new();
+    let source = site.start(None, Patience { renew: Duration::from_millis(500), ..Patience::default() });
+    let first = site.pipes()[0];
+    site.ask(UserAction::Archive, &["f".to_owned()]);
+    let work = next(&source).await.remove(0);
+    std::thread::sleep(Duration::from_millis(1500));
+    assert_eq!(site.pipes(), [first], "not while something is under way");
+    source.complete(vec![(work.key, success(&work))]);
+    wait_until(LONG, "it is renewed", || site.pipes().first().is_some_and(|pipe| *pipe > first));
+    site.ask(UserAction::Archive, &["g".to_owned()]);
+    finish(&source, 1).await;
+    wait_until(LONG, "both are archived", || site.statuses() == [Status::Succeeded; 2]);
+}
+
 /// While something runs it cannot register anew; what is asked for meanwhile stays with the coordinator.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broken_pipe_is_hung_up_while_something_runs() {

@@ -148,6 +148,14 @@ pub fn mounts_under(path: impl AsRef<Path>) -> io::Result<Vec<PathBuf>> {
     Ok(found)
 }
 
+/// The mounts of filesystems of this kind whose mount points are above `path` (taken as it is, and not counted itself), each with what is mounted there.
+pub fn mounts_above(path: impl AsRef<Path>, kind: &str) -> io::Result<Vec<(PathBuf, OsString)>> {
+    let path = path.as_ref();
+    let is_above =
+        |mount: &Mount| mount.kind == kind && mount.mount_point != path && path.starts_with(&mount.mount_point);
+    Ok(read_mounts()?.into_iter().filter(is_above).map(|mount| (mount.mount_point, mount.source)).collect())
+}
+
 /// What filesystem `path` is on. A symbolic link is followed. Opens nothing but names and directories.
 ///
 /// On XFS some directory of it has to be readable for the caller: the one at `path`, the one that holds it, or the mount's root.

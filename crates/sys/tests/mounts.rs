@@ -141,3 +141,25 @@ fn a_private_copy_stays_private_between_shared_mounts() {
     drop(copy);
     mounts::unmount(&target, false).unwrap();
 }
+
+/// What is mounted at the path itself, or beside it, is not above it.
+#[test]
+fn mounts_above_a_path_are_found_by_their_kind() {
+    let directory = tempfile::tempdir().unwrap();
+    let outer = directory.path().canonicalize().unwrap().join("a");
+    let [inner, beside] = [outer.join("b"), outer.with_file_name("ab")];
+    for (path, source) in [(&outer, "one"), (&inner, "two"), (&beside, "three")] {
+        std::fs::create_dir(path).unwrap();
+        assert!(Command::new("mount").args(["-t", "tmpfs", source]).arg(path).status().unwrap().success());
+    }
+    let found = |path: &Path, kind| {
+        let mut found = mounts::mounts_above(path, kind).unwrap();
+        found.retain(|(mount_point, _)| mount_point.starts_with(directory.path()));
+        found
+    };
+    let result = [found(&inner, "tmpfs"), found(&inner, "lustre"), found(&outer, "tmpfs"), found(&beside, "tmpfs")];
+    for path in [&inner, &outer, &beside] {
+        mounts::unmount(path, false).unwrap();
+    }
+    assert_eq!(result, [vec![(outer, "one".into())], vec![], vec![], vec![]]);
+}

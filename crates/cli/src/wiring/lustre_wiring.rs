@@ -39,6 +39,7 @@ pub(super) fn run(config: AgentConfig, config_file: PathBuf, set_log_level: SetL
     for what in crate::commands::config_check::without_effect_on_lustre(&config) {
         tracing::warn!("{what}");
     }
+    not_below_lustre(&config.agent_mountpoint())?;
     let mounts = configure_mounts(&config).map_err(|e| with_causes(&e))?.detached_at_the_end();
     let source = start_source(library, &config, mounts.agent(), fsname)?;
     let services = Services::new(config_file.parent().unwrap_or(Path::new("/")).to_path_buf());
@@ -73,6 +74,15 @@ pub(super) fn run(config: AgentConfig, config_file: PathBuf, set_log_level: SetL
     // A call to Lustre that does not return keeps nothing.
     runtime.shutdown_background();
     ended
+}
+
+/// The client library would register, and ask, through the mount that is above.
+fn not_below_lustre(mount: &Path) -> Result<(), CliError> {
+    let above = sys::mounts::mounts_above(mount, "lustre").map_err(failed("looking for mounts"))?;
+    let refused = |(other, _): &(PathBuf, _)| {
+        not_here(format!("mount_root is on Lustre, below {}: take a directory of a local filesystem", other.display()))
+    };
+    above.first().map_or(Ok(()), |other| Err(refused(other)))
 }
 
 /// A damaged journal is put aside. What its actions hold is given up by the coordinator in time.
