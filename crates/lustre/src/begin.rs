@@ -16,6 +16,7 @@ use sys::lustre::{Begin, CopyAction, Handle, Item, ProgressFlags, fid2path, mdt_
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
 const EINVAL: i32 = 22;
+const EOPNOTSUPP: i32 = 95;
 const ECANCELED: i32 = 125;
 
 /// How soon the coordinator is asked again that is stopped, or could not.
@@ -201,6 +202,15 @@ impl Shared {
         let Some(file) = file else { return gone(prepared, item.fid()) };
         if !file.stamp.is_regular {
             return Begun::Refused(prepared, Failure::permanent(EINVAL, format!("{} is no regular file", item.fid())));
+        }
+        // A restore writes into another inode, whose content becomes the file's: encrypted with another key, or not at all.
+        match file.is_encrypted() {
+            Ok(false) => {}
+            Ok(true) => {
+                let message = format!("{} is encrypted: it could not be read after its restore", item.fid());
+                return Begun::Refused(prepared, Failure::permanent(EOPNOTSUPP, message));
+            }
+            Err(error) => return Begun::Refused(prepared, error.into()),
         }
         let prepared = Prepared { identity: entry.identity.clone(), ..prepared };
         self.start(entry, item, handle, Begin::default(), prepared)

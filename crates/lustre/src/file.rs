@@ -69,6 +69,11 @@ impl LustreFile {
         FileError { what: "look at the state".into(), fid, why: error.to_string(), kind: errno_kind(errno), errno }
     }
 
+    /// Whether its content is encrypted by the filesystem, with a key of this inode's.
+    pub(crate) fn is_encrypted(&self) -> Result<bool, FileError> {
+        sys::file::is_encrypted(&self.fd).map_err(|e| Self::unseen(self.fid, &e))
+    }
+
     pub(crate) fn into_fd(self) -> OwnedFd {
         self.fd
     }

@@ -17,9 +17,8 @@ use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{FileExt, MetadataExt, chown};
 use std::path::Path;
-use std::process::{Command, Stdio};
 use sys::lustre::Layout;
-use testkit::{FsKind, LoopFs};
+use testkit::LoopFs;
 
 const MIB: u64 = 1 << 20;
 
@@ -184,31 +183,12 @@ fn a_file_with_two_stripes_on_an_ost_is_left() {
     assert_eq!(candidate(&site.work(), &path).unwrap(), Err(Outcome::Unsuited("has several stripes on an OST")));
 }
 
-/// With a directory `d` whose files are encrypted.
-fn encrypting() -> Site {
-    let fs = LoopFs::new(FsKind::Ext4, 64);
-    let run = |program: &str, arguments: &[&std::ffi::OsStr], input: &[u8]| {
-        let mut child =
-            Command::new(program).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-        child.stdin.take().unwrap().write_all(input).unwrap();
-        let done = child.wait_with_output().unwrap();
-        assert!(done.status.success(), "{program}: {done:?}");
-        String::from_utf8(done.stdout).unwrap()
-    };
-    run("tune2fs", &["-O".as_ref(), "encrypt".as_ref(), fs.device().as_ref()], b"");
-    fs.remount();
-    let directory = fs.path().join("d");
-    fs::create_dir(&directory).unwrap();
-    let added = run("xfs_io", &["-c".as_ref(), "add_enckey".as_ref(), fs.path().as_ref()], &[7; 64]);
-    let key = added.split_whitespace().last().unwrap();
-    run("xfs_io", &["-c".as_ref(), format!("set_encpolicy {key}").as_ref(), directory.as_ref()], b"");
-    Site::at(fs.path(), fs)
-}
-
 /// In other objects it would be what another key makes of it.
 #[test]
 fn p1_an_encrypted_file_keeps_its_objects() {
-    let site = encrypting();
+    let fs = LoopFs::with_encryption(64);
+    fs.encrypted_directory(&fs.path().join("d"));
+    let site = Site::at(fs.path(), fs);
     let path = site.file_on("d/f", 0, b"content");
     let encrypted = |outcome: &Outcome| matches!(outcome, Outcome::Unsuited(why) if why.contains("encrypted"));
     assert!(candidate(&site.work(), &path).unwrap().is_err_and(|outcome| encrypted(&outcome)));

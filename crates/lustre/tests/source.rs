@@ -174,6 +174,17 @@ async fn finish(source: &LustreSource, count: usize) {
     }
 }
 
+/// Its restore would be written into another inode, with another key.
+#[tokio::test]
+async fn p1_an_encrypted_file_is_not_archived() {
+    let fs = LoopFs::with_encryption(64);
+    let site = Site::in_directory(tempfile::tempdir_in(fs.path()).unwrap());
+    fs.encrypted_directory(&site.top().join("d"));
+    let _source = site.start(None, Patience::default());
+    site.ask(UserAction::Archive, &["d/f".to_owned()]);
+    site.wait_for_failure(0, 95);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_agent_that_was_dropped_silently_registers_anew() {
     let site = Site::new();

@@ -100,6 +100,31 @@ impl LoopFs {
         fs
     }
 
+    /// An ext4 filesystem in which directories can be encrypted: see [`encrypted_directory`](Self::encrypted_directory).
+    ///
+    /// # Panics
+    /// As [`LoopFs::new`].
+    #[track_caller]
+    pub fn with_encryption(size_mib: u64) -> Self {
+        let fs = Self::not_made(FsKind::Ext4);
+        fs.make(&fs.image(), size_mib, &["-O", "encrypt"]);
+        fs
+    }
+
+    /// Makes a directory whose files are encrypted (`fs/crypto`), with a key that the kernel has until the filesystem is unmounted.
+    #[track_caller]
+    pub fn encrypted_directory(&self, path: &Path) {
+        fs::create_dir(path).expect("make a directory");
+        let key = self.scratch.path().join("key");
+        fs::write(&key, [7; 64]).expect("write a key");
+        let mut command = Command::new("xfs_io");
+        command.args(["-c", "add_enckey"]).arg(self.path()).stdin(File::open(&key).expect("open a key"));
+        let added = tool::run("xfsprogs", &mut command);
+        let id = String::from_utf8_lossy(&added).split_whitespace().last().map(str::to_owned);
+        let id = id.expect("xfs_io names the key");
+        tool::run("xfsprogs", Command::new("xfs_io").args(["-c", &format!("set_encpolicy {id}")]).arg(path));
+    }
+
     /// An ext4 filesystem of 100 MiB whose image is a sparse file on `backing`, to be dropped before that. While `backing` is full, what is
     /// written where nothing ever was cannot reach the device: the kernel finds that out when it writes it back. Inodes and bitmaps have
     /// their places, and there is no journal, whose failure would end everything.
