@@ -387,7 +387,7 @@ impl Control for LocalControl {
                 CancelRequest::All(_) => Selection::Actions(self.all(None).await?),
             };
             let (cancelled, not_found) = self.engine.cancel(selection).await;
-            Ok(Cancelled { cancelled, not_found })
+            Ok(Cancelled { cancelled, not_found, asked: 0 })
         })
     }
 

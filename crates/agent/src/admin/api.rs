@@ -207,6 +207,14 @@ pub struct Cancelled {
     pub cancelled: u64,
     /// Files or actions named for which there was nothing to cancel.
     pub not_found: u64,
+    /// Of many files on Lustre: those whose actions were told to end, if there were any. Nobody counts these.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub asked: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// One of the replies to `POST /v1/files/status`, in the order of the files.

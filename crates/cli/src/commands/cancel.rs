@@ -63,7 +63,12 @@ pub(crate) async fn run(socket: &Path, mut args: CancelArgs) -> Outcome {
     if args.json {
         output.json(&total)?;
     } else if !args.quiet {
-        output.put(format!("{} actions cancelled, {} had none\n", total.cancelled, total.not_found))?;
+        let asked = if total.asked == 0 {
+            String::new()
+        } else {
+            format!("; {} more files were asked for at once, and Lustre does not tell how many had any", total.asked)
+        };
+        output.put(format!("{} actions cancelled, {} had none{asked}\n", total.cancelled, total.not_found))?;
     }
     output.flush()?;
     Ok(if problems == 0 { Exit::Ok } else { Exit::SomeFailed })
@@ -89,6 +94,7 @@ impl Job for Cancel {
         let mut total = self.total.borrow_mut();
         total.cancelled += done.cancelled;
         total.not_found += done.not_found;
+        total.asked += done.asked;
         self.refused.set(self.refused.get() + refused.len() as u64);
         feed::tell_refused(refused, &mut Vec::new());
         Ok(())

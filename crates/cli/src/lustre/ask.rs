@@ -145,15 +145,24 @@ fn judge(ask: &Ask, state: UserState) -> Judged {
     }
 }
 
+/// Files of a batch up to which each is asked whether there is anything to cancel. The MDT answers for one file at a time, and looks through
+/// all that it remembers for each; with a request for a cancel it does so once for all of the request's files.
+const ASKED_EACH: usize = 100;
+
 /// Asks for the end of what is being done to each file.
 pub(crate) fn cancel(batch: &Batch) -> Result<(Cancelled, Vec<Refused>), CliError> {
     let library = &batch.filesystem.library;
+    let each = batch.files.len() <= ASKED_EACH;
     let mut total = Cancelled::default();
     let mut refused = Vec::new();
     // With a request for several files, Lustre asks the agent of the first one's archive.
     let mut wanted: BTreeMap<u32, Vec<LustreFile>> = BTreeMap::new();
     for file in &batch.files {
         let archive = || state(library, &file.path).map_or(0, |state| state.archive_id);
+        if !each {
+            wanted.entry(archive()).or_default().push(file.clone());
+            continue;
+        }
         match current_action(library, &file.path) {
             Ok(current) if current.action.is_none() => total.not_found += 1,
             Ok(_) => wanted.entry(archive()).or_default().push(file.clone()),
@@ -163,11 +172,12 @@ pub(crate) fn cancel(batch: &Batch) -> Result<(Cancelled, Vec<Refused>), CliErro
         }
     }
     let ask = Ask { action: UserAction::Cancel, archive_id: None, force: false, data: Vec::new() };
+    let mut taken = 0;
     for (archive, files) in wanted {
         let at_once = if archive == 0 { 1 } else { files.len() };
         for files in files.chunks(at_once.max(1)) {
             let failed = send(&batch.filesystem, &ask, files)?;
-            total.cancelled += files.len().saturating_sub(failed.len()) as u64;
+            taken += files.len().saturating_sub(failed.len()) as u64;
             for (index, why) in failed {
                 match files.get(index) {
                     // It ended meanwhile.
@@ -177,6 +187,11 @@ pub(crate) fn cancel(batch: &Batch) -> Result<(Cancelled, Vec<Refused>), CliErro
                 }
             }
         }
+    }
+    if each {
+        total.cancelled = taken;
+    } else {
+        total.asked = taken;
     }
     Ok((total, refused))
 }

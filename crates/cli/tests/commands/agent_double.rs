@@ -108,7 +108,7 @@ impl Control for NotingControl {
     }
     fn cancel(&self, request: CancelRequest) -> Reply<'_, Cancelled> {
         self.note(&request);
-        async { Ok(Cancelled { cancelled: 2, not_found: 1 }) }.boxed()
+        async { Ok(Cancelled { cancelled: 2, not_found: 1, asked: 0 }) }.boxed()
     }
     fn files_status(&self, request: FilesRequest) -> Reply<'_, Vec<FileStatus>> {
         let of = |file: FileRef| FileStatus {

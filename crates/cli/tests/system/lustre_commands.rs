@@ -165,6 +165,20 @@ fn without_an_agent_requests_wait_and_can_be_cancelled() {
     assert_eq!(json(&lustre.ok(&["status", "--json"], &[&waiting]))["action"], Value::Null);
 }
 
+/// The MDT looks through all it remembers for each answer to what is under way.
+#[test]
+fn many_cancels_are_asked_for_without_asking_what_there_is() {
+    let lustre = Lustre::new();
+    let paths: Vec<_> = (0..120).map(|i| lustre.file(&format!("t/f{i}"), b"content")).collect();
+    lustre.ok(&["archive"], &[&paths[0], &paths[1]]);
+    control::fail(&lustre.root, "llapi_hsm_current_action", libc::EIO, None).unwrap();
+    let totals = json(&lustre.ok(&["cancel", "--json"], &[&lustre.path("t")]));
+    assert_eq!((&totals["cancelled"], &totals["not_found"], &totals["asked"]), (&0.into(), &0.into(), &120.into()));
+    wait_for(&lustre, |requests| requests.iter().filter(|request| request.status == Status::Canceled).count() == 2);
+    let text = lustre.ok(&["cancel"], &[&lustre.path("t")]);
+    assert!(text.starts_with("0 actions cancelled, 0 had none; 120 more files were asked for"), "{text}");
+}
+
 #[test]
 fn progress_is_shown_and_failures_are_told() {
     let lustre = Lustre::new();
