@@ -1,8 +1,9 @@
 //! The command line: its tree, and the options all commands share. Each command's own options stand with the command.
 
 use crate::commands::{
-    actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, mirror, mover,
-    rebalance, rebuild, release, reload, remove, restore, restripe, scrub, set, status, undelete, versions,
+    actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, migrate,
+    mirror, mover, rebalance, rebuild, release, reload, remove, restore, restripe, scrub, set, status, undelete,
+    versions,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -81,6 +82,8 @@ pub(crate) enum Command {
     Fsck(fsck::FsckArgs),
     /// Read an archive through and verify every chunk of it
     Scrub(scrub::ScrubArgs),
+    /// Copy a tree into another filesystem, or bring an earlier copy up to date
+    Migrate(Box<migrate::MigrateArgs>),
     /// Keep mirrors of files on Lustre: add, bring up to date, compare, remove
     #[command(subcommand)]
     Mirror(mirror::MirrorCommand),

@@ -5,6 +5,7 @@
 
 mod archives;
 mod args;
+mod bulk;
 mod client;
 mod commands;
 mod demo;

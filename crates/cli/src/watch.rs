@@ -90,6 +90,19 @@ impl Told {
         self.keep(flushed);
     }
 
+    /// How far it is, in words.
+    pub(crate) fn at(&self, text: &str) {
+        if let Some(bar) = &self.bar {
+            bar.set_message(text.to_owned());
+        }
+        let Some(lines) = &self.lines else { return };
+        let mut lines = lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if !self.quiet && lines.told.elapsed() >= BETWEEN_LINES {
+            lines.told = Instant::now();
+            crate::output::complain(text);
+        }
+    }
+
     /// `would WHAT PATH` on standard output, for people.
     pub(crate) fn say(&self, path: &Path, what: &str) {
         if self.json || self.quiet {

@@ -2,7 +2,7 @@
 //!
 //! Reading and writing them needs no write access to the data: an `O_RDONLY` descriptor will do, and so works on running programs.
 //! For `O_PATH` descriptors the plain calls answer `EBADF`; these functions then go through `/proc/self/fd`.
-//! A symbolic link's own attributes are out of reach. Names may be texts or C strings: the kernel takes any bytes.
+//! `O_PATH` descriptors may be of symbolic links: their own attributes are meant. Names may be texts or C strings: the kernel takes any bytes.
 
 use std::ffi::{CStr, CString};
 use std::io;

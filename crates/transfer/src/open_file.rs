@@ -58,6 +58,12 @@ impl OpenFile {
         &self.file
     }
 
+    /// Only the file.
+    #[must_use]
+    pub fn into_file(self) -> File {
+        self.file
+    }
+
     /// Its name in messages.
     #[must_use]
     pub fn path(&self) -> &Path {

@@ -13,6 +13,7 @@ pub(crate) mod guard;
 pub(crate) mod import;
 mod import_objects;
 pub(crate) mod man;
+pub(crate) mod migrate;
 pub(crate) mod mirror;
 mod mirror_follow;
 mod mirror_waiting;
@@ -55,6 +56,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Fsck(args) => fsck::run(socket, &global.config_file(), &args),
         Command::Scrub(args) => scrub::run(socket, &global.config_file(), &args),
         Command::Rebuild(args) => rebuild::run(&global.config_file(), &args),
+        Command::Migrate(args) => migrate::run(&args),
         Command::Mirror(command) => mirror::run(command),
         Command::Rebalance(args) => rebalance::run(args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),

@@ -15,7 +15,7 @@ mod status;
 mod wait;
 
 pub(crate) use ask::{Ask, ask, cancel};
-pub(crate) use crew::{Crew, CrewArgs, Totals, Verb};
+pub(crate) use crew::{Crew, CrewArgs, Totals, Verb, rate};
 pub(crate) use make::{Import, clone, import};
 pub(crate) use release::release;
 pub(crate) use restripe::{archive_again, restripe};

@@ -7,5 +7,6 @@ mod agent_double;
 mod credentials;
 mod doctor;
 mod files;
+mod migrate;
 mod names;
 mod unreachable;

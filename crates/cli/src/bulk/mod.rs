@@ -1,0 +1,24 @@
+//! What the commands that move or look at whole trees share: their filters, how they are ended, where they keep notes, what they tell.
+
+mod filters;
+mod interrupt;
+mod notes;
+mod telling;
+
+pub(crate) use filters::FilterArgs;
+pub(crate) use interrupt::Interrupt;
+pub(crate) use notes::state_file;
+pub(crate) use telling::{Telling, TellingArgs};
+
+use crate::exit::{CliError, Exit};
+use jobs::JobError;
+
+/// What ended a job as a whole.
+pub(crate) fn ended(error: &JobError) -> CliError {
+    let exit = match error {
+        JobError::Senseless(_) => Exit::Usage,
+        JobError::Running { .. } => Exit::NotHere,
+        JobError::Io { .. } | JobError::State { .. } => Exit::SomeFailed,
+    };
+    CliError::new(exit, error.to_string())
+}

@@ -1,0 +1,190 @@
+//! What a job tells while it runs: how far it is, what somebody has to look at, and all that it did in a report.
+
+use crate::exit::{CliError, Exit};
+use crate::output::{complain, escaped, escaped_path};
+use crate::render::units::{bytes, span};
+use crate::watch::Told;
+use jobs::report::{Event, Kind, Tally, Totals, Watcher};
+use maintenance::report::Watcher as _;
+use serde::Serialize;
+use std::fs::File;
+use std::io::{BufWriter, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+/// Problems that are told one by one. The report has all.
+const MAX_TOLD: u64 = 1000;
+const TICK: Duration = Duration::from_millis(500);
+
+/// See the module.
+#[derive(clap::Args, Debug, Clone)]
+pub(crate) struct TellingArgs {
+    /// Write down what became of each file, as JSON, an object a line
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+    /// Print JSON: an object a problem, one a line, and the totals last
+    #[arg(long)]
+    json: bool,
+    /// Print only what is wrong
+    #[arg(short, long, conflicts_with = "json")]
+    quiet: bool,
+}
+
+/// An event for programs. A path that is not UTF-8 comes as lossy text and as bytes.
+#[derive(Serialize)]
+struct Line<'a> {
+    path: std::borrow::Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<&'a [u8]>,
+    kind: Kind,
+    did: jobs::report::Did,
+    #[serde(skip_serializing_if = "is_zero")]
+    bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a str>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
+/// Tells of one job.
+pub(crate) struct Telling {
+    told: Told,
+    report: Option<Mutex<BufWriter<File>>>,
+    /// The report could not be written: told once, at the end.
+    broken: Mutex<Option<String>>,
+    problems: AtomicU64,
+    began: Instant,
+    /// `would` before what is done, one line each.
+    dry: bool,
+}
+
+impl Telling {
+    pub(crate) fn new(args: &TellingArgs, dry: bool) -> Result<Self, CliError> {
+        let failed = |path: &PathBuf, why| {
+            CliError::new(Exit::SomeFailed, format!("cannot make the report {}: {why}", escaped_path(path)))
+        };
+        let made = args.report.as_ref().map(|path| File::create(path).map_err(|why| failed(path, why))).transpose()?;
+        let told = Told::with_lines(args.json, args.quiet);
+        told.phase("", None);
+        Ok(Self {
+            told,
+            report: made.map(|file| Mutex::new(BufWriter::new(file))),
+            broken: Mutex::default(),
+            problems: AtomicU64::new(0),
+            began: Instant::now(),
+            dry,
+        })
+    }
+
+    /// Runs the job, and tells meanwhile how far it is.
+    pub(crate) fn during<T: Send>(&self, tally: &Tally, job: impl FnOnce() -> T + Send) -> T {
+        let over = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let teller = scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    self.told.at(&self.far(&tally.totals()));
+                    std::thread::park_timeout(TICK);
+                }
+            });
+            let done = job();
+            over.store(true, Ordering::Relaxed);
+            teller.thread().unpark();
+            done
+        })
+    }
+
+    fn far(&self, totals: &Totals) -> String {
+        let spent = self.began.elapsed();
+        let per_second = |count: u64| (u128::from(count) * 1000 / spent.as_millis().max(1)) as u64;
+        let Totals { same, bytes: moved, .. } = *totals;
+        let problems = totals.refused + totals.changed + totals.failed;
+        let mut text = format!(
+            "{} entries ({}/s), {same} the same, {} ({}/s)",
+            totals.seen(),
+            per_second(totals.seen()),
+            bytes(moved),
+            bytes(per_second(moved))
+        );
+        if problems > 0 {
+            text += &format!(", {problems} problems");
+        }
+        text
+    }
+
+    /// Ends it with the totals.
+    pub(crate) fn finish(self, totals: &impl Serialize, human: &str) -> Result<(), CliError> {
+        let more = self.problems.load(Ordering::Relaxed).saturating_sub(MAX_TOLD);
+        if more > 0 {
+            let all = if self.report.is_some() { "the report has all" } else { "--report FILE would have them" };
+            complain(&format!("{more} further problems were not told one by one: {all}"));
+        }
+        let flushed = self.report.map(|report| report.into_inner().unwrap_or_else(PoisonError::into_inner).flush());
+        let broken = self.broken.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let broken = broken.or_else(|| flushed.and_then(Result::err).map(|error| error.to_string()));
+        let human = format!("{human}in {}\n", span(self.began.elapsed().as_millis().try_into().unwrap_or(u64::MAX)));
+        self.told.finish(totals, &human)?;
+        match broken {
+            Some(why) => Err(CliError::new(Exit::SomeFailed, format!("the report is not complete: {why}"))),
+            None => Ok(()),
+        }
+    }
+
+    fn write(&self, line: &Line<'_>) {
+        let Some(report) = &self.report else { return };
+        let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
+        let written = serde_json::to_writer(&mut *report, line).map_err(std::io::Error::from);
+        if let Err(error) = written.and_then(|()| report.write_all(b"\n")) {
+            let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
+            broken.get_or_insert_with(|| error.to_string());
+        }
+    }
+}
+
+impl Watcher for Telling {
+    fn wants_all(&self) -> bool {
+        self.report.is_some() || self.dry
+    }
+
+    fn tell(&self, event: &Event) {
+        let Event { path, kind, did, bytes, why } = event;
+        let raw = path.as_os_str().as_bytes();
+        let path_bytes = str::from_utf8(raw).is_err().then_some(raw);
+        let line = Line {
+            path: path.to_string_lossy(),
+            path_bytes,
+            kind: *kind,
+            did: *did,
+            bytes: *bytes,
+            why: why.as_deref(),
+        };
+        self.write(&line);
+        if self.dry
+            && let Some(verb) = would(event)
+        {
+            self.told.say(path, verb);
+        }
+        if !did.is_problem() && why.is_none() || self.problems.fetch_add(1, Ordering::Relaxed) >= MAX_TOLD {
+            return;
+        }
+        let name = if raw.is_empty() { "the directory itself".to_owned() } else { escaped_path(path) };
+        let text = why.as_deref().map_or_else(|| format!("{did:?}").to_lowercase(), |why| escaped(why).into_owned());
+        self.told.line(&line, Some(&format!("{name}: {text}")));
+    }
+}
+
+fn would(event: &Event) -> Option<&'static str> {
+    use jobs::report::Did;
+    match event.did {
+        Did::Copied => Some("copy"),
+        Did::Linked => Some("link"),
+        Did::Updated => Some("update"),
+        Did::Deleted => Some("delete"),
+        _ => None,
+    }
+}

@@ -1,0 +1,22 @@
+//! Data moved in bulk: whole trees walked, copied, kept equal and compared.
+//!
+//! For: `sifaka walk`, `migrate`, `replicate` and `verify`. Not for: what one file's action needs (that is `transfer`), nor for HSM state.
+//!
+//! **Everything here blocks**: threads, no async runtime. Memory is bounded whatever the number of files and the depth of the tree (P6).
+//!
+//! - [`walk`]: trees walked by several threads.
+//! - [`migrate`]: a tree copied, or an earlier copy of it brought up to date.
+//! - [`content`]: two files compared.
+//! - [`filter`]: what a job is for.
+//! - [`report`]: what became of each thing, and the totals.
+
+mod climber;
+pub mod content;
+mod failure;
+pub mod filter;
+pub mod migrate;
+pub mod report;
+mod state;
+pub mod walk;
+
+pub use failure::{Failure, JobError, Side};

@@ -1,0 +1,402 @@
+//! Regular files: whether they are to be copied, and how.
+//!
+//! A small file that is new comes about under its name, with its times last: who finds it with the source's size and time finds all of it. Any
+//! other is made under a name of this job's and takes its place when it is whole.
+
+use super::Migration;
+use super::attributes::{self, Unset};
+use super::spot::{Spot, unlink};
+use crate::content::{Compared, compare, fill};
+use crate::failure::Failure;
+use crate::report::Did;
+use model::Extent;
+use rustix::io::Errno;
+use std::cell::RefCell;
+use std::fs::File;
+use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::Ordering;
+use sys::file::{FileStamp, stamp};
+use sys::{Mode, OFlags};
+use transfer::{Monitor, OpenFile, TransferError};
+
+/// Read into memory as a whole, if it has no holes.
+const SMALL_BYTES: u64 = 256 << 10;
+/// Made under its own name, if it is new.
+const DIRECT_BYTES: u64 = 1 << 20;
+/// Below this, a copy costs no more than the question whether blocks can be shared.
+const REFLINK_FROM_BYTES: u64 = 64 << 10;
+/// A file that changes while it is copied is copied so often.
+const TRIES: u32 = 3;
+
+/// What became of one thing.
+pub(crate) struct Done {
+    pub(crate) did: Did,
+    pub(crate) bytes: u64,
+    pub(crate) note: Option<String>,
+    /// To be compared with what was written.
+    pub(crate) source: Option<(File, FileStamp)>,
+}
+
+impl Done {
+    pub(crate) fn plain(did: Did) -> Self {
+        Self { did, bytes: 0, note: None, source: None }
+    }
+
+    pub(crate) fn with_note(did: Did, note: impl Into<String>) -> Self {
+        Self { note: Some(note.into()), ..Self::plain(did) }
+    }
+}
+
+/// What is to be done about what has the name at the destination.
+pub(crate) enum Verdict {
+    Same,
+    Replace,
+    Refuse(&'static str),
+}
+
+/// A copy that did not come about.
+enum Halt {
+    Failed(Failure),
+    /// The source changed while it was read.
+    Changed,
+    Stopped,
+}
+
+impl From<Failure> for Halt {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+impl From<TransferError> for Halt {
+    fn from(error: TransferError) -> Self {
+        match error {
+            TransferError::Changed { .. } => Self::Changed,
+            TransferError::Cancelled => Self::Stopped,
+            other => Self::Failed(other.into()),
+        }
+    }
+}
+
+/// A file that is being made. Removed when it is dropped before it is kept.
+struct Unfinished<'a> {
+    directory: BorrowedFd<'a>,
+    name: PathBuf,
+    kept: bool,
+}
+
+impl Drop for Unfinished<'_> {
+    fn drop(&mut self) {
+        if !self.kept
+            && let Err(error) = unlink(self.directory, &self.name)
+        {
+            tracing::warn!(name = %self.name.display(), %error, "cannot remove an unfinished copy");
+        }
+    }
+}
+
+thread_local! {
+    static BUFFER: RefCell<Vec<u8>> = RefCell::new(vec![0; usize::try_from(SMALL_BYTES).unwrap_or(1 << 18)]);
+}
+
+impl Migration<'_> {
+    /// Does what is to be done about a regular file. `None`: later.
+    pub(super) fn file(&self, spot: Spot<'_>) -> Result<Option<Done>, Failure> {
+        let existing = match spot.place().is_fresh {
+            true => None,
+            false => spot.find().map_err(Failure::destination("find"))?,
+        };
+        if let Some(existing) = &existing {
+            let source = regular(spot.look().map_err(Failure::source("find"))?)?;
+            if !self.options.filter.wants_file(&source) {
+                return Ok(Some(Done::plain(Did::Filtered)));
+            }
+            if source.nlink < 2 {
+                match self.judge(spot, &source, existing)? {
+                    Verdict::Same => return self.same(spot, &source).map(Some),
+                    Verdict::Refuse(why) => return Ok(Some(Done::with_note(Did::Refused, why))),
+                    Verdict::Replace => {}
+                }
+            }
+        }
+        let source = self.open_source(spot)?;
+        let seen = regular(stamp(&source).map_err(Failure::source("read attributes of"))?)?;
+        if !self.options.filter.wants_file(&seen) {
+            return Ok(Some(Done::plain(Did::Filtered)));
+        }
+        if seen.nlink < 2 {
+            return self.made(spot, source, existing.as_ref(), seen).map(Some);
+        }
+        self.one_of_several_names(spot, &seen, existing.as_ref(), || {
+            if let Some(existing) = &existing {
+                match self.judge(spot, &seen, existing)? {
+                    Verdict::Same => return self.same(spot, &seen),
+                    Verdict::Refuse(why) => return Ok(Done::with_note(Did::Refused, why)),
+                    Verdict::Replace => {}
+                }
+            }
+            self.made(spot, source, existing.as_ref(), seen)
+        })
+    }
+
+    /// What is to be done about a file that is there already.
+    pub(super) fn judge(&self, spot: Spot<'_>, source: &FileStamp, existing: &FileStamp) -> Result<Verdict, Failure> {
+        use super::options::Existing;
+        let policy = self.options.existing;
+        if existing.is_regular
+            && policy != Existing::Overwrite
+            && existing.size == source.size
+            && self.granularity.same(source.mtime, existing.mtime)
+            && (!self.is_doubtful(existing) || self.has_same_content(spot)?)
+        {
+            return Ok(Verdict::Same);
+        }
+        Ok(self.judge_other(source, existing))
+    }
+
+    /// As [`judge`](Self::judge), when it is known that they differ.
+    pub(super) fn judge_other(&self, source: &FileStamp, existing: &FileStamp) -> Verdict {
+        use super::options::Existing;
+        if is_directory(existing) && !self.options.delete {
+            return Verdict::Refuse("a directory has its place at the destination; --delete would remove that");
+        }
+        match self.options.existing {
+            Existing::Update | Existing::Overwrite => Verdict::Replace,
+            Existing::Newer if source.mtime > existing.mtime => Verdict::Replace,
+            // What is there was changed later: that is what was asked for.
+            Existing::Newer => Verdict::Same,
+            Existing::Keep if self.is_ours(existing) => Verdict::Replace,
+            Existing::Keep => Verdict::Refuse(
+                "something else is at the destination already; --update or --overwrite would replace it",
+            ),
+        }
+    }
+
+    fn has_same_content(&self, spot: Spot<'_>) -> Result<bool, Failure> {
+        let (source, target) = (self.open_source(spot)?, open_target(spot)?);
+        Ok(compare(&source, &target, |_| self.is_stopped())? == Compared::Same)
+    }
+
+    /// Nothing to copy. Where files may be changed, the rest is brought in line.
+    fn same(&self, spot: Spot<'_>, source: &FileStamp) -> Result<Done, Failure> {
+        if self.options.existing == super::options::Existing::Keep || self.options.dry_run {
+            return Ok(Done::plain(Did::Same));
+        }
+        let (from, to) = (self.open_source(spot)?, open_target(spot)?);
+        let (changed, unset) = attributes::align(self.myself, from.as_fd(), source, to.as_fd())?;
+        let did = if changed { Did::Updated } else { Did::Same };
+        Ok(self.done(did, 0, unset))
+    }
+
+    pub(super) fn done(&self, did: Did, bytes: u64, unset: Option<Unset>) -> Done {
+        if unset.is_some() {
+            self.tally.incomplete();
+        }
+        Done { did, bytes, note: unset.map(|unset| unset.0), source: None }
+    }
+
+    fn made(
+        &self,
+        spot: Spot<'_>,
+        source: File,
+        existing: Option<&FileStamp>,
+        mut seen: FileStamp,
+    ) -> Result<Done, Failure> {
+        if self.options.dry_run {
+            self.tally.moved(seen.size);
+            return Ok(Done { bytes: seen.size, ..Done::plain(Did::Copied) });
+        }
+        if existing.is_some_and(is_directory) {
+            self.remove_tree(spot.directory, spot.bytes)?;
+        }
+        let mut source = OpenFile::new(source, spot.name());
+        for attempt in 1.. {
+            let last = attempt == TRIES;
+            match self.copied(spot, &source, existing.is_some(), &seen, last) {
+                Ok((did, unset)) => {
+                    let done = self.done(did, seen.size, unset);
+                    let source = self.options.verify.then(|| source.file().try_clone());
+                    let source = source.transpose().map_err(Failure::source("keep open"))?;
+                    return Ok(Done { source: source.map(|source| (source, seen)), ..done });
+                }
+                Err(Halt::Failed(failure)) => return Err(failure),
+                Err(Halt::Stopped) => break,
+                Err(Halt::Changed) if last => {
+                    return Ok(Done::with_note(Did::Changed, "it became shorter each time that it was copied"));
+                }
+                Err(Halt::Changed) => {
+                    source = OpenFile::new(self.open_source(spot)?, spot.name());
+                    seen = regular(source.stamp()?)?;
+                }
+            }
+        }
+        Err(stopped())
+    }
+
+    /// One copy. On the `last` try also one of a file that changed meanwhile.
+    fn copied(
+        &self,
+        spot: Spot<'_>,
+        source: &OpenFile,
+        replace: bool,
+        seen: &FileStamp,
+        last: bool,
+    ) -> Result<(Did, Option<Unset>), Halt> {
+        let Some(directory) = spot.place().fd() else { return Ok((Did::Copied, None)) };
+        let names = attributes::names(source.file())?;
+        let mode = attributes::first_mode(seen, &names);
+        let direct = !replace && seen.size <= DIRECT_BYTES;
+        let name = if direct { spot.name().to_owned() } else { self.temporary() };
+        let target = make(directory, &name, mode)?;
+        let mut unfinished = Unfinished { directory, name, kept: false };
+        let target = self.content(source, seen, target)?;
+        let unset = attributes::give(self.myself, source.file().as_fd(), seen, &names, target.as_fd(), mode)?;
+        let after = stamp(source.file()).map_err(Failure::source("read attributes of"))?;
+        let unchanged = (after.size, after.mtime, after.ctime) == (seen.size, seen.mtime, seen.ctime);
+        if !unchanged && !last {
+            return Err(Halt::Changed);
+        }
+        if !direct {
+            take_place(directory, &unfinished.name, spot.name(), replace)?;
+        }
+        unfinished.kept = true;
+        Ok((if unchanged { Did::Copied } else { Did::Changed }, unset))
+    }
+
+    /// Gives the file back, open for writing.
+    fn content(&self, source: &OpenFile, seen: &FileStamp, target: File) -> Result<File, Halt> {
+        if seen.size == 0 {
+            return Ok(target);
+        }
+        if seen.size <= SMALL_BYTES && seen.blocks.saturating_mul(512) >= seen.size {
+            return self.small(source.file(), seen.size, target);
+        }
+        if seen.size >= REFLINK_FROM_BYTES && self.reflinks.load(Ordering::Relaxed) {
+            match sys::file::reflink(source.file(), &target) {
+                Ok(()) => {
+                    self.tally.moved(seen.size);
+                    return Ok(target);
+                }
+                Err(_) => self.reflinks.store(false, Ordering::Relaxed),
+            }
+        }
+        let target = OpenFile::new(target, source.path());
+        transfer::copy::copy_file(source, &target, None, self)?;
+        Ok(target.into_file())
+    }
+
+    fn small(&self, source: &File, size: u64, target: File) -> Result<File, Halt> {
+        if self.cancelled() {
+            return Err(Halt::Stopped);
+        }
+        BUFFER.with_borrow_mut(|buffer| {
+            let room = usize::try_from(size).ok().and_then(|size| buffer.get_mut(..size)).unwrap_or_default();
+            let read = fill(source, room, 0).map_err(Failure::source("read"))?;
+            if (read as u64) < size {
+                return Err(Halt::Changed);
+            }
+            target.write_all_at(room, 0).map_err(Failure::destination("write"))?;
+            Ok(())
+        })?;
+        self.advanced(Extent { offset: 0, length: size });
+        Ok(target)
+    }
+
+    /// Without moving its time of access where we may, and without waiting for the other end of what became a pipe.
+    pub(super) fn open_source(&self, spot: Spot<'_>) -> Result<File, Failure> {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let open = |flags| rustix::fs::openat(spot.source(), spot.name(), flags, Mode::empty());
+        let opened = if self.noatime.load(Ordering::Relaxed) {
+            match open(flags | OFlags::NOATIME) {
+                Err(Errno::PERM) => open(flags),
+                other => other,
+            }
+        } else {
+            open(flags)
+        };
+        Ok(opened.map_err(Failure::source("open"))?.into())
+    }
+
+    /// Compares what was copied with what was written, once that is on stable storage.
+    pub(super) fn verified(&self, spot: Spot<'_>, source: &File, seen: &FileStamp) -> Result<Done, Failure> {
+        let target = open_target(spot)?;
+        let compared = compare(source, &target, |bytes| {
+            self.limiter.spend(bytes);
+            self.cancelled()
+        })?;
+        match compared {
+            Compared::Same => Ok(Done::plain(Did::Same)),
+            Compared::Stopped => Err(stopped()),
+            Compared::DiffersAt(at) => {
+                let now = stamp(source).map_err(Failure::source("read attributes of"))?;
+                if (now.size, now.mtime, now.ctime) == (seen.size, seen.mtime, seen.ctime) {
+                    let why = format!(
+                        "what is at the destination differs from byte {at} on, though it was copied without error: check both devices"
+                    );
+                    Ok(Done::with_note(Did::Failed, why))
+                } else {
+                    Ok(Done::with_note(Did::Changed, "it changed before it could be verified"))
+                }
+            }
+        }
+    }
+}
+
+/// The rate is kept, and an end is heard of, once a chunk.
+impl Monitor for Migration<'_> {
+    fn cancelled(&self) -> bool {
+        self.limiter.wait(false, || self.is_stopped())
+    }
+
+    fn advanced(&self, extent: Extent) {
+        self.tally.moved(extent.length);
+        self.limiter.spend(extent.length);
+    }
+
+    fn skipped(&self, _: Extent) {}
+}
+
+/// An end that was asked for.
+pub(super) fn stopped() -> Failure {
+    Failure::source("go on with")(Errno::CANCELED)
+}
+
+pub(super) fn is_directory(stamp: &FileStamp) -> bool {
+    stamp.mode & 0o170_000 == 0o040_000
+}
+
+/// `ELOOP` of the source says that it is something else by now.
+fn regular(stamp: FileStamp) -> Result<FileStamp, Failure> {
+    if stamp.is_regular { Ok(stamp) } else { Err(Failure::source("copy")(Errno::LOOP)) }
+}
+
+fn open_target(spot: Spot<'_>) -> Result<File, Failure> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let Some(directory) = spot.place().fd() else { return Err(Failure::destination("open")(Errno::NOENT)) };
+    let opened = rustix::fs::openat(directory, spot.name(), flags, Mode::empty());
+    Ok(opened.map_err(Failure::destination("open"))?.into())
+}
+
+fn make(directory: BorrowedFd<'_>, name: &Path, mode: u32) -> Result<File, Failure> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let made = rustix::fs::openat(directory, name, flags, Mode::from_raw_mode(mode));
+    Ok(made.map_err(Failure::destination("make"))?.into())
+}
+
+/// Renames what was made to the name that it is to have; what nobody may replace is not replaced, whoever made it meanwhile.
+pub(super) fn take_place(directory: BorrowedFd<'_>, made: &Path, name: &Path, replace: bool) -> Result<(), Failure> {
+    let renamed = if replace {
+        rustix::fs::renameat(directory, made, directory, name).map_err(std::io::Error::from)
+    } else {
+        match sys::file::rename_noreplace(directory, made, directory, name) {
+            // A filesystem that does not know it.
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
+                rustix::fs::renameat(directory, made, directory, name).map_err(std::io::Error::from)
+            }
+            other => other,
+        }
+    };
+    renamed.map_err(Failure::destination("give its name to"))
+}

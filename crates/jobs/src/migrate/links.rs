@@ -1,0 +1,169 @@
+//! Files with several names: each is copied once, and its other names become names of the copy.
+
+use super::Migration;
+use super::file::{Done, Verdict, is_directory, take_place};
+use super::spot::{Place, Spot, node, unlink};
+use crate::failure::{Failure, JobError};
+use crate::report::{Did, Kind};
+use crate::state::Claim;
+use crate::walk::{Directory, Walker, as_path, kind_of};
+use rustix::io::Errno;
+use std::io;
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use sys::file::{FileStamp, stamp};
+use sys::{Mode, OFlags};
+
+/// Names that are dealt with at a time, after the walk.
+const BATCH: u32 = 1000;
+
+impl Migration<'_> {
+    /// Has `copy` make the first name of a file; further ones become names of that. `None`: the first is under way, and this one comes later.
+    pub(super) fn one_of_several_names(
+        &self,
+        spot: Spot<'_>,
+        seen: &FileStamp,
+        existing: Option<&FileStamp>,
+        copy: impl FnOnce() -> Result<Done, Failure>,
+    ) -> Result<Option<Done>, Failure> {
+        let Some(state) = self.state.as_ref().filter(|_| !self.options.dry_run) else { return copy().map(Some) };
+        let (inode, path) = ((seen.dev, seen.ino), spot.directory.path_of(spot.bytes));
+        loop {
+            match state.claim(inode, &path).map_err(noted)? {
+                Claim::First => break,
+                Claim::Early => return Ok(None),
+                Claim::Later(first) => match self.linked(spot, seen, existing, &first) {
+                    Ok(Some(done)) => return Ok(Some(done)),
+                    // It is not there any more, or can have no more names.
+                    Ok(None) => state.settle(inode, false).map_err(noted)?,
+                    Err(failure) => return Err(failure),
+                },
+            }
+        }
+        let copied = copy();
+        let is_there = copied.as_ref().is_ok_and(|done| matches!(done.did, Did::Copied | Did::Updated | Did::Same));
+        state.settle(inode, is_there).map_err(noted)?;
+        copied.map(Some)
+    }
+
+    /// Gives what has the name `first` at the destination this one, too.
+    fn linked(
+        &self,
+        spot: Spot<'_>,
+        seen: &FileStamp,
+        existing: Option<&FileStamp>,
+        first: &[u8],
+    ) -> Result<Option<Done>, Failure> {
+        let Some(directory) = spot.place().fd() else { return Ok(None) };
+        let found = match self.first_name(first) {
+            Ok(found) => found,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(Failure::destination("find the first name of")(error)),
+        };
+        let copy = stamp(&found).map_err(Failure::destination("read attributes of"))?;
+        let same_kind = (copy.mode ^ seen.mode) & 0o170_000 == 0;
+        if !same_kind || copy.size != seen.size || !self.granularity.same(seen.mtime, copy.mtime) {
+            return Ok(None);
+        }
+        let replace = match existing {
+            Some(existing) if (existing.dev, existing.ino) == (copy.dev, copy.ino) => {
+                return Ok(Some(Done::plain(Did::Same)));
+            }
+            Some(existing) => {
+                // The same content under a name of its own is replaced where files may be.
+                match self.judge_other(seen, existing) {
+                    Verdict::Replace => {}
+                    Verdict::Same => return Ok(Some(Done::plain(Did::Same))),
+                    Verdict::Refuse(why) => return Ok(Some(Done::with_note(Did::Refused, why))),
+                }
+                if is_directory(existing) {
+                    self.remove_tree(spot.directory, spot.bytes)?;
+                }
+                true
+            }
+            None => false,
+        };
+        let name = if replace { self.temporary() } else { spot.name().to_owned() };
+        match sys::file::link_fd(&found, directory, &name) {
+            Ok(()) => {}
+            Err(error) if error.raw_os_error() == Some(Errno::MLINK.raw_os_error()) => return Ok(None),
+            Err(error) => return Err(Failure::destination("give another name to")(error)),
+        }
+        if replace && let Err(failure) = take_place(directory, &name, spot.name(), true) {
+            // The error is told; what could not be finished is not to stay.
+            let _ = unlink(directory, &name);
+            return Err(failure);
+        }
+        Ok(Some(Done::plain(Did::Linked)))
+    }
+
+    fn first_name(&self, first: &[u8]) -> io::Result<OwnedFd> {
+        let (parent, name) = split(first);
+        let parent = open_directory(self.target.as_fd(), parent)?;
+        node(parent.as_fd(), as_path(name))
+    }
+
+    /// Names that came while the first of their file was being copied. After the walk.
+    pub(super) fn late_names(&self, walk: &Walker<'_, Self>, root: &Arc<Directory<Place>>) -> Result<(), JobError> {
+        let Some(state) = &self.state else { return Ok(()) };
+        loop {
+            let names = state.early(BATCH)?;
+            let Some((last, _)) = names.last() else { return Ok(()) };
+            let last = *last;
+            for (_, path) in names {
+                if self.is_stopped() {
+                    return Ok(());
+                }
+                self.late_name(walk, root, &path);
+            }
+            state.forget_early(last)?;
+        }
+    }
+
+    fn late_name(&self, walk: &Walker<'_, Self>, root: &Arc<Directory<Place>>, path: &[u8]) {
+        let (parent, name) = split(path);
+        let opened = (|| -> io::Result<_> {
+            let source = open_directory(root.fd(), parent)?;
+            let kind = kind_of(&source, name)?;
+            let target = open_directory(self.target.as_fd(), parent)?;
+            Ok((stamp(&source)?, source, target, kind))
+        })();
+        let (seen, source, target, kind) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                return self.trouble_at(Kind::File, as_path(path).to_owned(), &Failure::source("find")(error));
+            }
+        };
+        let place = Place::new(Some(target), false);
+        let directory = Directory::new(Some(Arc::clone(root)), parent.into(), source, seen, place);
+        let directory = Arc::new(directory);
+        self.entry(walk, Spot::new(&directory, name), kind, &mut Vec::new());
+        // The name is a change of the directory, which had its times already.
+        if let Some(target) = directory.kept.fd()
+            && let Err(failure) = super::attributes::give_times(target, directory.stamp())
+        {
+            self.trouble_at(Kind::Directory, as_path(parent).to_owned(), &failure);
+        }
+    }
+}
+
+fn noted(error: JobError) -> Failure {
+    Failure::source("note the names of")(io::Error::other(error))
+}
+
+fn split(path: &[u8]) -> (&[u8], &[u8]) {
+    match path.iter().rposition(|byte| *byte == b'/') {
+        Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
+        None => (b"", path),
+    }
+}
+
+/// A directory below `root`, however long the way: a component at a time, without following anything.
+fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let mut at = rustix::fs::openat(root, c".", flags, Mode::empty())?;
+    for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
+        at = rustix::fs::openat(&at, as_path(name), flags, Mode::empty())?;
+    }
+    Ok(at)
+}

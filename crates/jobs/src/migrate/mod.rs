@@ -1,0 +1,377 @@
+//! A tree of files copied into another filesystem, with all that belongs to it, by several threads.
+//!
+//! For: `sifaka migrate`, and as the first and every later pass of replication. **Blocks.**
+//!
+//! What stands behind it:
+//! - [`visit`](self): what happens in each directory; `file`: content; `node`: links, pipes, devices; `links`: several names of one file;
+//!   `attributes`: owner, mode, times and the rest; `extraneous`: removal; `crate::state`: what an interrupted run had done.
+//! - Whoever owns a part of either tree may move things about in it meanwhile, and gets nothing written or read outside of it: every name is taken in
+//!   an open directory, and nothing is followed.
+//! - Nothing is removed or replaced at the destination unless the options say so.
+//! - What has the source's size and time of change counts as copied: a copy gets its times last, after its content. Only when the machine went
+//!   down in between may content be missing all the same; then what was not yet on stable storage is read and compared.
+
+mod attributes;
+mod extraneous;
+mod file;
+mod granularity;
+mod links;
+mod node;
+mod options;
+mod spot;
+mod visit;
+
+pub use options::{Existing, Options};
+
+use crate::climber::Climber;
+use crate::failure::{Failure, JobError};
+use crate::report::{Did, Event, Kind, Tally, Watcher};
+use crate::state::{Earlier, State};
+use crate::walk::{Directory, Pace, Walker};
+use attributes::Myself;
+use granularity::{Granularity, unnamed};
+use rustix::io::Errno;
+use spot::Place;
+use std::hash::{BuildHasher as _, RandomState};
+use std::io;
+use std::num::NonZero;
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use sys::file::{FileStamp, Moment, stamp};
+use sys::{Mode, OFlags};
+use transfer::Limiter;
+
+/// Between two checkpoints, each with a sync of the destination.
+const CHECKPOINT: Duration = Duration::from_secs(10);
+/// Between two looks at the rate.
+const TICK: Duration = Duration::from_secs(1);
+/// A file costs about as much time as moving so many bytes.
+const FILE_BYTES: u64 = 64 << 10;
+/// More threads than this help no filesystem.
+const MAX_THREADS: usize = 64;
+/// Begins the names of what is being made.
+const PREFIX: &str = ".sifaka-";
+
+/// How a job came out.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct End {
+    /// It was asked to stop, and can go on later.
+    pub interrupted: bool,
+    /// It went on from where an earlier run was interrupted.
+    pub resumed: bool,
+}
+
+/// One run.
+pub(crate) struct Migration<'a> {
+    options: &'a Options,
+    tally: &'a Tally,
+    watcher: &'a dyn Watcher,
+    stop: &'a AtomicBool,
+    limiter: Limiter,
+    myself: Myself,
+    granularity: Granularity,
+    /// The root of the destination.
+    target: OwnedFd,
+    target_inode: (u64, u64),
+    /// This run made it.
+    is_fresh: bool,
+    /// It is not there, and `target` is its parent: a dry run.
+    is_missing: bool,
+    state: Option<State>,
+    earlier: Option<Earlier>,
+    /// Begins the names of this job's unfinished files.
+    prefix: String,
+    /// Not that of the run which left some.
+    run: u64,
+    made: AtomicU64,
+    noatime: AtomicBool,
+    reflinks: AtomicBool,
+}
+
+/// Copies what is in the directory `source` into the directory `target`, which is made if it is not there.
+///
+/// Sets the process's umask to nothing: modes are the source's.
+///
+/// # Errors
+/// The job cannot begin, or cannot keep what it notes. What goes wrong with single files is told to the watcher, and counted.
+pub fn migrate(
+    source: &Path,
+    target: &Path,
+    options: &Options,
+    tally: &Tally,
+    watcher: &dyn Watcher,
+    stop: &AtomicBool,
+) -> Result<End, JobError> {
+    rustix::process::umask(Mode::empty());
+    let root = open_root(source)?;
+    let made = open_target(target, options.dry_run)?;
+    let target_fd = match &made {
+        Target::There(fd) | Target::Made(fd) => fd.try_clone().map_err(JobError::io("open", target))?,
+        Target::Missing => open_root(parent_of(target))?,
+    };
+    separate(&root, source, &target_fd, target, matches!(made, Target::Missing))?;
+    let mut migration = Migration::new(options, tally, watcher, stop, target_fd, &made)?;
+    migration.remember(source, target)?;
+    migration.run(root, target)
+}
+
+/// The directory into which all is to go.
+enum Target {
+    There(OwnedFd),
+    /// By this run.
+    Made(OwnedFd),
+    /// In a dry run. Its parent stands in for it.
+    Missing,
+}
+
+impl<'a> Migration<'a> {
+    fn new(
+        options: &'a Options,
+        tally: &'a Tally,
+        watcher: &'a dyn Watcher,
+        stop: &'a AtomicBool,
+        target: OwnedFd,
+        made: &Target,
+    ) -> Result<Self, JobError> {
+        let found = stamp(&target).map_err(JobError::io("read attributes of", Path::new("the destination")))?;
+        let granularity = if options.dry_run { Ok(Granularity::FINEST) } else { Granularity::of(&target) };
+        let granularity = granularity.unwrap_or_else(|error| {
+            tracing::debug!(%error, "cannot find out how finely the destination keeps times: as finely as there is");
+            Granularity::FINEST
+        });
+        Ok(Self {
+            options,
+            tally,
+            watcher,
+            stop,
+            limiter: Limiter::new(options.limit),
+            myself: Myself::now(),
+            granularity,
+            target_inode: (found.dev, found.ino),
+            target,
+            is_fresh: !matches!(made, Target::There(_)),
+            is_missing: matches!(made, Target::Missing),
+            state: None,
+            earlier: None,
+            prefix: String::new(),
+            run: RandomState::new().hash_one(std::process::id()),
+            made: AtomicU64::new(0),
+            noatime: AtomicBool::new(true),
+            reflinks: AtomicBool::new(true),
+        })
+    }
+
+    /// Opens what the job keeps, and finds out what an earlier run has done.
+    fn remember(&mut self, source: &Path, target: &Path) -> Result<(), JobError> {
+        let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        let key = format!("migrate {:?} {:?}", absolute(source), absolute(target));
+        self.prefix = format!("{PREFIX}{:016x}-", short_hash(key.as_bytes()));
+        let Some(path) = self.options.state.as_ref().filter(|_| !self.options.dry_run) else { return Ok(()) };
+        let (state, earlier) = State::open(path, &key, self.clock(), self.options.restart)?;
+        (self.state, self.earlier) = (Some(state), earlier);
+        Ok(())
+    }
+
+    fn run(mut self, root: OwnedFd, target: &Path) -> Result<End, JobError> {
+        let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
+        let (first, most) = match self.options.threads {
+            Some(threads) => (threads, threads),
+            None => (cores.max(2), (cores * 4).clamp(8, MAX_THREADS)),
+        };
+        let pace = Pace::new(first, most);
+        let again = root.try_clone().map_err(JobError::io("open", Path::new("the source")))?;
+        let walker = Walker::new(&self, &pace, self.stop, self.options.cross);
+        let (ended, end) = channel::<()>();
+        let (walked, kept) = std::thread::scope(|scope| {
+            let ticks = scope.spawn(|| self.tick(&walker, &pace, end));
+            let walked = walker.run(root).map_err(JobError::io("read", Path::new("the source")));
+            drop(ended);
+            (walked, ticks.join().unwrap_or(Ok(())))
+        });
+        walked?;
+        kept?;
+        if !self.is_stopped() && self.state.is_some() {
+            let seen = stamp(&again).map_err(JobError::io("read attributes of", Path::new("the source")))?;
+            let target = self.target.try_clone().map_err(JobError::io("open", target))?;
+            let root = Directory::new(None, Box::default(), again, seen, Place::new(Some(target), false));
+            self.late_names(&walker, &Arc::new(root))?;
+        }
+        drop(walker);
+        let end = End { interrupted: self.is_stopped(), resumed: self.earlier.is_some() };
+        if !self.options.dry_run {
+            self.checkpoint(target)?;
+            if let Some(state) = self.state.take().filter(|_| !end.interrupted) {
+                state.remove()?;
+            }
+        }
+        Ok(end)
+    }
+
+    /// Adapts the number of threads, and makes checkpoints, until the walk is over.
+    fn tick(&self, walker: &Walker<'_, Self>, pace: &Pace, end: Receiver<()>) -> Result<(), JobError> {
+        let mut climber = Climber::new(pace.limit(), pace.most());
+        let (mut last, mut synced) = (self.cost(), Instant::now());
+        while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(TICK) {
+            if self.options.threads.is_none() {
+                let cost = self.cost();
+                pace.set(climber.step(cost - last));
+                last = cost;
+                walker.wake();
+            }
+            let due = synced.elapsed() >= CHECKPOINT || self.state.as_ref().is_some_and(State::is_full);
+            if due && !self.options.dry_run {
+                if let Err(error) = self.checkpoint(Path::new("the destination")) {
+                    // Whatever is copied now could be lost as well.
+                    self.stop.store(true, Ordering::Relaxed);
+                    return Err(error);
+                }
+                synced = Instant::now();
+            }
+        }
+        Ok(())
+    }
+
+    fn cost(&self) -> u64 {
+        let totals = self.tally.totals();
+        totals.bytes + (totals.seen() + totals.directories) * FILE_BYTES
+    }
+
+    /// What was written so far is on stable storage, and is known to be done.
+    fn checkpoint(&self, target: &Path) -> Result<(), JobError> {
+        let (noted, now) = (self.state.as_ref().map(State::take_noted), self.clock());
+        if let Err(error) = sys::file::sync_fs(&self.target) {
+            if let Some(state) = &self.state {
+                state.doubt()?;
+            }
+            return Err(JobError::io("make durable what was written into", target)(error));
+        }
+        match (&self.state, noted) {
+            (Some(state), Some(noted)) => state.checkpoint(&noted, now),
+            _ => Ok(()),
+        }
+    }
+
+    /// By the destination, whose clock may be another machine's; earlier rather than later.
+    fn clock(&self) -> Moment {
+        const EARLIER: Duration = Duration::from_secs(2);
+        let there = unnamed(&self.target).and_then(|file| stamp(&file));
+        there.map(|stamp| stamp.ctime).unwrap_or_else(|_| {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().saturating_sub(EARLIER);
+            (i64::try_from(now.as_secs()).unwrap_or(i64::MAX), now.subsec_nanos())
+        })
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+
+    /// Whether an interrupted run of this job may have made it.
+    fn is_ours(&self, existing: &FileStamp) -> bool {
+        let earlier = self.earlier.as_ref();
+        existing.nlink == 1 && earlier.is_some_and(|earlier| existing.ctime >= earlier.started)
+    }
+
+    /// Whether its content may have been lost, whatever its size and times.
+    fn is_doubtful(&self, existing: &FileStamp) -> bool {
+        let earlier = self.earlier.as_ref();
+        earlier.is_some_and(|earlier| earlier.restarted && existing.ctime >= earlier.synced)
+    }
+
+    /// A name for something unfinished.
+    fn temporary(&self) -> PathBuf {
+        format!("{}{:x}-{:x}", self.prefix, self.run, self.made.fetch_add(1, Ordering::Relaxed)).into()
+    }
+
+    fn is_temporary(&self, name: &[u8]) -> bool {
+        !self.prefix.is_empty() && name.starts_with(self.prefix.as_bytes())
+    }
+
+    fn told(&self, kind: Kind, did: Did, bytes: u64, why: Option<String>, path: impl FnOnce() -> PathBuf) {
+        self.tally.count(kind, did);
+        if did.is_problem() || why.is_some() || self.watcher.wants_all() {
+            self.watcher.tell(&Event { path: path(), kind, did, bytes, why });
+        }
+    }
+
+    fn trouble_at(&self, kind: Kind, path: PathBuf, failure: &Failure) {
+        self.told(kind, Did::Failed, 0, Some(failure.to_string()), || path);
+    }
+}
+
+fn open_root(path: &Path) -> Result<OwnedFd, JobError> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    match rustix::fs::open(path, flags, Mode::empty()) {
+        Err(Errno::NOTDIR) => {
+            let why = format!("{} is no directory; what is migrated is what is in a directory", path.display());
+            Err(JobError::Senseless(why))
+        }
+        other => other.map_err(JobError::io("open", path)),
+    }
+}
+
+/// Nothing is made in a dry run.
+fn open_target(path: &Path, dry: bool) -> Result<Target, JobError> {
+    match rustix::fs::stat(path) {
+        Err(Errno::NOENT) if dry => Ok(Target::Missing),
+        Err(Errno::NOENT) => {
+            rustix::fs::mkdir(path, Mode::RWXU).map_err(JobError::io("make the directory", path))?;
+            Ok(Target::Made(open_root(path)?))
+        }
+        Err(error) => Err(JobError::io("find", path)(error)),
+        Ok(_) => Ok(Target::There(open_root(path)?)),
+    }
+}
+
+fn parent_of(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Neither tree may lie in the other one. `missing`: `target_fd` is the parent of what would be made.
+fn separate(root: &OwnedFd, source: &Path, target_fd: &OwnedFd, target: &Path, missing: bool) -> Result<(), JobError> {
+    let inode = |fd: &OwnedFd| stamp(fd).map(|stamp| (stamp.dev, stamp.ino));
+    let (from, to) = (inode(root), inode(target_fd));
+    let (from, to) = (from.map_err(JobError::io("find", source))?, to.map_err(JobError::io("find", target))?);
+    let nested = |inner: &Path, outer: &Path| {
+        let (inner, outer) = (inner.display(), outer.display());
+        Err(JobError::Senseless(format!("{inner} lies in {outer}: a tree cannot be copied into or out of itself")))
+    };
+    if from == to && !missing {
+        return Err(JobError::Senseless(format!("{} and {} are one directory", source.display(), target.display())));
+    }
+    if from == to || lies_in(target_fd, from).map_err(JobError::io("find what is above", target))? {
+        return nested(target, source);
+    }
+    if !missing && lies_in(root, to).map_err(JobError::io("find what is above", source))? {
+        return nested(source, target);
+    }
+    Ok(())
+}
+
+fn lies_in(inner: &OwnedFd, outer: (u64, u64)) -> io::Result<bool> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let mut at = rustix::fs::openat(inner, c".", flags, Mode::empty())?;
+    loop {
+        let here = stamp(at.as_fd())?;
+        let above = rustix::fs::openat(&at, c"..", flags, Mode::empty())?;
+        let found = stamp(&above)?;
+        if (found.dev, found.ino) == (here.dev, here.ino) {
+            return Ok(false);
+        }
+        if (found.dev, found.ino) == outer {
+            return Ok(true);
+        }
+        at = above;
+    }
+}
+
+/// The key is not secret, and a clash means only that two jobs remove each other's leftovers when both were killed.
+fn short_hash(bytes: &[u8]) -> u64 {
+    use std::hash::{DefaultHasher, Hasher as _};
+    let mut hasher = DefaultHasher::new();
+    hasher.write(bytes);
+    hasher.finish()
+}

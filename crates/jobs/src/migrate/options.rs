@@ -1,0 +1,44 @@
+//! What a migration is to do.
+
+use crate::filter::Filter;
+use std::num::NonZeroU64;
+use std::path::PathBuf;
+
+/// What may be done to files that are at the destination and differ.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Existing {
+    /// Nothing: they are told.
+    #[default]
+    Keep,
+    /// They are replaced where size or time of change differ.
+    Update,
+    /// They are replaced where the source was changed later.
+    Newer,
+    /// They are replaced whether or not they differ.
+    Overwrite,
+}
+
+/// See the module.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// See [`Existing`].
+    pub existing: Existing,
+    /// What the source does not have is removed from the destination.
+    pub delete: bool,
+    /// What was copied is read again on both sides, past the page cache, and compared.
+    pub verify: bool,
+    /// Nothing is changed; what would be is told.
+    pub dry_run: bool,
+    /// Other filesystems below the source are entered.
+    pub cross: bool,
+    /// What the job is for.
+    pub filter: Filter,
+    /// Bytes of content a second, all threads together.
+    pub limit: Option<NonZeroU64>,
+    /// So many threads; without a number they are adapted to what is fastest.
+    pub threads: Option<usize>,
+    /// Where the job keeps what an interrupted run has done. `None`: nowhere.
+    pub state: Option<PathBuf>,
+    /// What an interrupted run has done is forgotten.
+    pub restart: bool,
+}

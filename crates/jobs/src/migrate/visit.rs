@@ -1,0 +1,296 @@
+//! What is done in each directory of the source.
+
+use super::Migration;
+use super::attributes;
+use super::file::{Done, stopped};
+use super::spot::{Place, Spot};
+use crate::failure::Failure;
+use crate::report::{Did, Kind};
+use crate::walk::{Directory, Entry, Found, Visitor, Walker, as_path, kind_of};
+use rustix::fs::{AtFlags, FileType};
+use rustix::io::Errno;
+use std::fs::File;
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use sys::file::{FileStamp, stamp};
+use sys::{Mode, OFlags};
+
+/// A name may become something else between two looks, but not for ever.
+const KINDS: u32 = 3;
+
+/// A file that was copied, to be compared with what was written.
+pub(super) struct Written {
+    name: Box<[u8]>,
+    source: File,
+    seen: FileStamp,
+}
+
+impl Visitor for Migration<'_> {
+    type Kept = Place;
+
+    fn wants(&self, parent: &Directory<Place>, name: &[u8]) -> bool {
+        let filter = &self.options.filter;
+        if !filter.wants_name(parent, name, true) {
+            self.told(Kind::Directory, Did::Filtered, 0, None, || parent.shown(name));
+            return false;
+        }
+        if self.earlier.is_some() && self.state.as_ref().is_some_and(|state| state.is_finished(&parent.path_of(name))) {
+            self.tally.resumed();
+            return false;
+        }
+        true
+    }
+
+    fn enter(&self, found: Found<'_, Place>) -> Option<Place> {
+        let Some(parent) = found.parent else {
+            if self.is_missing {
+                return Some(Place::new(None, true));
+            }
+            return match self.target.try_clone().map_err(Failure::destination("open")) {
+                Ok(target) => Some(Place::new(Some(target), self.is_fresh)),
+                Err(failure) => {
+                    self.trouble_at(Kind::Directory, "".into(), &failure);
+                    None
+                }
+            };
+        };
+        if !self.is_missing && (found.stamp.dev, found.stamp.ino) == self.target_inode {
+            let why = io::Error::other("the destination lies here");
+            self.trouble_at(Kind::Directory, parent.shown(found.name), &Failure::source("enter")(why));
+            return None;
+        }
+        match self.place(parent, found.name) {
+            Ok(place) => Some(place),
+            Err(failure) => {
+                parent.mark_flawed();
+                self.trouble_at(Kind::Directory, parent.shown(found.name), &failure);
+                None
+            }
+        }
+    }
+
+    fn entries(&self, walk: &Walker<'_, Self>, directory: &Arc<Directory<Place>>, entries: &[Entry]) {
+        let mut written = Vec::new();
+        for entry in entries {
+            if self.is_stopped() {
+                directory.mark_flawed();
+                return;
+            }
+            self.entry(walk, Spot::new(directory, &entry.name), entry.kind, &mut written);
+        }
+        self.verify(directory, written);
+    }
+
+    fn leave(&self, directory: &Directory<Place>) {
+        if self.is_stopped() {
+            return;
+        }
+        let left = self.tidy(directory).and_then(|()| self.finished(directory));
+        let path = || directory.shown(b"");
+        match left {
+            Ok(Some(done)) => self.told(Kind::Directory, done.did, 0, done.note, path),
+            Ok(None) => {}
+            Err(failure) if failure.errno() == Some(Errno::CANCELED) => return,
+            Err(failure) => {
+                directory.mark_flawed();
+                self.trouble_at(Kind::Directory, path(), &failure);
+            }
+        }
+        if let Some(state) = &self.state
+            && !directory.is_flawed()
+        {
+            state.finish(directory.path_of(b""));
+        }
+    }
+
+    fn trouble(&self, directory: &Directory<Place>, name: &[u8], doing: &'static str, error: &io::Error) {
+        if name.is_empty() {
+            directory.kept.unlisted.store(true, Ordering::Relaxed);
+        }
+        let error =
+            error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error);
+        self.trouble_at(Kind::Directory, directory.shown(name), &Failure::source(doing)(error));
+    }
+
+    fn elsewhere(&self, directory: &Directory<Place>, name: &[u8]) {
+        self.told(Kind::Directory, Did::Elsewhere, 0, None, || directory.shown(name));
+    }
+}
+
+impl Migration<'_> {
+    /// Does what is to be done about one entry, whatever it is by now.
+    pub(super) fn entry(&self, walk: &Walker<'_, Self>, spot: Spot<'_>, kind: FileType, written: &mut Vec<Written>) {
+        if self.is_temporary(spot.bytes) {
+            return;
+        }
+        if !self.options.filter.wants_name(spot.directory, spot.bytes, false) {
+            return self.told(kind_told(kind), Did::Filtered, 0, None, || spot.path());
+        }
+        let mut kind = kind;
+        for _ in 0..KINDS {
+            let done = match kind {
+                FileType::RegularFile => self.file(spot),
+                FileType::Directory => return walk.also(spot.directory, spot.bytes),
+                FileType::Unknown => Err(Failure::source("find")(Errno::NOENT)),
+                _ => self.node(spot),
+            };
+            match done {
+                Ok(None) => return,
+                Ok(Some(done)) => return self.ended(spot, kind, done, written),
+                Err(failure) => {
+                    if failure.is_other_kind()
+                        && let Ok(now) = kind_of(spot.source(), spot.bytes)
+                        && now != kind
+                    {
+                        kind = now;
+                        continue;
+                    }
+                    return self.failed(spot, kind, &failure);
+                }
+            }
+        }
+        let why = io::Error::other("it became something else again and again");
+        self.failed(spot, kind, &Failure::source("copy")(why));
+    }
+
+    fn ended(&self, spot: Spot<'_>, kind: FileType, done: Done, written: &mut Vec<Written>) {
+        let Done { did, bytes, note, source } = done;
+        if did.is_problem() {
+            spot.directory.mark_flawed();
+        }
+        if let Some((source, seen)) = source {
+            written.push(Written { name: spot.bytes.into(), source, seen });
+        }
+        self.told(kind_told(kind), did, bytes, note, || spot.path());
+    }
+
+    fn failed(&self, spot: Spot<'_>, kind: FileType, failure: &Failure) {
+        if failure.errno() == Some(Errno::CANCELED) {
+            spot.directory.mark_flawed();
+        } else if failure.is_vanished() {
+            self.told(kind_told(kind), Did::Vanished, 0, None, || spot.path());
+        } else {
+            spot.directory.mark_flawed();
+            self.trouble_at(kind_told(kind), spot.path(), failure);
+        }
+    }
+
+    /// What was copied is read again on both sides, after a sync.
+    fn verify(&self, directory: &Arc<Directory<Place>>, written: Vec<Written>) {
+        let (Some(target), false) = (directory.kept.fd(), written.is_empty()) else { return };
+        let synced = sys::file::sync_fs(target).map_err(Failure::destination("make durable"));
+        if let Err(failure) = synced {
+            directory.mark_flawed();
+            return self.trouble_at(Kind::Directory, directory.shown(b""), &failure);
+        }
+        for Written { name, source, seen } in written {
+            let spot = Spot::new(directory, &name);
+            match self.verified(spot, &source, &seen) {
+                Ok(done) if done.did == Did::Same => self.tally.verified(),
+                Ok(done) => self.ended(spot, FileType::RegularFile, done, &mut Vec::new()),
+                Err(failure) => self.failed(spot, FileType::RegularFile, &failure),
+            }
+        }
+    }
+
+    /// The directory of the destination that goes with one of the source.
+    fn place(&self, parent: &Arc<Directory<Place>>, name: &[u8]) -> Result<Place, Failure> {
+        let Some(above) = parent.kept.fd() else { return Ok(Place::new(None, true)) };
+        let path = as_path(name);
+        let make = || rustix::fs::mkdirat(above, path, Mode::RWXU);
+        let dry = self.options.dry_run;
+        if !parent.kept.is_fresh {
+            match open(above, name) {
+                Ok(found) => return self.existing(found),
+                Err(Errno::NOENT) if dry => return Ok(Place::new(None, true)),
+                Err(Errno::NOENT) => {}
+                Err(Errno::NOTDIR | Errno::LOOP) => {
+                    self.make_way(parent, name)?;
+                    if dry {
+                        return Ok(Place::new(None, true));
+                    }
+                }
+                Err(error) => return Err(Failure::destination("open the directory")(error)),
+            }
+        }
+        match make() {
+            Ok(()) => {}
+            // Somebody else was faster.
+            Err(Errno::EXIST) => {
+                return self.existing(open(above, name).map_err(Failure::destination("open the directory"))?);
+            }
+            Err(error) => return Err(Failure::destination("make the directory")(error)),
+        }
+        let made = open(above, name).map_err(Failure::destination("open the directory"))?;
+        Ok(Place::new(Some(made), true))
+    }
+
+    fn existing(&self, found: OwnedFd) -> Result<Place, Failure> {
+        if !self.myself.is_root() && !self.options.dry_run {
+            let seen = stamp(&found).map_err(Failure::destination("read attributes of"))?;
+            // Its owner may change what is in it, and says so for the time of that.
+            if seen.mode & 0o700 != 0o700 && self.myself.owns(&seen) {
+                let mode = Mode::from_raw_mode(seen.mode & 0o7777 | 0o700);
+                rustix::fs::fchmod(&found, mode).map_err(Failure::destination("set the mode of"))?;
+            }
+        }
+        Ok(Place::new(Some(found), false))
+    }
+
+    /// Something that is no directory is where one is to be.
+    fn make_way(&self, parent: &Arc<Directory<Place>>, name: &[u8]) -> Result<(), Failure> {
+        let spot = Spot::new(parent, name);
+        let (Some(above), Some(existing)) = (parent.kept.fd(), spot.find().map_err(Failure::destination("find"))?)
+        else {
+            return Ok(());
+        };
+        let source = spot.look().map_err(Failure::source("find"))?;
+        match self.judge_other(&source, &existing) {
+            super::file::Verdict::Replace if self.options.dry_run => Ok(()),
+            super::file::Verdict::Replace => {
+                let removed = rustix::fs::unlinkat(above, spot.name(), AtFlags::empty());
+                removed.map_err(Failure::destination("remove"))
+            }
+            _ => Err(Failure::destination("make the directory")(Errno::EXIST)),
+        }
+    }
+
+    /// All in and below it is done: now it may have its owner, mode and times.
+    fn finished(&self, directory: &Directory<Place>) -> Result<Option<Done>, Failure> {
+        let Some(target) = directory.kept.fd().filter(|_| !self.options.dry_run) else {
+            return Ok(directory.kept.is_fresh.then(|| Done::plain(Did::Copied)));
+        };
+        if self.is_stopped() {
+            return Err(stopped());
+        }
+        let (source, seen) = (directory.fd(), directory.stamp());
+        if directory.kept.is_fresh {
+            let names = attributes::names(source)?;
+            let unset = attributes::give(self.myself, source, seen, &names, target, 0o700)?;
+            return Ok(Some(self.done(Did::Copied, 0, unset)));
+        }
+        let (changed, unset) = attributes::align(self.myself, source, seen, target)?;
+        let found = stamp(target).map_err(Failure::destination("read attributes of"))?;
+        let late = !self.granularity.same(seen.mtime, found.mtime);
+        if late {
+            attributes::give_times(target, seen)?;
+        }
+        Ok((changed || unset.is_some()).then(|| self.done(Did::Updated, 0, unset)))
+    }
+}
+
+fn open(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::openat(directory, as_path(name), flags, Mode::empty())
+}
+
+fn kind_told(kind: FileType) -> Kind {
+    match kind {
+        FileType::RegularFile | FileType::Unknown => Kind::File,
+        FileType::Directory => Kind::Directory,
+        FileType::Symlink => Kind::Symlink,
+        _ => Kind::Special,
+    }
+}
