@@ -452,7 +452,8 @@ impl Reader {
 /// The files whose content may have changed according to a record: what makes mirrors stale.
 #[must_use]
 pub fn written(record: &Record) -> Option<Fid> {
-    use sys::lustre::RecordKind::{Close, Layout, MirrorWrite, Mtime, Truncate};
-    let is_write = matches!(record.kind, Close | Layout | MirrorWrite | Mtime | Truncate);
+    use sys::lustre::RecordKind::{Close, Layout, Migrate, MirrorWrite, Mtime, Truncate};
+    // On another MDT a file has another FID, and what was told of the old one leads nowhere.
+    let is_write = matches!(record.kind, Close | Layout | Migrate | MirrorWrite | Mtime | Truncate);
     (is_write && record.target != Fid { seq: 0, oid: 0, ver: 0 }).then_some(record.target)
 }

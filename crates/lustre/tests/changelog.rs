@@ -18,6 +18,7 @@ use sys::lustre::{Changelog, path2fid};
 
 const CLOSE: u32 = 11;
 const UNLINK: u32 = 6;
+const MIGRATE: u32 = 20;
 const PERIOD: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -244,10 +245,11 @@ fn writes_are_told_from_the_rest() {
     let log = Log::new();
     log.write(1);
     control::log(&log.file, UNLINK, 0).unwrap();
+    control::log(&log.file, MIGRATE, 0).unwrap();
     let mut feed = log.open().unwrap();
     let Some(Event::Records(records)) = feed.next(PATIENCE) else { panic!("there are records") };
     let fid = path2fid(&log.site.library, &log.file).unwrap();
-    assert_eq!(records.iter().map(written).collect::<Vec<_>>(), [Some(fid), None]);
+    assert_eq!(records.iter().map(written).collect::<Vec<_>>(), [Some(fid), None, Some(fid)]);
     // A feed that nobody reads ends all the same.
     log.write(3000);
     drop(feed);

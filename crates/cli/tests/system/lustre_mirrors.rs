@@ -169,7 +169,7 @@ fn p9_a_file_that_is_written_meanwhile_is_left_as_it_was() {
     let lustre = with_osts();
     let path = file_on(&lustre, "f", 0, &noise(5, 4 * MIB));
     let mut command = lustre.command();
-    command.args(["mirror", "extend", "-o", "1", "-b", "1500KB/s", "--tries", "1", "--json"]).arg(&path);
+    command.args(["mirror", "extend", "-o", "1", "-b", "900KB/s", "--tries", "1", "--json"]).arg(&path);
     let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     wait_for_copying(&child);
     OpenOptions::new().write(true).open(&path).unwrap().write_all_at(b"new", 1).unwrap();
