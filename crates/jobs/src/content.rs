@@ -56,6 +56,27 @@ pub fn compare(source: &File, target: &File, mut moved: impl FnMut(u64) -> bool)
     }
 }
 
+/// Whether all that is in `target` is in `source`, too, in the same places: zeros count as not written. **Files that are read here are small.**
+///
+/// # Errors
+/// One of them cannot be read.
+pub(crate) fn is_part(target: &File, source: &File) -> Result<bool, Failure> {
+    let (mut one, mut other) = (vec![0; STEP], vec![0; STEP]);
+    let mut at = 0;
+    loop {
+        let found = fill(target, &mut one, at).map_err(Failure::destination("read"))?;
+        let read = fill(source, &mut other, at).map_err(Failure::source("read"))?;
+        let (found, read) = (one.get(..found).unwrap_or_default(), other.get(..read).unwrap_or_default());
+        if found.len() > read.len() || found.iter().zip(read).any(|(found, read)| *found != 0 && found != read) {
+            return Ok(false);
+        }
+        if found.len() < STEP {
+            return Ok(true);
+        }
+        at += found.len() as u64;
+    }
+}
+
 /// Where there is data again, or the end of the file. A filesystem that cannot tell has data everywhere.
 fn next_data(file: &File, at: u64) -> io::Result<u64> {
     match sys::file::next_data(file, at) {

@@ -29,6 +29,7 @@ pub struct Filter {
 
 #[derive(Debug, Clone, Default)]
 struct Patterns {
+    texts: Vec<String>,
     names: GlobSet,
     paths: GlobSet,
     directory_names: GlobSet,
@@ -54,6 +55,7 @@ impl Patterns {
         }
         let [names, paths, directory_names, directory_paths] = sets;
         Ok(Self {
+            texts: texts.to_vec(),
             names: names.build()?,
             paths: paths.build()?,
             directory_names: directory_names.build()?,
@@ -83,6 +85,15 @@ impl Filter {
     /// A pattern cannot be understood.
     pub fn by_names(exclude: &[String], include: &[String]) -> Result<Self, BadPattern> {
         Ok(Self { exclude: Patterns::new(exclude)?, include: Patterns::new(include)?, ..Self::default() })
+    }
+
+    /// The same for filters that say the same.
+    pub(crate) fn terms(&self) -> String {
+        let Self { exclude, include, min_size, max_size, newer_than, older_than, owners } = self;
+        format!(
+            "{:?} {:?} {min_size:?} {max_size:?} {newer_than:?} {older_than:?} {owners:?}",
+            exclude.texts, include.texts
+        )
     }
 
     /// Whether the job is for it, by its name.

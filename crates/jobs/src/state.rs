@@ -8,15 +8,19 @@ use crate::failure::JobError;
 use parking_lot::Mutex;
 use rusqlite::{Connection, OptionalExtension as _, params};
 use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use sys::file::Moment;
 
-/// Directories that are noted between two checkpoints before one is due.
-const MAX_NOTED: usize = 100_000;
+/// Paths of directories that are noted between two checkpoints before one is due, in bytes.
+const MAX_NOTED_BYTES: usize = 16 << 20;
+/// What a path costs besides its text.
+const NOTE_BYTES: usize = 64;
+/// Directories with longer paths are not noted, but looked at again: a deep tree has as many of them as it has levels.
+const MAX_PATH_BYTES: usize = 4096;
 /// The format of the database.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 
 /// See the module.
 #[derive(Debug)]
@@ -25,6 +29,7 @@ pub(crate) struct State {
     database: Mutex<Connection>,
     /// Since the last checkpoint.
     noted: Mutex<Vec<Vec<u8>>>,
+    noted_bytes: AtomicUsize,
     /// How many there are, so that nobody asks in vain.
     finished: AtomicU64,
     /// Locked while the job runs.
@@ -40,6 +45,19 @@ pub(crate) struct Earlier {
     pub(crate) synced: Moment,
     /// The machine was started anew since then: what was written later may be lost, whatever its size and times.
     pub(crate) restarted: bool,
+    /// It made the root of the destination.
+    pub(crate) made_root: bool,
+}
+
+/// Which job it is, and what it goes by.
+#[derive(Clone, Debug)]
+pub(crate) struct Job {
+    /// From where to where, as it was said.
+    pub(crate) key: String,
+    /// All on which it depends what is to be done in a directory, and which directories are meant. An interrupted run that had others has finished nothing.
+    pub(crate) terms: String,
+    /// This run made the root of the destination.
+    pub(crate) made_root: bool,
 }
 
 /// Whether a name is the first of its file.
@@ -53,13 +71,13 @@ pub(crate) enum Claim {
 }
 
 impl State {
-    /// Opens or makes the database of the job `key`, and says what an interrupted run of the same job has left.
+    /// Opens or makes the database of a job, and says what an interrupted run of the same job has left.
     ///
     /// # Errors
     /// It is in use, of another job, or damaged.
     pub(crate) fn open(
         path: &Path,
-        key: &str,
+        job: &Job,
         now: Moment,
         restart: bool,
     ) -> Result<(Self, Option<Earlier>), JobError> {
@@ -67,19 +85,13 @@ impl State {
             let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(parent);
             made.map_err(JobError::io("make the directory", parent))?;
         }
-        let lock_path = path.with_extension("lock");
-        let mut options = OpenOptions::new();
-        options.create(true).write(true).truncate(false).mode(0o600);
-        let lock = options.open(&lock_path).map_err(JobError::io("open", &lock_path))?;
-        if !sys::file::try_lock_exclusive(&lock).map_err(JobError::io("lock", &lock_path))? {
-            return Err(JobError::Running { path: path.to_owned() });
-        }
+        let lock = locked(path)?;
         if restart {
             forget(path)?;
         }
         let failed = |doing| move |source| JobError::State { doing, path: path.to_owned(), source };
         let database = Connection::open(path).map_err(failed("open"))?;
-        let earlier = prepare(&database, key, now).map_err(failed("read"))?;
+        let earlier = prepare(&database, job, now).map_err(failed("read"))?;
         let Some(earlier) = earlier else {
             let why = format!(
                 "{} is the state of another job, or of another version: remove it, or name another file with --state",
@@ -94,6 +106,7 @@ impl State {
             path: path.to_owned(),
             database: Mutex::new(database),
             noted: Mutex::default(),
+            noted_bytes: AtomicUsize::new(0),
             finished: AtomicU64::new(finished),
             _lock: lock,
         };
@@ -120,12 +133,15 @@ impl State {
 
     /// A directory is done with all below it.
     pub(crate) fn finish(&self, directory: Vec<u8>) {
-        self.noted.lock().push(directory);
+        if directory.len() <= MAX_PATH_BYTES {
+            self.noted_bytes.fetch_add(directory.len() + NOTE_BYTES, Ordering::Relaxed);
+            self.noted.lock().push(directory);
+        }
     }
 
     /// Whether so much was noted that a checkpoint is due.
     pub(crate) fn is_full(&self) -> bool {
-        self.noted.lock().len() >= MAX_NOTED
+        self.noted_bytes.load(Ordering::Relaxed) >= MAX_NOTED_BYTES
     }
 
     /// What was written since the last checkpoint may be lost: the next run reads it again.
@@ -137,7 +153,9 @@ impl State {
 
     /// What was noted so far, for [`checkpoint`](Self::checkpoint). To be taken before the sync.
     pub(crate) fn take_noted(&self) -> Vec<Vec<u8>> {
-        std::mem::take(&mut *self.noted.lock())
+        let mut noted = self.noted.lock();
+        self.noted_bytes.store(0, Ordering::Relaxed);
+        std::mem::take(&mut *noted)
     }
 
     /// These are on stable storage with all else that was written before `synced`.
@@ -198,6 +216,12 @@ impl State {
         settled.map(|_| ()).map_err(self.failed("write"))
     }
 
+    /// Files whose first name is neither there nor given up have none: whoever was to make it has ended. For when nobody makes any.
+    pub(crate) fn forget_unsettled(&self) -> Result<(), JobError> {
+        let forgotten = self.database.lock().execute("DELETE FROM inode WHERE done = 0", []);
+        forgotten.map(|_| ()).map_err(self.failed("write"))
+    }
+
     /// Names that came before the first of their file was there, some at a time: whoever has dealt with them says so by the last number.
     pub(crate) fn early(&self, most: u32) -> Result<Vec<(i64, Vec<u8>)>, JobError> {
         let database = self.database.lock();
@@ -228,6 +252,24 @@ impl State {
     }
 }
 
+/// The lock of the job with this database. Who ends removes it: one that has lost its name since it was opened locks nothing.
+fn locked(path: &Path) -> Result<File, JobError> {
+    let path_of_lock = path.with_extension("lock");
+    let mut options = OpenOptions::new();
+    options.create(true).write(true).truncate(false).mode(0o600);
+    loop {
+        let lock = options.open(&path_of_lock).map_err(JobError::io("open", &path_of_lock))?;
+        if !sys::file::try_lock_exclusive(&lock).map_err(JobError::io("lock", &path_of_lock))? {
+            return Err(JobError::Running { path: path.to_owned() });
+        }
+        let inode = |found: std::fs::Metadata| (found.dev(), found.ino());
+        let opened = lock.metadata().map_err(JobError::io("find", &path_of_lock))?;
+        if std::fs::symlink_metadata(&path_of_lock).is_ok_and(|named| inode(named) == inode(opened)) {
+            return Ok(lock);
+        }
+    }
+}
+
 fn forget(path: &Path) -> Result<(), JobError> {
     let mut names = vec![path.to_owned()];
     for suffix in ["-wal", "-shm"] {
@@ -251,7 +293,7 @@ struct Prepared {
 }
 
 /// `None`: it is something else's.
-fn prepare(database: &Connection, key: &str, now: Moment) -> rusqlite::Result<Option<Prepared>> {
+fn prepare(database: &Connection, job: &Job, now: Moment) -> rusqlite::Result<Option<Prepared>> {
     database.execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
     let version: i64 = database.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let tables: i64 = database.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
@@ -259,7 +301,7 @@ fn prepare(database: &Connection, key: &str, now: Moment) -> rusqlite::Result<Op
     if tables == 0 {
         database.execute_batch(&format!(
             "BEGIN;
-             CREATE TABLE job (key TEXT NOT NULL, boot TEXT NOT NULL, started_s INTEGER NOT NULL, started_ns INTEGER NOT NULL,
+             CREATE TABLE job (key TEXT NOT NULL, terms TEXT NOT NULL, made_root INTEGER NOT NULL, boot TEXT NOT NULL, started_s INTEGER NOT NULL, started_ns INTEGER NOT NULL,
                                synced_s INTEGER NOT NULL, synced_ns INTEGER NOT NULL);
              CREATE TABLE finished (path BLOB PRIMARY KEY) WITHOUT ROWID;
              CREATE TABLE inode (dev INTEGER NOT NULL, ino INTEGER NOT NULL, path BLOB NOT NULL, done INTEGER NOT NULL,
@@ -268,25 +310,36 @@ fn prepare(database: &Connection, key: &str, now: Moment) -> rusqlite::Result<Op
              PRAGMA user_version = {VERSION};
              COMMIT"
         ))?;
-        let values = params![key, boot, now.0, now.1];
-        database.execute("INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?3, ?4)", values)?;
+        let values = params![job.key, job.terms, job.made_root, boot, now.0, now.1];
+        database.execute("INSERT INTO job VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?5, ?6)", values)?;
         return Ok(Some(Prepared { interrupted: None }));
     }
     if version != VERSION {
         return Ok(None);
     }
-    let read = database.query_row("SELECT key, boot, started_s, started_ns, synced_s, synced_ns FROM job", [], |row| {
+    let text = "SELECT key, boot, started_s, started_ns, synced_s, synced_ns, made_root, terms FROM job";
+    let read = database.query_row(text, [], |row| {
         let earlier = Earlier {
             started: (row.get(2)?, row.get(3)?),
             synced: (row.get(4)?, row.get(5)?),
             restarted: row.get::<_, String>(1)? != boot,
+            made_root: row.get(6)?,
         };
-        Ok((row.get::<_, String>(0)?, earlier))
+        Ok((row.get::<_, String>(0)?, row.get::<_, String>(7)?, earlier))
     });
-    Ok(match read.optional()? {
-        Some((found, earlier)) if found == key => Some(Prepared { interrupted: Some(earlier) }),
-        _ => None,
-    })
+    let Some((key, terms, earlier)) = read.optional()? else { return Ok(None) };
+    if key != job.key {
+        return Ok(None);
+    }
+    if terms == job.terms {
+        // Whoever was at work on these is no more.
+        database.execute_batch("DELETE FROM inode WHERE done = 0")?;
+    } else {
+        database.execute_batch("BEGIN; DELETE FROM finished; DELETE FROM inode; DELETE FROM early")?;
+        database.execute("UPDATE job SET terms = ?1", [&job.terms])?;
+        database.execute_batch("COMMIT")?;
+    }
+    Ok(Some(Prepared { interrupted: Some(earlier) }))
 }
 
 /// Of this start of the machine.
@@ -302,11 +355,58 @@ mod tests {
 
     const NOW: Moment = (1_000, 5);
 
+    fn job(key: &str, terms: &str) -> Job {
+        Job { key: key.to_owned(), terms: terms.to_owned(), made_root: true }
+    }
+
+    #[test]
+    fn a_run_with_other_terms_has_finished_nothing_and_names_that_nobody_makes_are_free() {
+        let scratch = testkit::Scratch::new("state-terms");
+        let path = scratch.join("job.db");
+        let open = |terms| State::open(&path, &job("a to b", terms), NOW, false).unwrap();
+        let (state, _) = open("plain");
+        state.finish(b"a".to_vec());
+        assert_eq!(state.claim((1, 2), b"first").unwrap(), Claim::First);
+        assert_eq!(state.claim((1, 2), b"second").unwrap(), Claim::Early);
+        assert_eq!(state.claim((1, 3), b"whole").unwrap(), Claim::First);
+        state.settle((1, 3), true).unwrap();
+        state.checkpoint(&state.take_noted(), NOW).unwrap();
+        drop(state);
+        let (state, earlier) = open("plain");
+        assert!(earlier.is_some() && state.is_finished(b"a"));
+        assert_eq!(state.early(10).unwrap().len(), 1);
+        assert_eq!(state.claim((1, 3), b"more").unwrap(), Claim::Later(b"whole".to_vec()));
+        assert_eq!(state.claim((1, 2), b"second").unwrap(), Claim::First, "the first name may be gone");
+        drop(state);
+        let (state, earlier) = open("with --delete");
+        assert!(earlier.is_some() && !state.is_finished(b"a"));
+        assert_eq!(state.claim((1, 3), b"more").unwrap(), Claim::First);
+        assert_eq!(state.early(10).unwrap(), []);
+    }
+
+    #[test]
+    fn what_is_noted_is_bounded_by_its_size() {
+        let scratch = testkit::Scratch::new("state-noted");
+        let (state, _) = State::open(&scratch.join("job.db"), &job("", ""), NOW, false).unwrap();
+        state.finish(vec![b'x'; MAX_PATH_BYTES + 1]);
+        assert!(state.take_noted().is_empty());
+        for _ in 0..=MAX_NOTED_BYTES / MAX_PATH_BYTES {
+            assert!(!state.is_full());
+            state.finish(vec![b'x'; MAX_PATH_BYTES]);
+            if state.is_full() {
+                break;
+            }
+        }
+        assert!(state.is_full());
+        state.take_noted();
+        assert!(!state.is_full());
+    }
+
     #[test]
     fn what_was_finished_before_a_checkpoint_is_known_after_a_kill_and_nothing_else_is() {
         let scratch = testkit::Scratch::new("state");
         let path = scratch.join("job.db");
-        let open = |restart| State::open(&path, "a to b", NOW, restart);
+        let open = |restart| State::open(&path, &job("a to b", ""), NOW, restart);
         let (state, earlier) = open(false).unwrap();
         assert_eq!(earlier, None);
         assert!(matches!(open(false), Err(JobError::Running { .. })));
@@ -318,12 +418,12 @@ mod tests {
         assert_eq!(state.claim((1, u64::MAX), b"x").unwrap(), Claim::First);
         drop(state);
         let (state, earlier) = open(false).unwrap();
-        assert_eq!(earlier, Some(Earlier { started: NOW, synced: (1_001, 0), restarted: false }));
+        assert_eq!(earlier, Some(Earlier { started: NOW, synced: (1_001, 0), restarted: false, made_root: true }));
         for (name, known) in [("a", true), ("ab", true), ("a0", true), ("later", false), ("b", false)] {
             assert_eq!(state.is_finished(name.as_bytes()), known, "{name}");
         }
         drop(state);
-        let other = State::open(&path, "a to c", NOW, false);
+        let other = State::open(&path, &job("a to c", ""), NOW, false);
         assert!(matches!(other, Err(JobError::Senseless(_))));
         let (state, earlier) = open(true).unwrap();
         assert_eq!((earlier, state.is_finished(b"a")), (None, false));
@@ -336,7 +436,7 @@ mod tests {
     #[test]
     fn names_of_one_file_have_one_first() {
         let scratch = testkit::Scratch::new("state-names");
-        let (state, _) = State::open(&scratch.join("job.db"), "", NOW, false).unwrap();
+        let (state, _) = State::open(&scratch.join("job.db"), &job("", ""), NOW, false).unwrap();
         let file = (3, 7);
         assert_eq!(state.claim(file, b"one").unwrap(), Claim::First);
         assert_eq!(state.claim(file, b"one").unwrap(), Claim::First);
@@ -356,10 +456,10 @@ mod tests {
         let scratch = testkit::Scratch::new("state-garbage");
         let path = scratch.join("job.db");
         std::fs::write(&path, vec![7; 10_000]).unwrap();
-        let error = State::open(&path, "", NOW, false).err().unwrap().to_string();
+        let error = State::open(&path, &job("", ""), NOW, false).err().unwrap().to_string();
         assert!(error.contains("job.db"), "{error}");
         std::fs::remove_file(&path).unwrap();
         Connection::open(&path).unwrap().execute_batch("CREATE TABLE users (a)").unwrap();
-        assert!(matches!(State::open(&path, "", NOW, false), Err(JobError::Senseless(_))));
+        assert!(matches!(State::open(&path, &job("", ""), NOW, false), Err(JobError::Senseless(_))));
     }
 }

@@ -24,7 +24,7 @@ use transfer::{Monitor, OpenFile, TransferError};
 /// Read into memory as a whole, if it has no holes.
 const SMALL_BYTES: u64 = 256 << 10;
 /// Made under its own name, if it is new.
-const DIRECT_BYTES: u64 = 1 << 20;
+pub(super) const DIRECT_BYTES: u64 = 1 << 20;
 /// Below this, a copy costs no more than the question whether blocks can be shared.
 const REFLINK_FROM_BYTES: u64 = 64 << 10;
 /// A file that changes while it is copied is copied so often.
@@ -35,13 +35,13 @@ pub(crate) struct Done {
     pub(crate) did: Did,
     pub(crate) bytes: u64,
     pub(crate) note: Option<String>,
-    /// To be compared with what was written.
-    pub(crate) source: Option<(File, FileStamp)>,
+    /// The source's, if what was written is to be compared with it.
+    pub(crate) verify: Option<FileStamp>,
 }
 
 impl Done {
     pub(crate) fn plain(did: Did) -> Self {
-        Self { did, bytes: 0, note: None, source: None }
+        Self { did, bytes: 0, note: None, verify: None }
     }
 
     pub(crate) fn with_note(did: Did, note: impl Into<String>) -> Self {
@@ -115,7 +115,7 @@ impl Migration<'_> {
             }
             if source.nlink < 2 {
                 match self.judge(spot, &source, existing)? {
-                    Verdict::Same => return self.same(spot, &source).map(Some),
+                    Verdict::Same => return self.same(spot, &source, existing).map(Some),
                     Verdict::Refuse(why) => return Ok(Some(Done::with_note(Did::Refused, why))),
                     Verdict::Replace => {}
                 }
@@ -132,7 +132,7 @@ impl Migration<'_> {
         self.one_of_several_names(spot, &seen, existing.as_ref(), || {
             if let Some(existing) = &existing {
                 match self.judge(spot, &seen, existing)? {
-                    Verdict::Same => return self.same(spot, &seen),
+                    Verdict::Same => return self.same(spot, &seen, existing),
                     Verdict::Refuse(why) => return Ok(Done::with_note(Did::Refused, why)),
                     Verdict::Replace => {}
                 }
@@ -149,29 +149,38 @@ impl Migration<'_> {
             && policy != Existing::Overwrite
             && existing.size == source.size
             && self.granularity.same(source.mtime, existing.mtime)
-            && (!self.is_doubtful(existing) || self.has_same_content(spot)?)
         {
-            return Ok(Verdict::Same);
+            if !self.is_doubtful(existing) || self.has_same_content(spot)? {
+                return Ok(Verdict::Same);
+            }
+            // Its content was lost after it had got its times, which nobody else would have given it.
+            return Ok(Verdict::Replace);
         }
-        Ok(self.judge_other(source, existing))
+        self.judge_other(spot, source, existing)
     }
 
     /// As [`judge`](Self::judge), when it is known that they differ.
-    pub(super) fn judge_other(&self, source: &FileStamp, existing: &FileStamp) -> Verdict {
+    pub(super) fn judge_other(
+        &self,
+        spot: Spot<'_>,
+        source: &FileStamp,
+        existing: &FileStamp,
+    ) -> Result<Verdict, Failure> {
         use super::options::Existing;
         if is_directory(existing) && !self.options.delete {
-            return Verdict::Refuse("a directory has its place at the destination; --delete would remove that");
+            return Ok(Verdict::Refuse("a directory has its place at the destination; --delete would remove that"));
         }
-        match self.options.existing {
+        Ok(match self.options.existing {
             Existing::Update | Existing::Overwrite => Verdict::Replace,
             Existing::Newer if source.mtime > existing.mtime => Verdict::Replace,
+            // What was being written when a run was interrupted is younger than what it is to be.
+            Existing::Newer | Existing::Keep if self.is_leftover(spot, source, existing)? => Verdict::Replace,
             // What is there was changed later: that is what was asked for.
             Existing::Newer => Verdict::Same,
-            Existing::Keep if self.is_ours(existing) => Verdict::Replace,
             Existing::Keep => Verdict::Refuse(
                 "something else is at the destination already; --update or --overwrite would replace it",
             ),
-        }
+        })
     }
 
     fn has_same_content(&self, spot: Spot<'_>) -> Result<bool, Failure> {
@@ -180,21 +189,24 @@ impl Migration<'_> {
     }
 
     /// Nothing to copy. Where files may be changed, the rest is brought in line.
-    fn same(&self, spot: Spot<'_>, source: &FileStamp) -> Result<Done, Failure> {
+    fn same(&self, spot: Spot<'_>, source: &FileStamp, existing: &FileStamp) -> Result<Done, Failure> {
+        // What an interrupted run has copied may not have been verified.
+        let begun = self.earlier.as_ref().is_some_and(|earlier| existing.ctime >= earlier.started);
+        let verify = (self.options.verify && begun).then_some(*source);
         if self.options.existing == super::options::Existing::Keep || self.options.dry_run {
-            return Ok(Done::plain(Did::Same));
+            return Ok(Done { verify, ..Done::plain(Did::Same) });
         }
         let (from, to) = (self.open_source(spot)?, open_target(spot)?);
         let (changed, unset) = attributes::align(self.myself, from.as_fd(), source, to.as_fd())?;
         let did = if changed { Did::Updated } else { Did::Same };
-        Ok(self.done(did, 0, unset))
+        Ok(Done { verify, ..self.done(did, 0, unset) })
     }
 
     pub(super) fn done(&self, did: Did, bytes: u64, unset: Option<Unset>) -> Done {
         if unset.is_some() {
             self.tally.incomplete();
         }
-        Done { did, bytes, note: unset.map(|unset| unset.0), source: None }
+        Done { did, bytes, note: unset.map(|unset| unset.0), verify: None }
     }
 
     fn made(
@@ -216,10 +228,8 @@ impl Migration<'_> {
             let last = attempt == TRIES;
             match self.copied(spot, &source, existing.is_some(), &seen, last) {
                 Ok((did, unset)) => {
-                    let done = self.done(did, seen.size, unset);
-                    let source = self.options.verify.then(|| source.file().try_clone());
-                    let source = source.transpose().map_err(Failure::source("keep open"))?;
-                    return Ok(Done { source: source.map(|source| (source, seen)), ..done });
+                    let verify = (self.options.verify && did == Did::Copied).then_some(seen);
+                    return Ok(Done { verify, ..self.done(did, seen.size, unset) });
                 }
                 Err(Halt::Failed(failure)) => return Err(failure),
                 Err(Halt::Stopped) => break,
@@ -320,9 +330,18 @@ impl Migration<'_> {
     }
 
     /// Compares what was copied with what was written, once that is on stable storage.
-    pub(super) fn verified(&self, spot: Spot<'_>, source: &File, seen: &FileStamp) -> Result<Done, Failure> {
-        let target = open_target(spot)?;
-        let compared = compare(source, &target, |bytes| {
+    pub(super) fn verified(&self, spot: Spot<'_>, seen: &FileStamp) -> Result<Done, Failure> {
+        let changed = || Ok(Done::with_note(Did::Changed, "it changed before it could be verified"));
+        let (source, target) = (self.open_source(spot)?, open_target(spot)?);
+        let is_seen = |now: FileStamp| {
+            (now.dev, now.ino, now.size, now.mtime) == (seen.dev, seen.ino, seen.size, seen.mtime)
+                && (now.ctime == seen.ctime || now.nlink != seen.nlink)
+        };
+        let now = || stamp(&source).map_err(Failure::source("read attributes of"));
+        if !is_seen(now()?) {
+            return changed();
+        }
+        let compared = compare(&source, &target, |bytes| {
             self.limiter.spend(bytes);
             self.cancelled()
         })?;
@@ -330,14 +349,13 @@ impl Migration<'_> {
             Compared::Same => Ok(Done::plain(Did::Same)),
             Compared::Stopped => Err(stopped()),
             Compared::DiffersAt(at) => {
-                let now = stamp(source).map_err(Failure::source("read attributes of"))?;
-                if (now.size, now.mtime, now.ctime) == (seen.size, seen.mtime, seen.ctime) {
+                if is_seen(now()?) {
                     let why = format!(
                         "what is at the destination differs from byte {at} on, though it was copied without error: check both devices"
                     );
                     Ok(Done::with_note(Did::Failed, why))
                 } else {
-                    Ok(Done::with_note(Did::Changed, "it changed before it could be verified"))
+                    changed()
                 }
             }
         }
@@ -372,7 +390,7 @@ fn regular(stamp: FileStamp) -> Result<FileStamp, Failure> {
     if stamp.is_regular { Ok(stamp) } else { Err(Failure::source("copy")(Errno::LOOP)) }
 }
 
-fn open_target(spot: Spot<'_>) -> Result<File, Failure> {
+pub(super) fn open_target(spot: Spot<'_>) -> Result<File, Failure> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Some(directory) = spot.place().fd() else { return Err(Failure::destination("open")(Errno::NOENT)) };
     let opened = rustix::fs::openat(directory, spot.name(), flags, Mode::empty());

@@ -6,7 +6,7 @@ use super::spot::{Place, Spot, node, unlink};
 use crate::failure::{Failure, JobError};
 use crate::report::{Did, Kind};
 use crate::state::Claim;
-use crate::walk::{Directory, Walker, as_path, kind_of};
+use crate::walk::{Directory, as_path, kind_of};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
@@ -15,7 +15,7 @@ use sys::file::{FileStamp, stamp};
 use sys::{Mode, OFlags};
 
 /// Names that are dealt with at a time, after the walk.
-const BATCH: u32 = 1000;
+const BATCH: u32 = 64;
 
 impl Migration<'_> {
     /// Has `copy` make the first name of a file; further ones become names of that. `None`: the first is under way, and this one comes later.
@@ -32,12 +32,16 @@ impl Migration<'_> {
             match state.claim(inode, &path).map_err(noted)? {
                 Claim::First => break,
                 Claim::Early => return Ok(None),
-                Claim::Later(first) => match self.linked(spot, seen, existing, &first) {
-                    Ok(Some(done)) => return Ok(Some(done)),
+                Claim::Later(first) => {
+                    // It may have been noted by an interrupted run, and the number be another file's by now.
+                    if is_named(spot, &first, inode)
+                        && let Some(done) = self.linked(spot, seen, existing, &first)?
+                    {
+                        return Ok(Some(done));
+                    }
                     // It is not there any more, or can have no more names.
-                    Ok(None) => state.settle(inode, false).map_err(noted)?,
-                    Err(failure) => return Err(failure),
-                },
+                    state.settle(inode, false).map_err(noted)?;
+                }
             }
         }
         let copied = copy();
@@ -71,7 +75,7 @@ impl Migration<'_> {
             }
             Some(existing) => {
                 // The same content under a name of its own is replaced where files may be.
-                match self.judge_other(seen, existing) {
+                match self.judge_other(spot, seen, existing)? {
                     Verdict::Replace => {}
                     Verdict::Same => return Ok(Some(Done::plain(Did::Same))),
                     Verdict::Refuse(why) => return Ok(Some(Done::with_note(Did::Refused, why))),
@@ -104,8 +108,9 @@ impl Migration<'_> {
     }
 
     /// Names that came while the first of their file was being copied. After the walk.
-    pub(super) fn late_names(&self, walk: &Walker<'_, Self>, root: &Arc<Directory<Place>>) -> Result<(), JobError> {
+    pub(super) fn late_names(&self, root: &Arc<Directory<Place>>) -> Result<(), JobError> {
         let Some(state) = &self.state else { return Ok(()) };
+        state.forget_unsettled()?;
         loop {
             let names = state.early(BATCH)?;
             let Some((last, _)) = names.last() else { return Ok(()) };
@@ -114,37 +119,57 @@ impl Migration<'_> {
                 if self.is_stopped() {
                     return Ok(());
                 }
-                self.late_name(walk, root, &path);
+                self.late_name(root, &path);
             }
             state.forget_early(last)?;
         }
     }
 
-    fn late_name(&self, walk: &Walker<'_, Self>, root: &Arc<Directory<Place>>, path: &[u8]) {
+    fn late_name(&self, root: &Arc<Directory<Place>>, path: &[u8]) {
         let (parent, name) = split(path);
-        let opened = (|| -> io::Result<_> {
+        let found = (|| -> io::Result<_> {
             let source = open_directory(root.fd(), parent)?;
-            let kind = kind_of(&source, name)?;
-            let target = open_directory(self.target.as_fd(), parent)?;
-            Ok((stamp(&source)?, source, target, kind))
+            Ok((stamp(&source)?, kind_of(&source, name)?, source))
         })();
-        let (seen, source, target, kind) = match opened {
+        let opened = found.map_err(Failure::source("find")).and_then(|(seen, kind, source)| {
+            let target = open_directory(self.target.as_fd(), parent).map_err(Failure::destination("find"))?;
+            Ok((seen, kind, source, self.existing(target)?))
+        });
+        let (seen, kind, source, place) = match opened {
             Ok(opened) => opened,
-            Err(error) => {
-                return self.trouble_at(Kind::File, as_path(path).to_owned(), &Failure::source("find")(error));
+            Err(failure) if failure.is_vanished() => {
+                return self.told(Kind::File, Did::Vanished, 0, None, || as_path(path).to_owned());
             }
+            Err(failure) => return self.trouble_at(Kind::File, as_path(path).to_owned(), &failure),
         };
-        let place = Place::new(Some(target), false);
+        let times = place.fd().map(stamp);
         let directory = Directory::new(Some(Arc::clone(root)), parent.into(), source, seen, place);
         let directory = Arc::new(directory);
-        self.entry(walk, Spot::new(&directory, name), kind, &mut Vec::new());
-        // The name is a change of the directory, which had its times already.
-        if let Some(target) = directory.kept.fd()
-            && let Err(failure) = super::attributes::give_times(target, directory.stamp())
-        {
+        let mut written = Vec::new();
+        self.entry(None, Spot::new(&directory, name), kind, &mut written);
+        self.verify(&directory, written);
+        // The name is a change of the directory, which had its mode and times already.
+        let Some((target, times)) = directory.kept.fd().zip(times) else { return };
+        let times = times.map_err(Failure::destination("read attributes of"));
+        let again = times.and_then(|times| {
+            self.closed(&directory)?;
+            super::attributes::give_times(target, &times)
+        });
+        if let Err(failure) = again {
             self.trouble_at(Kind::Directory, as_path(parent).to_owned(), &failure);
         }
     }
+}
+
+/// Whether the source still has the file by its first name.
+fn is_named(spot: Spot<'_>, first: &[u8], inode: (u64, u64)) -> bool {
+    let mut root = spot.directory;
+    while let Some(parent) = root.parent() {
+        root = parent;
+    }
+    let (parent, name) = split(first);
+    let found = open_directory(root.fd(), parent).and_then(|parent| sys::file::stamp_at(parent, as_path(name)));
+    found.is_ok_and(|found| (found.dev, found.ino) == inode)
 }
 
 fn noted(error: JobError) -> Failure {

@@ -15,6 +15,7 @@ mod attributes;
 mod extraneous;
 mod file;
 mod granularity;
+mod leftover;
 mod links;
 mod node;
 mod options;
@@ -26,7 +27,7 @@ pub use options::{Existing, Options};
 use crate::climber::Climber;
 use crate::failure::{Failure, JobError};
 use crate::report::{Did, Event, Kind, Tally, Watcher};
-use crate::state::{Earlier, State};
+use crate::state::{Earlier, Job, State};
 use crate::walk::{Directory, Pace, Walker};
 use attributes::Myself;
 use granularity::{Granularity, unnamed};
@@ -77,6 +78,7 @@ pub(crate) struct Migration<'a> {
     /// The root of the destination.
     target: OwnedFd,
     target_inode: (u64, u64),
+    source_inode: (u64, u64),
     /// This run made it.
     is_fresh: bool,
     /// It is not there, and `target` is its parent: a dry run.
@@ -115,7 +117,7 @@ pub fn migrate(
     };
     separate(&root, source, &target_fd, target, matches!(made, Target::Missing))?;
     let mut migration = Migration::new(options, tally, watcher, stop, target_fd, &made)?;
-    migration.remember(source, target)?;
+    migration.remember(source, &root, target)?;
     migration.run(root, target)
 }
 
@@ -152,6 +154,7 @@ impl<'a> Migration<'a> {
             myself: Myself::now(),
             granularity,
             target_inode: (found.dev, found.ino),
+            source_inode: (0, 0),
             target,
             is_fresh: !matches!(made, Target::There(_)),
             is_missing: matches!(made, Target::Missing),
@@ -166,12 +169,17 @@ impl<'a> Migration<'a> {
     }
 
     /// Opens what the job keeps, and finds out what an earlier run has done.
-    fn remember(&mut self, source: &Path, target: &Path) -> Result<(), JobError> {
+    fn remember(&mut self, source: &Path, root: &OwnedFd, target: &Path) -> Result<(), JobError> {
+        let found = stamp(root).map_err(JobError::io("read attributes of", source))?;
+        self.source_inode = (found.dev, found.ino);
         let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
         let key = format!("migrate {:?} {:?}", absolute(source), absolute(target));
         self.prefix = format!("{PREFIX}{:016x}-", short_hash(key.as_bytes()));
         let Some(path) = self.options.state.as_ref().filter(|_| !self.options.dry_run) else { return Ok(()) };
-        let (state, earlier) = State::open(path, &key, self.clock(), self.options.restart)?;
+        // What was finished under other terms is not finished, nor is it if other directories have these paths now.
+        let terms = format!("{} {:?} {:?}", self.options.terms(), self.source_inode, self.target_inode);
+        let job = Job { key, terms, made_root: self.is_fresh };
+        let (state, earlier) = State::open(path, &job, self.clock(), self.options.restart)?;
         (self.state, self.earlier) = (Some(state), earlier);
         Ok(())
     }
@@ -198,7 +206,7 @@ impl<'a> Migration<'a> {
             let seen = stamp(&again).map_err(JobError::io("read attributes of", Path::new("the source")))?;
             let target = self.target.try_clone().map_err(JobError::io("open", target))?;
             let root = Directory::new(None, Box::default(), again, seen, Place::new(Some(target), false));
-            self.late_names(&walker, &Arc::new(root))?;
+            self.late_names(&Arc::new(root))?;
         }
         drop(walker);
         let end = End { interrupted: self.is_stopped(), resumed: self.earlier.is_some() };
@@ -267,12 +275,6 @@ impl<'a> Migration<'a> {
 
     fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
-    }
-
-    /// Whether an interrupted run of this job may have made it.
-    fn is_ours(&self, existing: &FileStamp) -> bool {
-        let earlier = self.earlier.as_ref();
-        existing.nlink == 1 && earlier.is_some_and(|earlier| existing.ctime >= earlier.started)
     }
 
     /// Whether its content may have been lost, whatever its size and times.

@@ -107,17 +107,22 @@ impl Migration<'_> {
             let found = node(directory, spot.name()).map_err(Failure::destination("open"))?;
             let same_owner = !self.myself.is_root() || (existing.uid, existing.gid) == (seen.uid, seen.gid);
             let same_time = self.granularity.same(seen.mtime, existing.mtime);
-            if Making::of(found.as_fd(), existing).map_err(Failure::destination("read"))? == *making
-                && (self.options.existing == Existing::Keep
-                    || same_owner
-                        && same_time
-                        && existing.mode == seen.mode
-                        && self.options.existing != Existing::Overwrite)
-            {
-                return Ok(Verdict::Same);
+            if Making::of(found.as_fd(), existing).map_err(Failure::destination("read"))? == *making {
+                let policy = self.options.existing;
+                let same = same_owner && same_time && existing.mode == seen.mode;
+                if same && policy != Existing::Overwrite {
+                    return Ok(Verdict::Same);
+                }
+                // An interrupted run made it, and had not come to its owner and times.
+                if self.may_be_ours(directory, spot.name(), existing) {
+                    return Ok(Verdict::Replace);
+                }
+                if policy == Existing::Keep {
+                    return Ok(Verdict::Same);
+                }
             }
         }
-        Ok(self.judge_other(seen, existing))
+        self.judge_other(spot, seen, existing)
     }
 }
 

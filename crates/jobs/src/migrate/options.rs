@@ -42,3 +42,11 @@ pub struct Options {
     /// What an interrupted run has done is forgotten.
     pub restart: bool,
 }
+
+impl Options {
+    /// All on which it depends what is done in a directory.
+    pub(crate) fn terms(&self) -> String {
+        let Self { existing, delete, verify, cross, filter, .. } = self;
+        format!("{existing:?} {delete} {verify} {cross} {}", filter.terms())
+    }
+}

@@ -18,11 +18,13 @@ pub(crate) struct Place {
     pub(crate) is_fresh: bool,
     /// The source's could not be read to its end.
     pub(crate) unlisted: AtomicBool,
+    /// It was closed to its owner, who opened it: the mode that it had.
+    pub(crate) opened: Option<u32>,
 }
 
 impl Place {
     pub(crate) fn new(fd: Option<OwnedFd>, is_fresh: bool) -> Self {
-        Self { fd, is_fresh, unlisted: AtomicBool::new(false) }
+        Self { fd, is_fresh, unlisted: AtomicBool::new(false), opened: None }
     }
 
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -9,9 +9,8 @@ use crate::report::{Did, Kind};
 use crate::walk::{Directory, Entry, Found, Visitor, Walker, as_path, kind_of};
 use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
-use std::fs::File;
 use std::io;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use sys::file::{FileStamp, stamp};
@@ -23,7 +22,6 @@ const KINDS: u32 = 3;
 /// A file that was copied, to be compared with what was written.
 pub(super) struct Written {
     name: Box<[u8]>,
-    source: File,
     seen: FileStamp,
 }
 
@@ -78,7 +76,7 @@ impl Visitor for Migration<'_> {
                 directory.mark_flawed();
                 return;
             }
-            self.entry(walk, Spot::new(directory, &entry.name), entry.kind, &mut written);
+            self.entry(Some(walk), Spot::new(directory, &entry.name), entry.kind, &mut written);
         }
         self.verify(directory, written);
     }
@@ -87,15 +85,17 @@ impl Visitor for Migration<'_> {
         if self.is_stopped() {
             return;
         }
-        let left = self.tidy(directory).and_then(|()| self.finished(directory));
         let path = || directory.shown(b"");
-        match left {
-            Ok(Some(done)) => self.told(Kind::Directory, done.did, 0, done.note, path),
-            Ok(None) => {}
-            Err(failure) if failure.errno() == Some(Errno::CANCELED) => return,
-            Err(failure) => {
-                directory.mark_flawed();
-                self.trouble_at(Kind::Directory, path(), &failure);
+        // What could not be removed is no reason for it to stay without its owner and mode.
+        for left in [self.tidy(directory).map(|()| None), self.finished(directory)] {
+            match left {
+                Ok(Some(done)) => self.told(Kind::Directory, done.did, 0, done.note, path),
+                Ok(None) => {}
+                Err(failure) if failure.errno() == Some(Errno::CANCELED) => return,
+                Err(failure) => {
+                    directory.mark_flawed();
+                    self.trouble_at(Kind::Directory, path(), &failure);
+                }
             }
         }
         if let Some(state) = &self.state
@@ -109,6 +109,10 @@ impl Visitor for Migration<'_> {
         if name.is_empty() {
             directory.kept.unlisted.store(true, Ordering::Relaxed);
         }
+        let errno = error.raw_os_error().map(Errno::from_raw_os_error);
+        if matches!(errno, Some(Errno::NOENT | Errno::STALE)) {
+            return self.told(Kind::Directory, Did::Vanished, 0, None, || directory.shown(name));
+        }
         let error =
             error.raw_os_error().map_or_else(|| io::Error::other(error.to_string()), io::Error::from_raw_os_error);
         self.trouble_at(Kind::Directory, directory.shown(name), &Failure::source(doing)(error));
@@ -121,7 +125,14 @@ impl Visitor for Migration<'_> {
 
 impl Migration<'_> {
     /// Does what is to be done about one entry, whatever it is by now.
-    pub(super) fn entry(&self, walk: &Walker<'_, Self>, spot: Spot<'_>, kind: FileType, written: &mut Vec<Written>) {
+    /// Without a walk it is over already.
+    pub(super) fn entry(
+        &self,
+        walk: Option<&Walker<'_, Self>>,
+        spot: Spot<'_>,
+        kind: FileType,
+        written: &mut Vec<Written>,
+    ) {
         if self.is_temporary(spot.bytes) {
             return;
         }
@@ -132,7 +143,10 @@ impl Migration<'_> {
         for _ in 0..KINDS {
             let done = match kind {
                 FileType::RegularFile => self.file(spot),
-                FileType::Directory => return walk.also(spot.directory, spot.bytes),
+                FileType::Directory => match walk {
+                    Some(walk) => return walk.also(spot.directory, spot.bytes),
+                    None => return self.became_directory(spot),
+                },
                 FileType::Unknown => Err(Failure::source("find")(Errno::NOENT)),
                 _ => self.node(spot),
             };
@@ -155,13 +169,18 @@ impl Migration<'_> {
         self.failed(spot, kind, &Failure::source("copy")(why));
     }
 
+    fn became_directory(&self, spot: Spot<'_>) {
+        let why = "it became a directory, which is not copied: run it again";
+        self.told(Kind::Directory, Did::Changed, 0, Some(why.to_owned()), || spot.path());
+    }
+
     fn ended(&self, spot: Spot<'_>, kind: FileType, done: Done, written: &mut Vec<Written>) {
-        let Done { did, bytes, note, source } = done;
+        let Done { did, bytes, note, verify } = done;
         if did.is_problem() {
             spot.directory.mark_flawed();
         }
-        if let Some((source, seen)) = source {
-            written.push(Written { name: spot.bytes.into(), source, seen });
+        if let Some(seen) = verify {
+            written.push(Written { name: spot.bytes.into(), seen });
         }
         self.told(kind_told(kind), did, bytes, note, || spot.path());
     }
@@ -178,16 +197,16 @@ impl Migration<'_> {
     }
 
     /// What was copied is read again on both sides, after a sync.
-    fn verify(&self, directory: &Arc<Directory<Place>>, written: Vec<Written>) {
+    pub(super) fn verify(&self, directory: &Arc<Directory<Place>>, written: Vec<Written>) {
         let (Some(target), false) = (directory.kept.fd(), written.is_empty()) else { return };
         let synced = sys::file::sync_fs(target).map_err(Failure::destination("make durable"));
         if let Err(failure) = synced {
             directory.mark_flawed();
             return self.trouble_at(Kind::Directory, directory.shown(b""), &failure);
         }
-        for Written { name, source, seen } in written {
+        for Written { name, seen } in written {
             let spot = Spot::new(directory, &name);
-            match self.verified(spot, &source, &seen) {
+            match self.verified(spot, &seen) {
                 Ok(done) if done.did == Did::Same => self.tally.verified(),
                 Ok(done) => self.ended(spot, FileType::RegularFile, done, &mut Vec::new()),
                 Err(failure) => self.failed(spot, FileType::RegularFile, &failure),
@@ -227,16 +246,36 @@ impl Migration<'_> {
         Ok(Place::new(Some(made), true))
     }
 
-    fn existing(&self, found: OwnedFd) -> Result<Place, Failure> {
+    pub(super) fn existing(&self, found: OwnedFd) -> Result<Place, Failure> {
+        let mut opened = None;
         if !self.myself.is_root() && !self.options.dry_run {
             let seen = stamp(&found).map_err(Failure::destination("read attributes of"))?;
             // Its owner may change what is in it, and says so for the time of that.
             if seen.mode & 0o700 != 0o700 && self.myself.owns(&seen) {
-                let mode = Mode::from_raw_mode(seen.mode & 0o7777 | 0o700);
-                rustix::fs::fchmod(&found, mode).map_err(Failure::destination("set the mode of"))?;
+                set_mode(&found, seen.mode | 0o700)?;
+                opened = Some(seen.mode);
             }
         }
-        Ok(Place::new(Some(found), false))
+        let mut place = Place::new(Some(found), false);
+        place.opened = opened;
+        Ok(place)
+    }
+
+    /// Whether an interrupted run of this job made a directory, which has still to get its owner and mode then.
+    fn was_made(&self, directory: &Directory<Place>, target: BorrowedFd<'_>, found: &FileStamp) -> bool {
+        match directory.parent() {
+            // It was made before the job began to note anything.
+            None => self.earlier.as_ref().is_some_and(|earlier| earlier.made_root),
+            Some(_) => self.may_be_ours(target, as_path(b""), found),
+        }
+    }
+
+    /// Gives a directory the mode that it had before it was opened to its owner.
+    pub(super) fn closed(&self, directory: &Directory<Place>) -> Result<(), Failure> {
+        match (directory.kept.fd(), directory.kept.opened) {
+            (Some(target), Some(mode)) => set_mode(target, mode),
+            _ => Ok(()),
+        }
     }
 
     /// Something that is no directory is where one is to be.
@@ -247,7 +286,7 @@ impl Migration<'_> {
             return Ok(());
         };
         let source = spot.look().map_err(Failure::source("find"))?;
-        match self.judge_other(&source, &existing) {
+        match self.judge_other(spot, &source, &existing)? {
             super::file::Verdict::Replace if self.options.dry_run => Ok(()),
             super::file::Verdict::Replace => {
                 let removed = rustix::fs::unlinkat(above, spot.name(), AtFlags::empty());
@@ -271,6 +310,10 @@ impl Migration<'_> {
             let unset = attributes::give(self.myself, source, seen, &names, target, 0o700)?;
             return Ok(Some(self.done(Did::Copied, 0, unset)));
         }
+        let found = stamp(target).map_err(Failure::destination("read attributes of"))?;
+        if self.options.existing == super::options::Existing::Keep && !self.was_made(directory, target, &found) {
+            return self.closed(directory).map(|()| None);
+        }
         let (changed, unset) = attributes::align(self.myself, source, seen, target)?;
         let found = stamp(target).map_err(Failure::destination("read attributes of"))?;
         let late = !self.granularity.same(seen.mtime, found.mtime);
@@ -279,6 +322,11 @@ impl Migration<'_> {
         }
         Ok((changed || unset.is_some()).then(|| self.done(Did::Updated, 0, unset)))
     }
+}
+
+fn set_mode(directory: impl AsFd, mode: u32) -> Result<(), Failure> {
+    let set = rustix::fs::fchmod(directory, Mode::from_raw_mode(mode & 0o7777));
+    set.map_err(Failure::destination("set the mode of"))
 }
 
 fn open(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {

@@ -5,4 +5,5 @@
 mod nasty;
 mod oracle;
 mod passes;
+mod resumed;
 mod whole;

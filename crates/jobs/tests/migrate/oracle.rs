@@ -5,7 +5,7 @@ use sifaka_jobs::report::{Event, Tally, Totals, Watcher};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Mutex;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Keeps all that it is told.
 #[derive(Default)]
@@ -33,6 +33,33 @@ impl Ran {
         let problems = self.events.iter().filter(|event| event.did.is_problem() || event.why.is_some());
         problems.map(|event| format!("{} {:?}: {:?}", event.path.display(), event.did, event.why)).collect()
     }
+}
+
+/// Stops the job when it hears of the right thing.
+struct Stopper<'a> {
+    stop: &'a AtomicBool,
+    when: &'a (dyn Fn(&Event) -> bool + Sync),
+}
+
+impl Watcher for Stopper<'_> {
+    fn wants_all(&self) -> bool {
+        true
+    }
+
+    fn tell(&self, event: &Event) {
+        if (self.when)(event) {
+            self.stop.store(true, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A run by one thread that is interrupted when it tells of something.
+pub(crate) fn interrupt(source: &Path, target: &Path, options: &Options, when: &(dyn Fn(&Event) -> bool + Sync)) {
+    let stop = AtomicBool::new(false);
+    let stopper = Stopper { stop: &stop, when };
+    let options = Options { threads: Some(1), ..options.clone() };
+    let end = migrate(source, target, &options, &Tally::default(), &stopper, &stop).unwrap();
+    assert!(end.interrupted);
 }
 
 pub(crate) fn run(source: &Path, target: &Path, options: &Options) -> Ran {
