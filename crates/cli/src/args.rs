@@ -3,7 +3,7 @@
 use crate::commands::{
     actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, migrate,
     mirror, mover, rebalance, rebuild, release, reload, remove, restore, restripe, scrub, set, status, undelete,
-    versions,
+    versions, walk,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -82,6 +82,8 @@ pub(crate) enum Command {
     Fsck(fsck::FsckArgs),
     /// Read an archive through and verify every chunk of it
     Scrub(scrub::ScrubArgs),
+    /// Count what is in trees: kinds, sizes, ages, owners
+    Walk(walk::WalkArgs),
     /// Copy a tree into another filesystem, or bring an earlier copy up to date
     Migrate(Box<migrate::MigrateArgs>),
     /// Keep mirrors of files on Lustre: add, bring up to date, compare, remove

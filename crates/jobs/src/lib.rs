@@ -5,16 +5,19 @@
 //! **Everything here blocks**: threads, no async runtime. Memory is bounded whatever the number of files and the depth of the tree (P6).
 //!
 //! - [`walk`]: trees walked by several threads.
+//! - [`census`]: what is in trees.
 //! - [`migrate`]: a tree copied, or an earlier copy of it brought up to date.
 //! - [`content`]: two files compared.
 //! - [`filter`]: what a job is for.
 //! - [`report`]: what became of each thing, and the totals.
 
+pub mod census;
 mod climber;
 pub mod content;
 mod failure;
 pub mod filter;
 pub mod migrate;
+mod pacing;
 pub mod report;
 mod state;
 pub mod walk;

@@ -33,6 +33,13 @@ pub(crate) struct TellingArgs {
     quiet: bool,
 }
 
+impl TellingArgs {
+    /// Without a report.
+    pub(crate) fn plain(json: bool, quiet: bool) -> Self {
+        Self { report: None, json, quiet }
+    }
+}
+
 /// An event for programs. A path that is not UTF-8 comes as lossy text and as bytes.
 #[derive(Serialize)]
 struct Line<'a> {
@@ -84,11 +91,16 @@ impl Telling {
 
     /// Runs the job, and tells meanwhile how far it is.
     pub(crate) fn during<T: Send>(&self, tally: &Tally, job: impl FnOnce() -> T + Send) -> T {
+        self.saying(|| self.far(&tally.totals()), job)
+    }
+
+    /// As [`during`](Self::during), in words of the command's own.
+    pub(crate) fn saying<T: Send>(&self, far: impl Fn() -> String + Sync, job: impl FnOnce() -> T + Send) -> T {
         let over = AtomicBool::new(false);
         std::thread::scope(|scope| {
             let teller = scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {
-                    self.told.at(&self.far(&tally.totals()));
+                    self.told.at(&far());
                     std::thread::park_timeout(TICK);
                 }
             });
@@ -99,9 +111,13 @@ impl Telling {
         })
     }
 
+    /// So many a second, since it began.
+    pub(crate) fn per_second(&self, count: u64) -> u64 {
+        (u128::from(count) * 1000 / self.began.elapsed().as_millis().max(1)) as u64
+    }
+
     fn far(&self, totals: &Totals) -> String {
-        let spent = self.began.elapsed();
-        let per_second = |count: u64| (u128::from(count) * 1000 / spent.as_millis().max(1)) as u64;
+        let per_second = |count| self.per_second(count);
         let Totals { same, bytes: moved, .. } = *totals;
         let problems = totals.refused + totals.changed + totals.failed;
         let mut text = format!(

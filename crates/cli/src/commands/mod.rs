@@ -30,6 +30,7 @@ pub(crate) mod set;
 pub(crate) mod status;
 pub(crate) mod undelete;
 pub(crate) mod versions;
+pub(crate) mod walk;
 
 use crate::args::{Cli, Command, ConfigCommand};
 use crate::exit::{CliError, Exit, Outcome};
@@ -56,6 +57,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Fsck(args) => fsck::run(socket, &global.config_file(), &args),
         Command::Scrub(args) => scrub::run(socket, &global.config_file(), &args),
         Command::Rebuild(args) => rebuild::run(&global.config_file(), &args),
+        Command::Walk(args) => walk::run(&args),
         Command::Migrate(args) => migrate::run(&args),
         Command::Mirror(command) => mirror::run(command),
         Command::Rebalance(args) => rebalance::run(args),

@@ -2,6 +2,7 @@
 
 pub(crate) mod actions;
 pub(crate) mod agent_status;
+pub(crate) mod census;
 pub(crate) mod checked;
 pub(crate) mod checks;
 pub(crate) mod crewed;

@@ -10,3 +10,4 @@ mod files;
 mod migrate;
 mod names;
 mod unreachable;
+mod walk;

@@ -11,7 +11,7 @@
 //! - What has the source's size and time of change counts as copied: a copy gets its times last, after its content. Only when the machine went
 //!   down in between may content be missing all the same; then what was not yet on stable storage is read and compared.
 
-mod attributes;
+pub(crate) mod attributes;
 mod extraneous;
 mod file;
 mod granularity;
@@ -35,7 +35,6 @@ use rustix::io::Errno;
 use spot::Place;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::num::NonZero;
 use std::os::fd::{AsFd as _, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -52,8 +51,6 @@ const CHECKPOINT: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_secs(1);
 /// A file costs about as much time as moving so many bytes.
 const FILE_BYTES: u64 = 64 << 10;
-/// More threads than this help no filesystem.
-const MAX_THREADS: usize = 64;
 /// Begins the names of what is being made.
 const PREFIX: &str = ".sifaka-";
 
@@ -185,12 +182,7 @@ impl<'a> Migration<'a> {
     }
 
     fn run(mut self, root: OwnedFd, target: &Path) -> Result<End, JobError> {
-        let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
-        let (first, most) = match self.options.threads {
-            Some(threads) => (threads, threads),
-            None => (cores.max(2), (cores * 4).clamp(8, MAX_THREADS)),
-        };
-        let pace = Pace::new(first, most);
+        let pace = Pace::usual(self.options.threads);
         let again = root.try_clone().map_err(JobError::io("open", Path::new("the source")))?;
         let walker = Walker::new(&self, &pace, self.stop, self.options.cross);
         let (ended, end) = channel::<()>();

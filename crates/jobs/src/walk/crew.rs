@@ -4,6 +4,7 @@ use super::{Buffer, Directory, Entry, Found, Visitor, as_path, kind_of};
 use rustix::fs::{AtFlags, FileType, StatxFlags};
 use rustix::io::Errno;
 use std::io;
+use std::num::NonZero;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -16,6 +17,8 @@ const MAX_WAITING: usize = 4096;
 const BATCH: usize = 64;
 /// Directories one in another. Each takes descriptors, of which there are only so many for all trees that a job works on.
 const MAX_DEPTH: u32 = 4096;
+/// More threads than this help no filesystem.
+const MAX_USEFUL: usize = 64;
 
 /// How many threads may work at present; changed while they do.
 #[derive(Debug)]
@@ -29,6 +32,13 @@ impl Pace {
     pub fn new(first: usize, most: usize) -> Self {
         let most = most.max(1);
         Self { limit: AtomicUsize::new(first.clamp(1, most)), most }
+    }
+
+    /// `asked` threads; without a number as many as are good to begin with, and as many at most as are of use to any filesystem.
+    pub fn usual(asked: Option<usize>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
+        let (first, most) = asked.map_or((cores.max(2), (cores * 4).clamp(8, MAX_USEFUL)), |asked| (asked, asked));
+        Self::new(first, most)
     }
 
     /// How many now.
@@ -382,7 +392,7 @@ impl<'a, V: Visitor> Walker<'a, V> {
 }
 
 /// By the mount and not by the device: subvolumes of btrfs have devices of their own. `None` where the kernel does not say.
-fn mount_of(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
+pub(crate) fn mount_of(fd: BorrowedFd<'_>) -> io::Result<Option<u64>> {
     let found = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID)?;
     Ok((found.stx_mask & StatxFlags::MNT_ID.bits() != 0).then_some(found.stx_mnt_id))
 }
