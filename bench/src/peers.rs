@@ -1,4 +1,4 @@
-//! The programs that people copy to buckets and back with. `scripts/install-bench-peers` and `scripts/install-test-deps` install them.
+//! The programs that people copy with: to buckets and back, and between filesystems. `scripts/install-bench-peers` and `scripts/install-test-deps` install them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -44,6 +44,80 @@ impl Peer {
             Self::S5cmd => s5cmd(server, &["cp", &format!("s3://{bucket}/*"), &to]),
             Self::Rclone => rclone(server, &["copy", &format!("peer:{bucket}"), &to]),
             Self::Juicefs => juicefs(server, &at(server, bucket), &to),
+        }
+    }
+}
+
+/// What copies trees between mounted filesystems, with modes, owners and times.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Copier {
+    Cp,
+    Rsync,
+    Rcp,
+    Xcp,
+    Fpsync,
+    Rclone,
+}
+
+impl Copier {
+    pub(crate) const ALL: [Self; 6] = [Self::Cp, Self::Rsync, Self::Rcp, Self::Xcp, Self::Fpsync, Self::Rclone];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cp => "cp -a",
+            Self::Rsync => "rsync -aHAX",
+            Self::Rcp => "rcp --preserve",
+            Self::Xcp => "xcp -r",
+            Self::Fpsync => "fpsync",
+            Self::Rclone => "rclone copy --metadata",
+        }
+    }
+
+    /// Copies what is in the directory `from` into `to`, which is not there.
+    pub(crate) fn copy(self, from: &Path, to: &Path) {
+        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).to_string();
+        match self {
+            Self::Cp => {
+                tool::run("coreutils", Command::new("cp").arg("-a").arg(from).arg(to));
+            }
+            Self::Rsync => {
+                tool::run("rsync", Command::new("rsync").arg("-aHAX").arg(directory(from)).arg(to));
+            }
+            Self::Rcp => {
+                tool::run(
+                    "rcp",
+                    Command::new(installed("cargo/bin/rcp")).args(["--preserve", "--quiet"]).arg(from).arg(to),
+                );
+            }
+            Self::Xcp => {
+                let mut xcp = Command::new(installed("cargo/bin/xcp"));
+                tool::run(
+                    "xcp",
+                    xcp.args(["-r", "--no-progress", "--no-target-directory", "--ownership"]).arg(from).arg(to),
+                );
+            }
+            Self::Fpsync => {
+                std::fs::create_dir(to).expect("make a directory");
+                tool::run(
+                    "fpsync",
+                    Command::new("fpsync").args(["-n", &cores]).arg(directory(from)).arg(directory(to)),
+                );
+            }
+            Self::Rclone => {
+                let mut rclone = Command::new("rclone");
+                rclone.args([
+                    "--config",
+                    "",
+                    "copy",
+                    "--metadata",
+                    "--links",
+                    "--transfers",
+                    AT_ONCE,
+                    "--checkers",
+                    AT_ONCE,
+                ]);
+                tool::run("rclone", rclone.arg(from).arg(to));
+            }
         }
     }
 }

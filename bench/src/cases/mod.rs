@@ -7,6 +7,7 @@ mod files;
 mod import;
 mod load;
 mod memory;
+mod migrate;
 mod noop_agent;
 mod packs;
 mod ranges;
@@ -34,6 +35,9 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "bucket-small", about: buckets::ABOUT_SMALL, run: buckets::small },
     Case { name: "bucket-large", about: buckets::ABOUT_LARGE, run: buckets::large },
     Case { name: "bucket-import", about: import::ABOUT, run: import::run },
+    Case { name: "migrate-small", about: migrate::ABOUT_SMALL, run: migrate::small },
+    Case { name: "migrate-large", about: migrate::ABOUT_LARGE, run: migrate::large },
+    Case { name: "migrate-mixed", about: migrate::ABOUT_MIXED, run: migrate::mixed },
     Case { name: "resident", about: resident::ABOUT, run: resident::run },
     Case { name: "memory", about: memory::ABOUT, run: memory::run },
 ];

@@ -1,0 +1,135 @@
+//! Whole trees copied between two filesystems, beside the programs that people do that with.
+
+use super::files::{fill_file, fill_tree};
+use crate::finding::{Finding, Series};
+use crate::options::Options;
+use crate::peers::Copier;
+use crate::timing::{Cache, seconds, sync};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use testkit::{LoopFs, tool};
+
+pub(crate) const ABOUT_SMALL: &str = "100,000 files of 4 KiB in 1,000 directories, copied from one filesystem into a new directory of another one by \
+`sifaka migrate` (durable when it ends), and by each peer with its options for keeping modes, owners and times, then `sync -f`; in turns. Warm: what earlier runs left in the page \
+cache; cold: nothing.";
+
+pub(crate) const ABOUT_LARGE: &str = "20 files of 512 MiB that cannot be compressed; otherwise as with small files.";
+
+pub(crate) const ABOUT_MIXED: &str = "A copy of this machine's /usr/share and /usr/lib: files of all sizes, symbolic links, hard links; otherwise as with small files.";
+
+const MIB: u64 = 1 << 20;
+
+/// What is copied.
+struct Load {
+    name: &'static str,
+    /// How fast Sifaka is to be beside each peer.
+    speed: f64,
+    size_mib: u64,
+    make: fn(&Options, &Path),
+    runs: usize,
+}
+
+pub(crate) fn small(options: &Options) -> Vec<Finding> {
+    compare(
+        options,
+        &Load { name: "small files", speed: 1.5, size_mib: 2048, make: make_small, runs: options.long_runs },
+    )
+}
+
+pub(crate) fn large(options: &Options) -> Vec<Finding> {
+    let size_mib = options.size(11 << 10, 2 << 10);
+    compare(options, &Load { name: "large files", speed: 1.0, size_mib, make: make_large, runs: options.long_runs })
+}
+
+pub(crate) fn mixed(options: &Options) -> Vec<Finding> {
+    let load = Load { name: "mixed files", speed: 1.0, size_mib: 12 << 10, make: make_mixed, runs: options.long_runs };
+    compare(options, &load)
+}
+
+struct Bed {
+    source: LoopFs,
+    target: LoopFs,
+    state: LoopFs,
+}
+
+impl Bed {
+    fn data(&self) -> PathBuf {
+        self.source.path().join("data")
+    }
+
+    fn copy(&self) -> PathBuf {
+        self.target.path().join("copy")
+    }
+
+    /// Seconds of one copy, which is removed.
+    fn run(&self, cache: Cache, copy: impl Fn(&Path, &Path), check: bool) -> f64 {
+        cache.settle();
+        let time = seconds(|| {
+            copy(&self.data(), &self.copy());
+            sync(&self.copy(), true);
+        });
+        if check {
+            tool::run(
+                "diffutils",
+                Command::new("diff").args(["-r", "-q", "--no-dereference"]).arg(self.data()).arg(self.copy()),
+            );
+        }
+        tool::run("coreutils", Command::new("rm").arg("-rf").arg(self.copy()));
+        time
+    }
+
+    fn ours(&self, from: &Path, to: &Path) {
+        let mut sifaka = Command::new(testkit::sifaka_binary());
+        sifaka.args(["migrate", "--quiet", "--state"]).arg(self.state.path().join("state.db")).arg(from).arg(to);
+        tool::run("sifaka", &mut sifaka);
+    }
+}
+
+fn compare(options: &Options, load: &Load) -> Vec<Finding> {
+    let new = |mib| LoopFs::new(options.fs, mib);
+    let bed = Bed { source: new(load.size_mib), target: new(load.size_mib), state: new(64) };
+    (load.make)(options, &bed.data());
+    let caches: &[Cache] = if options.quick { &[Cache::Warm] } else { &[Cache::Warm, Cache::Cold] };
+    let mut findings = Vec::new();
+    for &cache in caches {
+        let (mut ours, mut peers) = (Vec::new(), vec![Vec::new(); Copier::ALL.len()]);
+        for number in 0..=load.runs {
+            let check = number == 0 && cache == Cache::Warm;
+            let time = bed.run(cache, |from, to| bed.ours(from, to), check);
+            eprintln!("{}, {}: sifaka {time:.2} s", load.name, cache.name());
+            if number > 0 {
+                ours.push(time);
+            }
+            for (peer, times) in Copier::ALL.into_iter().zip(&mut peers) {
+                let time = bed.run(cache, |from, to| peer.copy(from, to), false);
+                eprintln!("{}, {}: {} {time:.2} s", load.name, cache.name(), peer.name());
+                if number > 0 {
+                    times.push(time);
+                }
+            }
+        }
+        for (peer, times) in Copier::ALL.into_iter().zip(peers) {
+            let name = format!("{}, {}", load.name, cache.name());
+            let ours = Series::of("sifaka migrate", ours.clone());
+            findings.push(Finding::beside(name, load.speed, ours, Series::of(peer.name(), times)));
+        }
+    }
+    findings
+}
+
+fn make_small(options: &Options, root: &Path) {
+    fill_tree(root, options.size(1000, 50), 100, |_| 4096);
+}
+
+fn make_large(options: &Options, root: &Path) {
+    std::fs::create_dir(root).expect("make a directory");
+    for number in 0..options.size(20, 3) {
+        fill_file(&root.join(format!("file-{number:02}")), options.size(512, 128) * MIB);
+    }
+}
+
+fn make_mixed(options: &Options, root: &Path) {
+    std::fs::create_dir(root).expect("make a directory");
+    let parts: &[&str] = if options.quick { &["/usr/share/doc"] } else { &["/usr/share", "/usr/lib"] };
+    tool::run("coreutils", Command::new("cp").args(["-a", "--one-file-system"]).args(parts).arg(root));
+}
