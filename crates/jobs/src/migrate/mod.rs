@@ -47,8 +47,12 @@ use transfer::Limiter;
 
 /// Between two checkpoints, each with a sync of the destination.
 const CHECKPOINT: Duration = Duration::from_secs(10);
+/// So much, and the device has something to do while more is copied: otherwise all of it would be left for the end.
+const CHECKPOINT_BYTES: u64 = 256 << 20;
+/// Between two looks at whether a checkpoint is due.
+const TICK: Duration = Duration::from_millis(100);
 /// Between two looks at the rate.
-const TICK: Duration = Duration::from_secs(1);
+const ADAPT: Duration = Duration::from_secs(1);
 /// A file costs about as much time as moving so many bytes.
 const FILE_BYTES: u64 = 64 << 10;
 /// Begins the names of what is being made.
@@ -61,6 +65,22 @@ pub struct End {
     pub interrupted: bool,
     /// It went on from where an earlier run was interrupted.
     pub resumed: bool,
+}
+
+/// The last checkpoint.
+struct Synced {
+    at: Instant,
+    took: Duration,
+    /// By then.
+    cost: u64,
+}
+
+impl Synced {
+    /// No more than half of the time is spent in them.
+    fn is_due(&self, cost: u64) -> bool {
+        let since = self.at.elapsed();
+        since >= CHECKPOINT || cost - self.cost >= CHECKPOINT_BYTES && since >= self.took
+    }
 }
 
 /// One run.
@@ -214,22 +234,23 @@ impl<'a> Migration<'a> {
     /// Adapts the number of threads, and makes checkpoints, until the walk is over.
     fn tick(&self, walker: &Walker<'_, Self>, pace: &Pace, end: Receiver<()>) -> Result<(), JobError> {
         let mut climber = Climber::new(pace.limit(), pace.most());
-        let (mut last, mut synced) = (self.cost(), Instant::now());
+        let (mut adapted, mut before) = (Instant::now(), self.cost());
+        let mut synced = Synced { at: Instant::now(), took: Duration::ZERO, cost: before };
         while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(TICK) {
-            if self.options.threads.is_none() {
-                let cost = self.cost();
-                pace.set(climber.step(cost - last));
-                last = cost;
+            let cost = self.cost();
+            if self.options.threads.is_none() && adapted.elapsed() >= ADAPT {
+                pace.set(climber.step(cost - before));
+                (adapted, before) = (Instant::now(), cost);
                 walker.wake();
             }
-            let due = synced.elapsed() >= CHECKPOINT || self.state.as_ref().is_some_and(State::is_full);
-            if due && !self.options.dry_run {
+            if !self.options.dry_run && (synced.is_due(cost) || self.state.as_ref().is_some_and(State::is_full)) {
+                let began = Instant::now();
                 if let Err(error) = self.checkpoint(Path::new("the destination")) {
                     // Whatever is copied now could be lost as well.
                     self.stop.store(true, Ordering::Relaxed);
                     return Err(error);
                 }
-                synced = Instant::now();
+                synced = Synced { at: Instant::now(), took: began.elapsed(), cost };
             }
         }
         Ok(())
