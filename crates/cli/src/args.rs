@@ -2,8 +2,8 @@
 
 use crate::commands::{
     actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, migrate,
-    mirror, mover, rebalance, rebuild, release, reload, remove, restore, restripe, scrub, set, status, undelete,
-    versions, walk,
+    mirror, mover, rebalance, rebuild, release, reload, remove, replicate, restore, restripe, scrub, set, status,
+    undelete, versions, walk,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -86,6 +86,8 @@ pub(crate) enum Command {
     Walk(walk::WalkArgs),
     /// Copy a tree into another filesystem, or bring an earlier copy up to date
     Migrate(Box<migrate::MigrateArgs>),
+    /// Keep a copy of a tree in another place up to date
+    Replicate(Box<replicate::ReplicateArgs>),
     /// Keep mirrors of files on Lustre: add, bring up to date, compare, remove
     #[command(subcommand)]
     Mirror(mirror::MirrorCommand),

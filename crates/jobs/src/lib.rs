@@ -7,6 +7,7 @@
 //! - [`walk`]: trees walked by several threads.
 //! - [`census`]: what is in trees.
 //! - [`migrate`]: a tree copied, or an earlier copy of it brought up to date.
+//! - [`replicate`]: a copy of a tree kept up to date.
 //! - [`content`]: two files compared.
 //! - [`filter`]: what a job is for.
 //! - [`report`]: what became of each thing, and the totals.
@@ -17,7 +18,9 @@ pub mod content;
 mod failure;
 pub mod filter;
 pub mod migrate;
+mod moment;
 mod pacing;
+pub mod replicate;
 pub mod report;
 mod state;
 pub mod walk;

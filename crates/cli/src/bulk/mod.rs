@@ -5,7 +5,7 @@ mod interrupt;
 mod notes;
 mod telling;
 
-pub(crate) use filters::FilterArgs;
+pub(crate) use filters::{FilterArgs, age};
 pub(crate) use interrupt::Interrupt;
 pub(crate) use notes::state_file;
 pub(crate) use telling::{Telling, TellingArgs};

@@ -38,6 +38,11 @@ impl TellingArgs {
     pub(crate) fn plain(json: bool, quiet: bool) -> Self {
         Self { report: None, json, quiet }
     }
+
+    /// For programs.
+    pub(crate) fn json(&self) -> bool {
+        self.json
+    }
 }
 
 /// An event for programs. A path that is not UTF-8 comes as lossy text and as bytes.
@@ -87,6 +92,17 @@ impl Telling {
             began: Instant::now(),
             dry,
         })
+    }
+
+    /// Problems are told one by one again.
+    pub(crate) fn again(&self) {
+        self.problems.store(0, Ordering::Relaxed);
+    }
+
+    /// What else is to be known, while it runs: the JSON for programs; for people the message, if there is one.
+    pub(crate) fn line(&self, json: &impl Serialize, message: Option<&str>) {
+        self.told.line(json, message);
+        self.told.flush();
     }
 
     /// Runs the job, and tells meanwhile how far it is.

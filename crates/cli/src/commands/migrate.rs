@@ -87,6 +87,7 @@ pub(crate) fn run(args: &MigrateArgs) -> Outcome {
         threads: args.jobs.map(NonZeroUsize::get),
         state: Some(args.state.clone().unwrap_or_else(usual)),
         restart: args.restart,
+        ..Options::default()
     };
     // Each directory that is being worked on takes two descriptors.
     sys::process::raise_nofile_limit();

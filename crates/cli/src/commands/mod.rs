@@ -23,6 +23,7 @@ pub(crate) mod rebuild;
 pub(crate) mod release;
 pub(crate) mod reload;
 pub(crate) mod remove;
+pub(crate) mod replicate;
 pub(crate) mod restore;
 pub(crate) mod restripe;
 pub(crate) mod scrub;
@@ -59,6 +60,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Rebuild(args) => rebuild::run(&global.config_file(), &args),
         Command::Walk(args) => walk::run(&args),
         Command::Migrate(args) => migrate::run(&args),
+        Command::Replicate(args) => replicate::run(&args),
         Command::Mirror(command) => mirror::run(command),
         Command::Rebalance(args) => rebalance::run(args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),

@@ -13,6 +13,7 @@ pub(crate) mod migrated;
 pub(crate) mod rebuilt;
 pub(crate) mod released;
 pub(crate) mod reloaded;
+pub(crate) mod replicated;
 pub(crate) mod scrubbed;
 pub(crate) mod submitted;
 mod table;

@@ -9,5 +9,6 @@ mod doctor;
 mod files;
 mod migrate;
 mod names;
+mod replicate;
 mod unreachable;
 mod walk;

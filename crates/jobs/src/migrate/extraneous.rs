@@ -1,6 +1,7 @@
 //! What the destination has and the source does not: removed where that was asked for.
 
 use super::Migration;
+use super::attic::discard;
 use super::spot::{Place, unlink};
 use crate::failure::Failure;
 use crate::report::{Did, Kind};
@@ -46,7 +47,9 @@ impl Migration<'_> {
     fn is_extraneous(&self, directory: &Directory<Place>, entry: &Entry) -> Result<bool, Failure> {
         let is_directory = entry.kind == FileType::Directory;
         // What no filter lets through is not the job's: it stays.
-        if !self.options.filter.wants_name(directory, &entry.name, is_directory) {
+        if self.is_reserved(directory, &entry.name)
+            || !self.options.filter.wants_name(directory, &entry.name, is_directory)
+        {
             return Ok(false);
         }
         match rustix::fs::statat(directory.fd(), entry.as_path(), AtFlags::SYMLINK_NOFOLLOW) {
@@ -67,7 +70,8 @@ impl Migration<'_> {
         let removed = match (self.options.dry_run, kind) {
             (true, _) => Ok(()),
             (false, Kind::Directory) => self.remove_tree(directory, &entry.name),
-            (false, _) => unlink(target, entry.as_path()).map_err(Failure::destination("remove")),
+            (false, _) => discard(self.attic(), target, entry.as_path(), || directory.path_of(&entry.name))
+                .map_err(Failure::destination("remove")),
         };
         match removed {
             Ok(()) => self.told(kind, Did::Deleted, 0, None, || directory.shown(&entry.name)),
@@ -78,9 +82,20 @@ impl Migration<'_> {
         }
     }
 
+    /// Keeps for a while what is about to be replaced, where that was asked for.
+    pub(super) fn keep_old(&self, directory: &Directory<Place>, name: &[u8]) -> Result<(), Failure> {
+        let (Some(attic), Some(target)) = (self.attic(), directory.kept.fd()) else { return Ok(()) };
+        let kept = attic.keep(target, as_path(name), &directory.path_of(name));
+        kept.map_err(Failure::destination("keep what is replaced of"))
+    }
+
     /// Removes a directory of the destination and all in it, without following anything and without leaving its filesystem.
     pub(super) fn remove_tree(&self, directory: &Directory<Place>, name: &[u8]) -> Result<(), Failure> {
         let Some(target) = directory.kept.fd() else { return Ok(()) };
+        if let Some(attic) = self.attic() {
+            let kept = attic.take(target, as_path(name), &directory.path_of(name));
+            return kept.map_err(Failure::destination("put aside the directory"));
+        }
         remove_tree(target, name, &|| self.is_stopped()).map_err(Failure::destination("remove the directory"))
     }
 }
@@ -101,7 +116,7 @@ struct Level {
     below: Vec<Box<[u8]>>,
 }
 
-fn remove_tree(parent: BorrowedFd<'_>, name: &[u8], stop: &dyn Fn() -> bool) -> io::Result<()> {
+pub(crate) fn remove_tree(parent: BorrowedFd<'_>, name: &[u8], stop: &dyn Fn() -> bool) -> io::Result<()> {
     let mut buffer = Buffer::new();
     let mut levels = vec![Level { fd: open(parent, name)?, name: name.into(), below: Vec::new() }];
     while let Some(level) = levels.last_mut() {

@@ -268,6 +268,9 @@ impl Migration<'_> {
         if !unchanged && !last {
             return Err(Halt::Changed);
         }
+        if replace {
+            self.keep_old(spot.directory, spot.bytes)?;
+        }
         if !direct {
             take_place(directory, &unfinished.name, spot.name(), replace)?;
         }

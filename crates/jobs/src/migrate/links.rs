@@ -93,7 +93,11 @@ impl Migration<'_> {
             Err(error) if error.raw_os_error() == Some(Errno::MLINK.raw_os_error()) => return Ok(None),
             Err(error) => return Err(Failure::destination("give another name to")(error)),
         }
-        if replace && let Err(failure) = take_place(directory, &name, spot.name(), true) {
+        let replaced = || {
+            self.keep_old(spot.directory, spot.bytes)?;
+            take_place(directory, &name, spot.name(), true)
+        };
+        if replace && let Err(failure) = replaced() {
             // The error is told; what could not be finished is not to stay.
             let _ = unlink(directory, &name);
             return Err(failure);

@@ -11,6 +11,7 @@
 //! - What has the source's size and time of change counts as copied: a copy gets its times last, after its content. Only when the machine went
 //!   down in between may content be missing all the same; then what was not yet on stable storage is read and compared.
 
+mod attic;
 pub(crate) mod attributes;
 mod extraneous;
 mod file;
@@ -22,6 +23,7 @@ mod options;
 mod spot;
 mod visit;
 
+pub use attic::Attic;
 pub use options::{Existing, Options};
 
 use crate::climber::Climber;
@@ -305,6 +307,15 @@ impl<'a> Migration<'a> {
         !self.prefix.is_empty() && name.starts_with(self.prefix.as_bytes())
     }
 
+    /// Whether the job is for a name at all.
+    fn is_reserved(&self, directory: &Directory<Place>, name: &[u8]) -> bool {
+        directory.depth() == 0 && self.options.reserved.is_some_and(|reserved| reserved.as_bytes() == name)
+    }
+
+    fn attic(&self) -> Option<&Attic> {
+        self.options.attic.as_deref()
+    }
+
     fn told(&self, kind: Kind, did: Did, bytes: u64, why: Option<String>, path: impl FnOnce() -> PathBuf) {
         self.tally.count(kind, did);
         if did.is_problem() || why.is_some() || self.watcher.wants_all() {
@@ -346,7 +357,13 @@ fn parent_of(path: &Path) -> &Path {
 }
 
 /// Neither tree may lie in the other one. `missing`: `target_fd` is the parent of what would be made.
-fn separate(root: &OwnedFd, source: &Path, target_fd: &OwnedFd, target: &Path, missing: bool) -> Result<(), JobError> {
+pub(crate) fn separate(
+    root: &OwnedFd,
+    source: &Path,
+    target_fd: &OwnedFd,
+    target: &Path,
+    missing: bool,
+) -> Result<(), JobError> {
     let inode = |fd: &OwnedFd| stamp(fd).map(|stamp| (stamp.dev, stamp.ino));
     let (from, to) = (inode(root), inode(target_fd));
     let (from, to) = (from.map_err(JobError::io("find", source))?, to.map_err(JobError::io("find", target))?);

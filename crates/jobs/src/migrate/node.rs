@@ -67,6 +67,7 @@ impl Migration<'_> {
         making.make(directory, &name).map_err(Failure::destination("make"))?;
         let finished = self.node_finished(source, seen, directory, &name).and_then(|unset| {
             if existing.is_some() {
+                self.keep_old(spot.directory, spot.bytes)?;
                 take_place(directory, &name, spot.name(), true)?;
             }
             Ok(unset)

@@ -1,8 +1,10 @@
 //! What a migration is to do.
 
+use super::attic::Attic;
 use crate::filter::Filter;
 use std::num::NonZeroU64;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 /// What may be done to files that are at the destination and differ.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -41,6 +43,10 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// What an interrupted run has done is forgotten.
     pub restart: bool,
+    /// What is removed or replaced at the destination is kept here for a while.
+    pub attic: Option<Arc<Attic>>,
+    /// What has this name in either root is none of the job's.
+    pub reserved: Option<&'static str>,
 }
 
 impl Options {

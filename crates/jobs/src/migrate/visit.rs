@@ -1,13 +1,14 @@
 //! What is done in each directory of the source.
 
 use super::Migration;
+use super::attic::discard;
 use super::attributes;
 use super::file::{Done, stopped};
 use super::spot::{Place, Spot};
 use crate::failure::Failure;
 use crate::report::{Did, Kind};
 use crate::walk::{Directory, Entry, Found, Visitor, Walker, as_path, kind_of};
-use rustix::fs::{AtFlags, FileType};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -30,6 +31,9 @@ impl Visitor for Migration<'_> {
 
     fn wants(&self, parent: &Directory<Place>, name: &[u8]) -> bool {
         let filter = &self.options.filter;
+        if self.is_reserved(parent, name) {
+            return false;
+        }
         if !filter.wants_name(parent, name, true) {
             self.told(Kind::Directory, Did::Filtered, 0, None, || parent.shown(name));
             return false;
@@ -133,7 +137,7 @@ impl Migration<'_> {
         kind: FileType,
         written: &mut Vec<Written>,
     ) {
-        if self.is_temporary(spot.bytes) {
+        if self.is_temporary(spot.bytes) || self.is_reserved(spot.directory, spot.bytes) {
             return;
         }
         if !self.options.filter.wants_name(spot.directory, spot.bytes, false) {
@@ -289,7 +293,7 @@ impl Migration<'_> {
         match self.judge_other(spot, &source, &existing)? {
             super::file::Verdict::Replace if self.options.dry_run => Ok(()),
             super::file::Verdict::Replace => {
-                let removed = rustix::fs::unlinkat(above, spot.name(), AtFlags::empty());
+                let removed = discard(self.attic(), above, spot.name(), || parent.path_of(name));
                 removed.map_err(Failure::destination("remove"))
             }
             _ => Err(Failure::destination("make the directory")(Errno::EXIST)),
