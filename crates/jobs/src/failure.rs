@@ -73,6 +73,9 @@ pub enum JobError {
         /// Why.
         source: io::Error,
     },
+    /// A bucket that the job needs as a whole.
+    #[error(transparent)]
+    Bucket(#[from] TransferError),
     /// The command makes no sense.
     #[error("{0}")]
     Senseless(String),

@@ -67,13 +67,14 @@ impl Patterns {
         [&self.names, &self.paths, &self.directory_names, &self.directory_paths].iter().all(|set| set.is_empty())
     }
 
-    fn matches<K>(&self, directory: &Directory<K>, name: &[u8], is_directory: bool) -> bool {
+    /// `path` is the way from the root, where that is asked for.
+    fn matches(&self, name: &[u8], is_directory: bool, path: impl FnOnce() -> Vec<u8>) -> bool {
         let by_name =
             self.names.is_match(as_path(name)) || is_directory && self.directory_names.is_match(as_path(name));
         if by_name || self.paths.is_empty() && (!is_directory || self.directory_paths.is_empty()) {
             return by_name;
         }
-        let path = directory.path_of(name);
+        let path = path();
         self.paths.is_match(as_path(&path)) || is_directory && self.directory_paths.is_match(as_path(&path))
     }
 }
@@ -98,9 +99,24 @@ impl Filter {
 
     /// Whether the job is for it, by its name.
     pub fn wants_name<K>(&self, directory: &Directory<K>, name: &[u8], is_directory: bool) -> bool {
+        let path = || directory.path_of(name);
+        self.wants(name, is_directory, path)
+    }
+
+    /// As [`wants_name`](Self::wants_name), of a way from the root of which no part is known yet: what lies in a directory that is left out is left out, too.
+    pub fn wants_path(&self, path: &[u8], is_directory: bool) -> bool {
+        let ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| (at, true));
+        ends.chain([(path.len(), is_directory)]).all(|(end, is_directory)| {
+            let path = path.get(..end).unwrap_or_default();
+            let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            self.wants(name, is_directory, || path.to_owned())
+        })
+    }
+
+    fn wants(&self, name: &[u8], is_directory: bool, path: impl Fn() -> Vec<u8>) -> bool {
         self.exclude.is_empty()
-            || !self.exclude.matches(directory, name, is_directory)
-            || self.include.matches(directory, name, is_directory)
+            || !self.exclude.matches(name, is_directory, &path)
+            || self.include.matches(name, is_directory, &path)
     }
 
     /// Whether the job is for a regular file, by all but its name.

@@ -7,11 +7,13 @@
 //! - [`walk`]: trees walked by several threads.
 //! - [`census`]: what is in trees.
 //! - [`migrate`]: a tree copied, or an earlier copy of it brought up to date.
+//! - [`buckets`]: a tree copied into a bucket.
 //! - [`replicate`]: a copy of a tree kept up to date.
 //! - [`content`]: two files compared.
 //! - [`filter`]: what a job is for.
 //! - [`report`]: what became of each thing, and the totals.
 
+pub mod buckets;
 pub mod census;
 mod climber;
 pub mod content;

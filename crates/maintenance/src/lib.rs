@@ -19,7 +19,6 @@ pub mod foreign;
 pub mod fsck;
 mod holdings;
 pub mod import;
-pub mod moment;
 mod observers;
 pub mod rebuild;
 pub mod released;

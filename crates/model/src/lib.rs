@@ -12,6 +12,7 @@ mod file;
 mod hsm;
 mod identity;
 pub mod limits;
+pub mod moment;
 mod object_url;
 mod outcome;
 mod record;

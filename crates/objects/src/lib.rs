@@ -6,6 +6,7 @@
 //! - [`Bucket`]: an open bucket. Requests with time limits and bounded retries; errors by kind.
 //! - [`ObjectStore`]: objects and their manifests in it.
 //! - [`foreign`]: what somebody else put there.
+//! - [`plain`]: objects under keys that somebody chose, for bulk jobs.
 //!
 //! **Threads.** The methods block, as those of [`transfer::Store`] do; requests run on a runtime that the bucket owns, and so do the callbacks
 //! that end commits and removals. OpenDAL speaks the services' protocols; the HTTP under it is `transport`, because a request without
@@ -30,5 +31,5 @@ pub use settings::{
     Azure, AzureCredentials, Encryption, Gcs, GcsCredentials, Layout, Limits, S3, S3Credentials, Service, Settings,
     SettingsError, SseKey,
 };
-pub use store::{ObjectStore, Repacked, Staged, SweptUploads};
+pub use store::{ObjectStore, Repacked, Staged, SweptUploads, plain};
 pub use thaw::{AzureTier, Thaw, ThawTier};

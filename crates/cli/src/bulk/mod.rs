@@ -1,10 +1,12 @@
 //! What the commands that move or look at whole trees share: their filters, how they are ended, where they keep notes, what they tell.
 
+mod buckets;
 mod filters;
 mod interrupt;
 mod notes;
 mod telling;
 
+pub(crate) use buckets::{BucketArgs, End};
 pub(crate) use filters::{FilterArgs, age};
 pub(crate) use interrupt::Interrupt;
 pub(crate) use notes::state_file;
@@ -18,6 +20,7 @@ pub(crate) fn ended(error: &JobError) -> CliError {
     let exit = match error {
         JobError::Senseless(_) => Exit::Usage,
         JobError::Running { .. } => Exit::NotHere,
+        JobError::Bucket(_) => Exit::NotHere,
         JobError::Io { .. } | JobError::State { .. } => Exit::SomeFailed,
     };
     CliError::new(exit, error.to_string())

@@ -32,10 +32,10 @@ pub(crate) struct ObjectsArgs {
 /// A bucket's URL, or that of a part of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct BucketUrl {
-    scheme: Scheme,
-    bucket: String,
+    pub(crate) scheme: Scheme,
+    pub(crate) bucket: String,
     /// Empty, or ending in a slash.
-    prefix: String,
+    pub(crate) prefix: String,
 }
 
 impl BucketUrl {
@@ -51,7 +51,7 @@ impl BucketUrl {
         })
     }
 
-    fn is_of(&self, archive: &Bucket) -> bool {
+    pub(crate) fn is_of(&self, archive: &Bucket) -> bool {
         let scheme = match archive.service {
             Service::S3 { .. } => Scheme::S3,
             Service::Azure { .. } => Scheme::Azure,
@@ -72,7 +72,7 @@ fn own(layout: Layout) -> &'static [&'static str] {
 }
 
 /// Whether two archives are in one bucket, and not in two of one name with different services.
-fn is_same_bucket(one: &Bucket, other: &Bucket) -> bool {
+pub(crate) fn is_same_bucket(one: &Bucket, other: &Bucket) -> bool {
     fn place(archive: &Bucket) -> (&str, Option<&str>, Option<String>, &str) {
         let (scheme, account) = match &archive.service {
             Service::S3 { .. } => ("s3", None),

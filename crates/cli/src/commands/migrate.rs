@@ -1,24 +1,27 @@
-//! `sifaka migrate`: a tree copied into another filesystem.
+//! `sifaka migrate`: a tree copied into another filesystem, or into a bucket.
 
-use crate::bulk::{FilterArgs, Interrupt, Telling, TellingArgs, ended, state_file};
+use crate::bulk::{BucketArgs, End as Place, FilterArgs, Interrupt, Telling, TellingArgs, ended, state_file};
 use crate::exit::{CliError, Exit, Outcome};
 use crate::render::migrated::human;
+use jobs::JobError;
+use jobs::buckets::upload;
 use jobs::migrate::{Existing, Options, migrate};
 use jobs::report::{Tally, Totals};
 use serde::Serialize;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "What is in the directory SRC comes into the directory DST, which is made if it is not there: SRC/a/b becomes DST/a/b. \
-A slash at the end of either means nothing.\n\nWhat is at the destination already stays as it is, and is told if it differs, unless \
+A slash at the end of either means nothing. DST may be a bucket: s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; \
+SRC/a/b becomes the object PREFIX/a/b.\n\nWhat is at the destination already stays as it is, and is told if it differs, unless \
 --update, --newer or --overwrite is given."
 )]
 pub(crate) struct MigrateArgs {
     /// The directory whose content is copied
     src: PathBuf,
-    /// The directory into which it comes
+    /// The directory into which it comes, or a bucket's URL
     dst: PathBuf,
     /// Replace files that differ in size or time of change, and bring modes, owners and attributes in line
     #[arg(short, long, conflicts_with_all = ["newer", "overwrite"])]
@@ -56,6 +59,8 @@ pub(crate) struct MigrateArgs {
     #[command(flatten)]
     filters: FilterArgs,
     #[command(flatten)]
+    buckets: BucketArgs,
+    #[command(flatten)]
     telling: TellingArgs,
 }
 
@@ -68,7 +73,11 @@ struct Result {
     continued: bool,
 }
 
-pub(crate) fn run(args: &MigrateArgs) -> Outcome {
+pub(crate) fn run(config_file: &Path, args: &MigrateArgs) -> Outcome {
+    // Before anything has threads.
+    let interrupt = Interrupt::on_signals()?;
+    let source = args.buckets.source(config_file, &args.src)?;
+    let destination = args.buckets.destination(config_file, &args.dst)?;
     let existing = match (args.update, args.newer, args.overwrite) {
         (true, ..) => Existing::Update,
         (_, true, _) => Existing::Newer,
@@ -91,9 +100,18 @@ pub(crate) fn run(args: &MigrateArgs) -> Outcome {
     };
     // Each directory that is being worked on takes two descriptors.
     sys::process::raise_nofile_limit();
-    let interrupt = Interrupt::on_signals()?;
     let (telling, tally) = (Telling::new(&args.telling, args.dry_run)?, Tally::default());
-    let job = || migrate(&args.src, &args.dst, &options, &tally, &telling, interrupt.flag());
+    let job = || match (&source, &destination) {
+        (Place::Directory, Place::Directory) => {
+            migrate(&args.src, &args.dst, &options, &tally, &telling, interrupt.flag())
+        }
+        (Place::Directory, Place::Bucket(bucket)) => {
+            upload(&args.src, bucket, &options, &tally, &telling, interrupt.flag())
+        }
+        (Place::Bucket(_), _) => Err(JobError::Senseless(
+            "from a bucket nothing is migrated: see `sifaka import` for released files".to_owned(),
+        )),
+    };
     let end = telling.during(&tally, job).map_err(|error| ended(&error))?;
     let totals = tally.totals();
     let text = human(&totals, args.dry_run);

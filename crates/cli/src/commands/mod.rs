@@ -11,7 +11,7 @@ pub(crate) mod doctor;
 pub(crate) mod fsck;
 pub(crate) mod guard;
 pub(crate) mod import;
-mod import_objects;
+pub(crate) mod import_objects;
 pub(crate) mod man;
 pub(crate) mod migrate;
 pub(crate) mod mirror;
@@ -59,7 +59,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Scrub(args) => scrub::run(socket, &global.config_file(), &args),
         Command::Rebuild(args) => rebuild::run(&global.config_file(), &args),
         Command::Walk(args) => walk::run(&args),
-        Command::Migrate(args) => migrate::run(&args),
+        Command::Migrate(args) => migrate::run(&global.config_file(), &args),
         Command::Replicate(args) => replicate::run(&args),
         Command::Mirror(command) => mirror::run(command),
         Command::Rebalance(args) => rebalance::run(args),

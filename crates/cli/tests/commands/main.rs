@@ -8,6 +8,7 @@ mod credentials;
 mod doctor;
 mod files;
 mod migrate;
+mod migrate_buckets;
 mod names;
 mod replicate;
 mod unreachable;

@@ -8,7 +8,7 @@
 
 use super::Options;
 use crate::import::Attributes;
-use crate::moment;
+use model::moment;
 use std::collections::HashMap;
 use sys::file::Moment;
 

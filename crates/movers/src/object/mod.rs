@@ -62,6 +62,14 @@ pub fn open(place: &Place) -> Result<ObjectStore, Unusable> {
     Ok(ObjectStore::new(bucket))
 }
 
+/// Opens a bucket for what is no archive's. Asks the service nothing.
+///
+/// # Errors
+/// A key's file cannot be used, or the settings make no sense.
+pub fn bucket(place: &Place) -> Result<Arc<Bucket>, Unusable> {
+    Ok(Bucket::open(&settings::of(place)?)?)
+}
+
 fn now_and_then(stores: &[Arc<ObjectStore>], ended: &Receiver<()>) {
     let mut repacked = Instant::now();
     sweep_every(SWEEP_INTERVAL, ended, || {

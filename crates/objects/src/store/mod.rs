@@ -9,6 +9,7 @@ mod memory;
 mod packs;
 mod paths;
 mod place;
+pub mod plain;
 mod proven;
 mod publish;
 pub(crate) mod remote;

@@ -3,6 +3,7 @@
 //! Each attempt to store something has a mark of its own, which goes into the object's metadata. So an object whose creation was answered by
 //! nothing but silence is told from one that somebody else made, and what lies there already is told from what is none of ours.
 
+use super::remote::Tag;
 use crate::Bucket;
 use crate::fault::Fault;
 use crate::retry::Retry;
@@ -38,8 +39,12 @@ pub(super) fn carried(found: &Metadata) -> Option<Bytes> {
 pub(super) struct Place {
     pub(super) key: String,
     pub(super) mark: String,
+    /// The text that the mark is in.
+    mark_text: &'static str,
     texts: HashMap<String, String>,
     claim: Option<Claim>,
+    /// Of what is no archive's.
+    replaces: Option<Replaces>,
     /// It is no content, and is read without a thaw.
     is_ours_alone: bool,
 }
@@ -53,6 +58,18 @@ pub(super) struct Claim {
     pub(super) exactly: bool,
     /// What is said of one that may not be.
     pub(super) refusal: &'static str,
+}
+
+/// What may be written over of what is no archive's, whoever made it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Replaces {
+    Nothing,
+    Anything,
+    /// This version; if `asked`, the service is asked to make sure of it.
+    This {
+        tag: Tag,
+        asked: bool,
+    },
 }
 
 /// What is under a key already.
@@ -82,7 +99,35 @@ impl Place {
     pub(super) fn new(key: String) -> Self {
         let mark = Uuid::new_v4().to_string();
         let texts = HashMap::from([(MARK.to_owned(), mark.clone())]);
-        Self { key, mark, texts, claim: None, is_ours_alone: false }
+        Self { key, mark, mark_text: MARK, texts, claim: None, replaces: None, is_ours_alone: false }
+    }
+
+    /// For what is to be no archive's: its mark is in another text, and what may be there before is said.
+    pub(super) fn plain(
+        key: String,
+        mark_text: &'static str,
+        mut texts: HashMap<String, String>,
+        replaces: Replaces,
+    ) -> Self {
+        let mark = Uuid::new_v4().to_string();
+        texts.insert(mark_text.to_owned(), mark.clone());
+        Self { key, mark, mark_text, texts, claim: None, replaces: Some(replaces), is_ours_alone: false }
+    }
+
+    /// What is there, if nobody changed that.
+    pub(super) fn presumed(&self) -> There {
+        match &self.replaces {
+            Some(Replaces::Anything) => There::Earlier(None),
+            Some(Replaces::This { tag: Tag::Etag(tag) | Tag::Generation(tag), asked }) => {
+                There::Earlier(asked.then(|| tag.clone()))
+            }
+            Some(Replaces::Nothing) | None => There::Nothing,
+        }
+    }
+
+    /// Whether it was made by this attempt.
+    pub(super) fn made(&self, found: &Metadata) -> bool {
+        found.user_metadata().and_then(|texts| texts.get(self.mark_text)).is_some_and(|text| *text == *self.mark)
     }
 
     /// Only what is claimed is written over.
@@ -101,7 +146,7 @@ impl Place {
         let texts: HashMap<String, String> =
             known.into_iter().flatten().map(|(name, value)| (name.to_string(), value.to_string())).collect();
         let mark = texts.get(MARK).cloned().unwrap_or_default();
-        Self { key, mark, texts, claim: Some(claim), is_ours_alone: false }
+        Self { key, mark, mark_text: MARK, texts, claim: Some(claim), replaces: None, is_ours_alone: false }
     }
 
     /// As Lemur's mover for Azure describes what it stores, with times in UTC.
@@ -131,7 +176,8 @@ impl Place {
     /// Another key of the same attempt, for what describes the object.
     pub(super) fn beside(&self, key: String) -> Self {
         let texts = HashMap::from([(MARK.to_owned(), self.mark.clone())]);
-        Self { key, mark: self.mark.clone(), texts, claim: None, is_ours_alone: true }
+        let mark = self.mark.clone();
+        Self { key, mark, mark_text: MARK, texts, claim: None, replaces: None, is_ours_alone: true }
     }
 
     /// For people and other tools: owner, mode (octal) and mtime (seconds, with nanoseconds behind the point), under the names that rclone uses.
@@ -171,7 +217,10 @@ impl Place {
             options.user_metadata = Some(self.texts.clone());
         }
         match there {
-            There::Earlier(tag) if self.claim.as_ref().is_some_and(|claim| claim.exactly) => {
+            There::Earlier(tag)
+                if self.claim.as_ref().is_some_and(|claim| claim.exactly)
+                    || matches!(self.replaces, Some(Replaces::This { tag: Tag::Etag(_), .. })) =>
+            {
                 options.if_match = tag.clone();
             }
             // Not `If-Match`, with the entity tag: of several services each compares something else.
@@ -185,6 +234,7 @@ impl Place {
     pub(super) fn strange(&self) -> Fault {
         match &self.claim {
             Some(claim) => Fault::contended(claim.refusal),
+            None if self.replaces.is_some() => Fault::occupied("something else is there"),
             None => Fault::occupied("there is an object under this key that Sifaka did not make; it is left alone"),
         }
     }
@@ -196,12 +246,18 @@ impl Place {
     }
 
     fn judge(&self, bucket: &Bucket, found: &Metadata) -> There {
-        let mark = found.user_metadata().and_then(|texts| texts.get(MARK));
+        let mark = found.user_metadata().and_then(|texts| texts.get(self.mark_text));
         let says = |text: &str| found.user_metadata().and_then(|texts| texts.get(text));
         let claims =
             |claim: &Claim| claim.any_of.iter().any(|(text, value)| says(text).is_some_and(|said| *said == **value));
         match mark {
             Some(mark) if mark == self.mark => There::This(found.content_length()),
+            _ if let Some(replaces) = &self.replaces => match replaces {
+                Replaces::Anything => There::Earlier(None),
+                Replaces::This { tag: Tag::Etag(tag), .. } if found.etag() == Some(tag) => self.presumed(),
+                Replaces::This { tag: Tag::Generation(tag), .. } if found.version() == Some(tag) => self.presumed(),
+                _ => There::Strange,
+            },
             _ if let Some(claim) = &self.claim => {
                 if claims(claim) {
                     There::Earlier(found.etag().filter(|_| claim.exactly).map(str::to_owned))

@@ -3,7 +3,8 @@
 //! Pure. The forms: seconds since 1970 (`1700000000`, `@1700000000.25`), RFC 3339 (`2023-11-14T22:13:20Z`), and the default of Lemur's
 //! `--timefmt` (`2023-11-14 22:13:20.5 +0100`), which GNU `stat` and `date` write too. A zone is always needed.
 
-use sys::file::Moment;
+/// Whole seconds since 1970 (may be negative) and nanoseconds (0 to 999,999,999).
+pub type Moment = (i64, u32);
 
 /// From text; the error says what is expected.
 pub fn parse(text: &str) -> Result<Moment, String> {
