@@ -53,6 +53,8 @@ const CHECKPOINT: Duration = Duration::from_secs(10);
 const CHECKPOINT_BYTES: u64 = 256 << 20;
 /// Between two looks at whether a checkpoint is due.
 const TICK: Duration = Duration::from_millis(100);
+/// A filesystem's clock goes on every ten milliseconds at the latest.
+const TICK_LOOKS: u32 = 50;
 /// Between two looks at the rate.
 const ADAPT: Duration = Duration::from_secs(1);
 /// A file costs about as much time as moving so many bytes.
@@ -198,7 +200,7 @@ impl<'a> Migration<'a> {
         // What was finished under other terms is not finished, nor is it if other directories have these paths now.
         let terms = format!("{} {:?} {:?}", self.options.terms(), self.source_inode, self.target_inode);
         let job = Job { key, terms, made_root: self.is_fresh };
-        let (state, earlier) = State::open(path, &job, self.clock(), self.options.restart)?;
+        let (state, earlier) = State::open(path, &job, self.next_tick(), self.options.restart)?;
         (self.state, self.earlier) = (Some(state), earlier);
         Ok(())
     }
@@ -276,6 +278,20 @@ impl<'a> Migration<'a> {
             (Some(state), Some(noted)) => state.checkpoint(&noted, now),
             _ => Ok(()),
         }
+    }
+
+    /// The moment to which the destination's clock goes on next: what was there before is older, and what comes now is not.
+    fn next_tick(&self) -> Moment {
+        let before = self.clock();
+        // Where times are kept by the second, what came within this one is taken for ours.
+        for _ in 0..TICK_LOOKS {
+            let now = self.clock();
+            if now > before {
+                return now;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        before
     }
 
     /// By the destination, whose clock may be another machine's; earlier rather than later.

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
-use sys::file::FileStamp;
+use sys::file::{FileStamp, Moment};
 use sys::{Mode, OFlags};
 
 /// A directory at the destination, kept with the source's.
@@ -20,11 +20,13 @@ pub(crate) struct Place {
     pub(crate) unlisted: AtomicBool,
     /// It was closed to its owner, who opened it: the mode that it had.
     pub(crate) opened: Option<u32>,
+    /// Of its content, when it was found; `None` if this run made it.
+    pub(crate) changed: Option<Moment>,
 }
 
 impl Place {
     pub(crate) fn new(fd: Option<OwnedFd>, is_fresh: bool) -> Self {
-        Self { fd, is_fresh, unlisted: AtomicBool::new(false), opened: None }
+        Self { fd, is_fresh, unlisted: AtomicBool::new(false), opened: None, changed: None }
     }
 
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -50,8 +50,13 @@ impl Visitor for Migration<'_> {
             if self.is_missing {
                 return Some(Place::new(None, true));
             }
-            return match self.target.try_clone().map_err(Failure::destination("open")) {
-                Ok(target) => Some(Place::new(Some(target), self.is_fresh)),
+            let target = self.target.try_clone().map_err(Failure::destination("open"));
+            let place = target.and_then(|target| match self.is_fresh {
+                true => Ok(Place::new(Some(target), true)),
+                false => self.existing(target),
+            });
+            return match place {
+                Ok(place) => Some(place),
                 Err(failure) => {
                     self.trouble_at(Kind::Directory, "".into(), &failure);
                     None
@@ -252,8 +257,8 @@ impl Migration<'_> {
 
     pub(super) fn existing(&self, found: OwnedFd) -> Result<Place, Failure> {
         let mut opened = None;
+        let seen = stamp(&found).map_err(Failure::destination("read attributes of"))?;
         if !self.myself.is_root() && !self.options.dry_run {
-            let seen = stamp(&found).map_err(Failure::destination("read attributes of"))?;
             // Its owner may change what is in it, and says so for the time of that.
             if seen.mode & 0o700 != 0o700 && self.myself.owns(&seen) {
                 set_mode(&found, seen.mode | 0o700)?;
@@ -261,7 +266,7 @@ impl Migration<'_> {
             }
         }
         let mut place = Place::new(Some(found), false);
-        place.opened = opened;
+        (place.opened, place.changed) = (opened, Some(seen.mtime));
         Ok(place)
     }
 
@@ -316,6 +321,10 @@ impl Migration<'_> {
         }
         let found = stamp(target).map_err(Failure::destination("read attributes of"))?;
         if self.options.existing == super::options::Existing::Keep && !self.was_made(directory, target, &found) {
+            // What came into it or went, went as at the source.
+            if directory.kept.changed.is_some_and(|before| before != found.mtime) {
+                attributes::give_times(target, seen)?;
+            }
             return self.closed(directory).map(|()| None);
         }
         let (changed, unset) = attributes::align(self.myself, source, seen, target)?;
