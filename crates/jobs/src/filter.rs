@@ -113,10 +113,17 @@ impl Filter {
         })
     }
 
-    fn wants(&self, name: &[u8], is_directory: bool, path: impl Fn() -> Vec<u8>) -> bool {
+    /// As [`wants_name`](Self::wants_name), where only the way from the root is known.
+    pub(crate) fn wants(&self, name: &[u8], is_directory: bool, path: impl Fn() -> Vec<u8>) -> bool {
         self.exclude.is_empty()
             || !self.exclude.matches(name, is_directory, &path)
             || self.include.matches(name, is_directory, &path)
+    }
+
+    /// Whether [`wants_file`](Self::wants_file) may leave anything out.
+    pub(crate) fn asks_of_files(&self) -> bool {
+        let Self { min_size, max_size, newer_than, older_than, owners, .. } = self;
+        min_size.is_some() || max_size.is_some() || newer_than.is_some() || older_than.is_some() || !owners.is_empty()
     }
 
     /// Whether the job is for a regular file, by all but its name.

@@ -13,6 +13,8 @@ use sys::xattr;
 
 /// Permission bits, with set-uid, set-gid and sticky.
 const PERMISSIONS: u32 = 0o7777;
+const ACL: &CStr = c"system.posix_acl_access";
+const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 /// Names, or their beginnings where they end in a dot or underscore, of what is not part of a file.
 const PLACES: [&[u8]; 13] = [
     b"trusted.hsm",
@@ -61,20 +63,24 @@ impl Myself {
         stamp.uid == self.uid && stamp.gid == self.gid
     }
 
-    /// Gives a file its owner and group. Who is not root keeps the group where it may, and no owner.
-    fn give(
-        self,
-        stamp: &FileStamp,
-        chown: impl Fn(Option<Uid>, Option<Gid>) -> rustix::io::Result<()>,
-    ) -> io::Result<()> {
+    /// Gives a file its owner and group. Who is not root keeps the group where it may, and no owner. Gives the mode that it may have then: set-uid and
+    /// set-gid bits were meant for the owner and group of the source.
+    fn give(self, stamp: &FileStamp, target: BorrowedFd<'_>) -> Result<u32, Failure> {
         let gid = Some(Gid::from_raw(stamp.gid));
-        if self.is_root() {
-            return Ok(chown(Some(Uid::from_raw(stamp.uid)), gid)?);
+        let uid = self.is_root().then(|| Uid::from_raw(stamp.uid));
+        let mut mode = stamp.mode & PERMISSIONS;
+        match rustix::fs::chownat(target, c"", uid, gid, AtFlags::EMPTY_PATH) {
+            Err(Errno::PERM) if !self.is_root() => {
+                if FileType::from_raw_mode(stamp.mode) != FileType::Directory {
+                    mode &= !0o2000;
+                }
+            }
+            other => other.map_err(Failure::destination("set the owner of"))?,
         }
-        match chown(None, gid) {
-            Err(Errno::PERM) => Ok(()),
-            other => Ok(other?),
+        if !self.is_root() && stamp.uid != self.uid {
+            mode &= !0o4000;
         }
+        Ok(mode)
     }
 }
 
@@ -102,35 +108,84 @@ fn is_unsupported(error: &io::Error) -> bool {
     error.raw_os_error().map(Errno::from_raw_os_error) == Some(Errno::NOTSUP)
 }
 
+/// How a file came about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Made {
+    /// That was asked for.
+    pub(crate) mode: u32,
+    /// In a directory that may give what is made in it another group than the process's, and an ACL.
+    pub(crate) inherits: bool,
+}
+
+impl Made {
+    /// A file in such a place.
+    pub(crate) fn for_file(stamp: &FileStamp, names: &[CString], is_fresh: bool) -> Self {
+        Self { mode: if is_fresh { first_mode(stamp, names) } else { 0o600 }, inherits: !is_fresh }
+    }
+}
+
+/// Takes from a directory that this process has just made what it has from the one above it: nobody else may enter it, and nothing goes on to what is
+/// made in it.
+pub(crate) fn strip(myself: Myself, directory: BorrowedFd<'_>) -> Result<(), Failure> {
+    for name in [ACL, DEFAULT_ACL] {
+        // There are none, or none on this filesystem.
+        let _ = xattr::remove(directory, name);
+    }
+    let found = sys::file::stamp(directory).map_err(Failure::destination("read attributes of"))?;
+    if found.gid != myself.gid {
+        match rustix::fs::fchown(directory, None, Some(Gid::from_raw(myself.gid))) {
+            Err(Errno::PERM) => {}
+            other => other.map_err(Failure::destination("set the owner of"))?,
+        }
+    }
+    if found.mode & PERMISSIONS != 0o700 { set_mode(directory, 0o700) } else { Ok(()) }
+}
+
 /// The mode that a file which is made for `stamp` has until it has its owner and attributes: nobody may do more with it than with the source.
-pub(crate) fn first_mode(stamp: &FileStamp, names: &[CString]) -> u32 {
+fn first_mode(stamp: &FileStamp, names: &[CString]) -> u32 {
     // Set-uid bits count for the owner, and an ACL's mask looks like the group's permissions.
     let plain = names.is_empty() && stamp.mode & 0o7000 == 0;
     if plain { stamp.mode & 0o777 | 0o600 } else { 0o600 }
 }
 
-/// Gives a file that was just made with `mode`, or a directory, all that `stamp` and the source's attributes say, times last.
+/// Gives a file that was just made, or a directory, all that `stamp` and the source's attributes say, times last.
 pub(crate) fn give(
     myself: Myself,
     source: BorrowedFd<'_>,
     stamp: &FileStamp,
     names: &[CString],
     target: BorrowedFd<'_>,
-    mode: u32,
+    made: Made,
 ) -> Result<Option<Unset>, Failure> {
-    if !myself.makes(stamp) {
-        let owned = myself.give(stamp, |uid, gid| rustix::fs::fchown(target, uid, gid));
-        owned.map_err(Failure::destination("set the owner of"))?;
-    }
-    let unset = give_attributes(source, names, target)?;
-    if mode != stamp.mode & PERMISSIONS {
-        set_mode(target, stamp)?;
+    let (mode, unset) = give_all(myself, source, stamp, names, target, made)?;
+    if made.inherits || made.mode != mode {
+        set_mode(target, mode)?;
     }
     give_times(target, stamp)?;
     Ok(unset)
 }
 
-/// Makes a file that was there before agree with the source in all but its content. Whether there was anything to do.
+/// All but mode and times. Gives the mode that is right.
+fn give_all(
+    myself: Myself,
+    source: BorrowedFd<'_>,
+    stamp: &FileStamp,
+    names: &[CString],
+    target: BorrowedFd<'_>,
+    made: Made,
+) -> Result<(u32, Option<Unset>), Failure> {
+    let mut mode = stamp.mode & PERMISSIONS;
+    if made.inherits || !myself.makes(stamp) {
+        mode = myself.give(stamp, target)?;
+    }
+    if made.inherits && !names.iter().any(|name| name.as_c_str() == ACL) {
+        // There is none, or none on this filesystem.
+        let _ = xattr::remove(target, ACL);
+    }
+    Ok((mode, give_attributes(source, names, target)))
+}
+
+/// Makes a file that was there before agree with the source in all but its content. Whether there was anything to do. The descriptors may be `O_PATH`.
 pub(crate) fn align(
     myself: Myself,
     source: BorrowedFd<'_>,
@@ -138,25 +193,31 @@ pub(crate) fn align(
     target: BorrowedFd<'_>,
 ) -> Result<(bool, Option<Unset>), Failure> {
     let found = sys::file::stamp(target).map_err(Failure::destination("read attributes of"))?;
-    let mut changed = false;
-    let owner_differs = if myself.is_root() { found.uid != stamp.uid } else { false };
-    if owner_differs || found.gid != stamp.gid {
-        let owned = myself.give(stamp, |uid, gid| rustix::fs::fchown(target, uid, gid));
-        owned.map_err(Failure::destination("set the owner of"))?;
+    let (mut changed, mut mode) = (false, stamp.mode & PERMISSIONS);
+    if (found.uid, found.gid) != (stamp.uid, stamp.gid) {
+        mode = myself.give(stamp, target)?;
         changed = myself.is_root();
     }
     let (aligned, unset) = align_attributes(source, target)?;
     changed |= aligned;
-    if changed || found.mode & PERMISSIONS != stamp.mode & PERMISSIONS {
-        set_mode(target, stamp)?;
+    if changed || found.mode & PERMISSIONS != mode {
+        set_mode(target, mode)?;
         changed = true;
     }
     Ok((changed, unset))
 }
 
-fn set_mode(target: BorrowedFd<'_>, stamp: &FileStamp) -> Result<(), Failure> {
-    let mode = Mode::from_raw_mode(stamp.mode & PERMISSIONS);
-    rustix::fs::fchmod(target, mode).map_err(Failure::destination("set the mode of"))
+/// Of any descriptor, also one that is `O_PATH`.
+fn set_mode(target: BorrowedFd<'_>, mode: u32) -> Result<(), Failure> {
+    let mode = Mode::from_raw_mode(mode);
+    let set = match rustix::fs::fchmod(target, mode) {
+        Err(Errno::BADF) => {
+            let path = format!("/proc/self/fd/{}", target.as_raw_fd());
+            rustix::fs::chmodat(CWD, path, mode, AtFlags::empty())
+        }
+        other => other,
+    };
+    set.map_err(Failure::destination("set the mode of"))
 }
 
 /// Access and change of content, as the source has them.
@@ -169,21 +230,23 @@ fn times(stamp: &FileStamp) -> Timestamps {
     Timestamps { last_access: spec(stamp.atime), last_modification: spec(stamp.mtime) }
 }
 
-fn give_attributes(
-    source: BorrowedFd<'_>,
-    names: &[CString],
-    target: BorrowedFd<'_>,
-) -> Result<Option<Unset>, Failure> {
+fn give_attributes(source: BorrowedFd<'_>, names: &[CString], target: BorrowedFd<'_>) -> Option<Unset> {
     let mut unset = None;
     for name in names {
-        let value = xattr::get(source, name.as_c_str()).map_err(Failure::source("read attributes of"))?;
-        // Gone since it was listed, then.
-        let Some(value) = value else { continue };
-        if let Err(error) = xattr::set(target, name.as_c_str(), &value) {
-            unset.get_or_insert(cannot("set", name, &error));
+        match xattr::get(source, name.as_c_str()) {
+            Ok(Some(value)) => {
+                if let Err(error) = xattr::set(target, name.as_c_str(), &value) {
+                    unset.get_or_insert(cannot("set", name, &error));
+                }
+            }
+            // Gone since it was listed.
+            Ok(None) => {}
+            Err(error) => {
+                unset.get_or_insert(cannot("read", name, &error));
+            }
         }
     }
-    Ok(unset)
+    unset
 }
 
 /// Whether something was changed, and what could not be.
@@ -192,8 +255,9 @@ fn align_attributes(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(b
     let found = found.map_err(Failure::destination("list the attributes of"))?;
     let (mut changed, mut unset) = (false, None);
     for name in found.iter().filter(|name| !wanted.contains(name)) {
-        // The kernel's security modules give files theirs, and take it badly if they are taken away.
-        if name.to_bytes().starts_with(b"security.") && name.to_bytes() != b"security.capability" {
+        let bytes = name.to_bytes();
+        // The kernel's security modules give files theirs, and take it badly if they are taken away. NFS shows every file's mode as ACLs.
+        if bytes.starts_with(b"security.") && bytes != b"security.capability" || bytes.starts_with(b"system.nfs4_") {
             continue;
         }
         match xattr::remove(target, name.as_c_str()) {
@@ -204,8 +268,14 @@ fn align_attributes(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(b
         }
     }
     for name in &wanted {
-        let value = xattr::get(source, name.as_c_str()).map_err(Failure::source("read attributes of"))?;
-        let Some(value) = value else { continue };
+        let value = match xattr::get(source, name.as_c_str()) {
+            Ok(Some(value)) => value,
+            Ok(None) => continue,
+            Err(error) => {
+                unset.get_or_insert(cannot("read", name, &error));
+                continue;
+            }
+        };
         if found.contains(name) && xattr::get(target, name.as_c_str()).ok().flatten().as_ref() == Some(&value) {
             continue;
         }
@@ -229,17 +299,11 @@ pub(crate) fn give_node(
     source: BorrowedFd<'_>,
     stamp: &FileStamp,
     target: BorrowedFd<'_>,
+    made: Made,
 ) -> Result<Option<Unset>, Failure> {
-    if !myself.makes(stamp) {
-        let owned = myself.give(stamp, |uid, gid| rustix::fs::chownat(target, c"", uid, gid, AtFlags::EMPTY_PATH));
-        owned.map_err(Failure::destination("set the owner of"))?;
-    }
-    let unset = give_attributes(source, &names(source)?, target)?;
+    let (mode, unset) = give_all(myself, source, stamp, &names(source)?, target, made)?;
     if FileType::from_raw_mode(stamp.mode) != FileType::Symlink {
-        let path = format!("/proc/self/fd/{}", target.as_raw_fd());
-        let mode = Mode::from_raw_mode(stamp.mode & PERMISSIONS);
-        let set = rustix::fs::chmodat(CWD, path, mode, AtFlags::empty());
-        set.map_err(Failure::destination("set the mode of"))?;
+        set_mode(target, mode)?;
     }
     rustix::fs::utimensat(target, c"", &times(stamp), AtFlags::EMPTY_PATH)
         .map_err(Failure::destination("set the times of"))?;

@@ -5,15 +5,16 @@
 
 use super::Migration;
 use super::attributes::{self, Unset};
-use super::spot::{Spot, unlink};
+use super::spot::{Spot, node, unlink};
 use crate::content::{Compared, compare, fill};
 use crate::failure::Failure;
 use crate::report::Did;
 use model::Extent;
+use rustix::fs::AtFlags;
 use rustix::io::Errno;
 use std::cell::RefCell;
 use std::fs::File;
-use std::os::fd::{AsFd as _, BorrowedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
@@ -150,6 +151,9 @@ impl Migration<'_> {
             && existing.size == source.size
             && self.granularity.same(source.mtime, existing.mtime)
         {
+            if self.is_shared(source, existing) && matches!(policy, Existing::Update | Existing::Newer) {
+                return Ok(Verdict::Replace);
+            }
             if !self.is_doubtful(existing) || self.has_same_content(spot)? {
                 return Ok(Verdict::Same);
             }
@@ -183,6 +187,13 @@ impl Migration<'_> {
         })
     }
 
+    /// Whether it is one file with others that the source has by themselves, or one of somebody else's with another name: to bring it in line would be to
+    /// change those.
+    fn is_shared(&self, source: &FileStamp, existing: &FileStamp) -> bool {
+        let owners_differ = self.myself.is_root() && (source.uid, source.gid) != (existing.uid, existing.gid);
+        existing.nlink > 1 && (source.nlink < 2 || owners_differ)
+    }
+
     fn has_same_content(&self, spot: Spot<'_>) -> Result<bool, Failure> {
         let (source, target) = (self.open_source(spot)?, open_target(spot)?);
         Ok(compare(&source, &target, |_| self.is_stopped())? == Compared::Same)
@@ -196,7 +207,16 @@ impl Migration<'_> {
         if self.options.existing == super::options::Existing::Keep || self.options.dry_run {
             return Ok(Done { verify, ..Done::plain(Did::Same) });
         }
-        let (from, to) = (self.open_source(spot)?, open_target(spot)?);
+        let Some(directory) = spot.place().fd() else { return Ok(Done::plain(Did::Same)) };
+        // Only to be looked at: an open would restore what is released.
+        let from = node(spot.source(), spot.name()).map_err(Failure::source("open"))?;
+        let to = node(directory, spot.name()).map_err(Failure::destination("open"))?;
+        regular(stamp(&from).map_err(Failure::source("read attributes of"))?)?;
+        let found = stamp(&to).map_err(Failure::destination("read attributes of"))?;
+        // Whoever may write into the directory may have put something else there, to have it given away.
+        if (found.dev, found.ino) != (existing.dev, existing.ino) || self.is_shared(source, &found) {
+            return Err(Failure::destination("bring in line")(Errno::BUSY));
+        }
         let (changed, unset) = attributes::align(self.myself, from.as_fd(), source, to.as_fd())?;
         let did = if changed { Did::Updated } else { Did::Same };
         Ok(Done { verify, ..self.done(did, 0, unset) })
@@ -220,13 +240,10 @@ impl Migration<'_> {
             self.tally.moved(seen.size);
             return Ok(Done { bytes: seen.size, ..Done::plain(Did::Copied) });
         }
-        if existing.is_some_and(is_directory) {
-            self.remove_tree(spot.directory, spot.bytes)?;
-        }
         let mut source = OpenFile::new(source, spot.name());
         for attempt in 1.. {
             let last = attempt == TRIES;
-            match self.copied(spot, &source, existing.is_some(), &seen, last) {
+            match self.copied(spot, &source, existing, &seen, last) {
                 Ok((did, unset)) => {
                     let verify = (self.options.verify && did == Did::Copied).then_some(seen);
                     return Ok(Done { verify, ..self.done(did, seen.size, unset) });
@@ -250,25 +267,28 @@ impl Migration<'_> {
         &self,
         spot: Spot<'_>,
         source: &OpenFile,
-        replace: bool,
+        existing: Option<&FileStamp>,
         seen: &FileStamp,
         last: bool,
     ) -> Result<(Did, Option<Unset>), Halt> {
         let Some(directory) = spot.place().fd() else { return Ok((Did::Copied, None)) };
         let names = attributes::names(source.file())?;
-        let mode = attributes::first_mode(seen, &names);
+        let made = attributes::Made::for_file(seen, &names, spot.place().is_fresh);
+        let replace = existing.is_some();
         let direct = !replace && seen.size <= DIRECT_BYTES;
         let name = if direct { spot.name().to_owned() } else { self.temporary() };
-        let target = make(directory, &name, mode)?;
+        let target = make(directory, &name, made.mode)?;
         let mut unfinished = Unfinished { directory, name, kept: false };
         let target = self.content(source, seen, target)?;
-        let unset = attributes::give(self.myself, source.file().as_fd(), seen, &names, target.as_fd(), mode)?;
+        let unset = attributes::give(self.myself, source.file().as_fd(), seen, &names, target.as_fd(), made)?;
         let after = stamp(source.file()).map_err(Failure::source("read attributes of"))?;
         let unchanged = (after.size, after.mtime, after.ctime) == (seen.size, seen.mtime, seen.ctime);
         if !unchanged && !last {
             return Err(Halt::Changed);
         }
-        if replace {
+        if existing.is_some_and(is_directory) {
+            self.remove_tree(spot.directory, spot.bytes)?;
+        } else if existing.is_some() {
             self.keep_old(spot.directory, spot.bytes)?;
         }
         if !direct {
@@ -328,6 +348,10 @@ impl Migration<'_> {
             }
         } else {
             open(flags)
+        };
+        let opened = match opened {
+            Err(Errno::AGAIN) => after_lease(spot.source(), spot.name()),
+            other => other.map_err(std::io::Error::from),
         };
         Ok(opened.map_err(Failure::source("open"))?.into())
     }
@@ -396,8 +420,21 @@ fn regular(stamp: FileStamp) -> Result<FileStamp, Failure> {
 pub(super) fn open_target(spot: Spot<'_>) -> Result<File, Failure> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let Some(directory) = spot.place().fd() else { return Err(Failure::destination("open")(Errno::NOENT)) };
-    let opened = rustix::fs::openat(directory, spot.name(), flags, Mode::empty());
+    let opened = match rustix::fs::openat(directory, spot.name(), flags, Mode::empty()) {
+        Err(Errno::AGAIN) => after_lease(directory, spot.name()),
+        other => other.map_err(std::io::Error::from),
+    };
     Ok(opened.map_err(Failure::destination("open"))?.into())
+}
+
+/// Opens a file of which somebody has a lease (a file server, say), who gives it back soon or loses it. Only of a regular file is there such a thing to
+/// be waited for.
+fn after_lease(directory: BorrowedFd<'_>, name: &Path) -> std::io::Result<OwnedFd> {
+    let found = node(directory, name)?;
+    if !stamp(&found)?.is_regular {
+        return Err(Errno::LOOP.into());
+    }
+    sys::file::reopen(&found, OFlags::RDONLY)
 }
 
 fn make(directory: BorrowedFd<'_>, name: &Path, mode: u32) -> Result<File, Failure> {
@@ -413,11 +450,36 @@ pub(super) fn take_place(directory: BorrowedFd<'_>, made: &Path, name: &Path, re
     } else {
         match sys::file::rename_noreplace(directory, made, directory, name) {
             // A filesystem that does not know it.
-            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => {
-                rustix::fs::renameat(directory, made, directory, name).map_err(std::io::Error::from)
-            }
+            Err(error) if error.raw_os_error() == Some(Errno::INVAL.raw_os_error()) => name_anew(directory, made, name),
             other => other,
         }
     };
     renamed.map_err(Failure::destination("give its name to"))
+}
+
+/// A second name is never one that is taken. Where files can have no second one, there is only the rename.
+fn name_anew(directory: BorrowedFd<'_>, made: &Path, name: &Path) -> std::io::Result<()> {
+    match rustix::fs::linkat(directory, made, directory, name, AtFlags::empty()) {
+        Ok(()) => unlink(directory, made),
+        Err(Errno::EXIST) => Err(Errno::EXIST.into()),
+        Err(_) => Ok(rustix::fs::renameat(directory, made, directory, name)?),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_taken_meanwhile_is_not_replaced() {
+        let scratch = testkit::Scratch::new("name-anew");
+        let directory = File::open(scratch.path()).unwrap();
+        let give = |made: &str| name_anew(directory.as_fd(), Path::new(made), Path::new("name"));
+        std::fs::write(scratch.join("one"), "one").unwrap();
+        std::fs::write(scratch.join("two"), "two").unwrap();
+        give("one").unwrap();
+        assert_eq!(give("two").unwrap_err().kind(), std::io::ErrorKind::AlreadyExists);
+        assert_eq!(std::fs::read(scratch.join("name")).unwrap(), b"one");
+        assert!(!scratch.join("one").exists() && scratch.join("two").exists());
+    }
 }

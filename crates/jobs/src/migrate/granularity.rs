@@ -1,8 +1,11 @@
 //! How finely a filesystem keeps times.
 
 use rustix::fs::{AtFlags, Timespec, Timestamps};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::PREFIX;
 use sys::file::{Moment, stamp};
 use sys::{Mode, OFlags};
 
@@ -54,7 +57,20 @@ impl Granularity {
 /// A file without a name, which vanishes when it is closed.
 pub(crate) fn unnamed(directory: impl AsFd) -> io::Result<OwnedFd> {
     let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
-    Ok(rustix::fs::openat(directory, c".", flags, Mode::RUSR | Mode::WUSR)?)
+    let directory = directory.as_fd();
+    match rustix::fs::openat(directory, c".", flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok(file),
+        // NFS and FAT, among others, know no such files.
+        Err(_) => soon_unnamed(directory),
+    }
+}
+
+fn soon_unnamed(directory: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+    let name = format!("{PREFIX}time-{:016x}", RandomState::new().hash_one(std::process::id()));
+    let flags = OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::RDWR | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(directory, &name, flags, Mode::RUSR | Mode::WUSR)?;
+    rustix::fs::unlinkat(directory, &name, AtFlags::empty())?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -78,5 +94,15 @@ mod tests {
         assert!(!Granularity::FINEST.same((5, 7), (5, 0)), "a change within the second shows");
         let here = Granularity::of(std::fs::File::open(std::env::temp_dir()).unwrap()).unwrap();
         assert!(here.0 <= SECOND);
+    }
+
+    #[test]
+    fn a_filesystem_without_unnamed_files_has_one_that_loses_its_name() {
+        let scratch = testkit::Scratch::new("unnamed");
+        let directory = std::fs::File::open(scratch.path()).unwrap();
+        let file = soon_unnamed(directory.as_fd()).unwrap();
+        assert_eq!(stamp(&file).unwrap().nlink, 0);
+        let mut names = std::fs::read_dir(scratch.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert!(names.all(|name| !name.to_str().unwrap().starts_with(PREFIX)));
     }
 }

@@ -80,9 +80,6 @@ impl Migration<'_> {
                     Verdict::Same => return Ok(Some(Done::plain(Did::Same))),
                     Verdict::Refuse(why) => return Ok(Some(Done::with_note(Did::Refused, why))),
                 }
-                if is_directory(existing) {
-                    self.remove_tree(spot.directory, spot.bytes)?;
-                }
                 true
             }
             None => false,
@@ -93,11 +90,14 @@ impl Migration<'_> {
             Err(error) if error.raw_os_error() == Some(Errno::MLINK.raw_os_error()) => return Ok(None),
             Err(error) => return Err(Failure::destination("give another name to")(error)),
         }
-        let replaced = || {
-            self.keep_old(spot.directory, spot.bytes)?;
+        let take = || {
+            match existing.is_some_and(is_directory) {
+                true => self.remove_tree(spot.directory, spot.bytes)?,
+                false => self.keep_old(spot.directory, spot.bytes)?,
+            }
             take_place(directory, &name, spot.name(), true)
         };
-        if replace && let Err(failure) = replaced() {
+        if replace && let Err(failure) = take() {
             // The error is told; what could not be finished is not to stay.
             let _ = unlink(directory, &name);
             return Err(failure);

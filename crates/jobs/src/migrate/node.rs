@@ -59,13 +59,14 @@ impl Migration<'_> {
         if self.options.dry_run {
             return Ok(Done::plain(Did::Copied));
         }
-        if existing.is_some_and(is_directory) {
-            self.remove_tree(spot.directory, spot.bytes)?;
-        }
         // Its owner and times come after it: what replaces something does so when it has them.
         let name = if existing.is_some() { self.temporary() } else { spot.name().to_owned() };
         making.make(directory, &name).map_err(Failure::destination("make"))?;
-        let finished = self.node_finished(source, seen, directory, &name).and_then(|unset| {
+        let inherits = !spot.place().is_fresh;
+        let finished = self.node_finished(source, seen, directory, &name, inherits).and_then(|unset| {
+            if existing.is_some_and(is_directory) {
+                self.remove_tree(spot.directory, spot.bytes)?;
+            }
             if existing.is_some() {
                 self.keep_old(spot.directory, spot.bytes)?;
                 take_place(directory, &name, spot.name(), true)?;
@@ -85,6 +86,7 @@ impl Migration<'_> {
         seen: &FileStamp,
         directory: BorrowedFd<'_>,
         name: &Path,
+        inherits: bool,
     ) -> Result<Option<attributes::Unset>, Failure> {
         let made = node(directory, name).map_err(Failure::destination("open"))?;
         let found = stamp(&made).map_err(Failure::destination("read attributes of"))?;
@@ -92,7 +94,8 @@ impl Migration<'_> {
         if (found.mode ^ seen.mode) & 0o170_000 != 0 || found.nlink != 1 || !self.myself.owns(&found) {
             return Err(Failure::destination("make")(Errno::BUSY));
         }
-        attributes::give_node(self.myself, source.as_fd(), seen, made.as_fd())
+        let how = attributes::Made { mode: 0o600, inherits };
+        attributes::give_node(self.myself, source.as_fd(), seen, made.as_fd(), how)
     }
 
     fn judge_node(

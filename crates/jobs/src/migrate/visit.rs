@@ -52,7 +52,7 @@ impl Visitor for Migration<'_> {
             }
             let target = self.target.try_clone().map_err(Failure::destination("open"));
             let place = target.and_then(|target| match self.is_fresh {
-                true => Ok(Place::new(Some(target), true)),
+                true => attributes::strip(self.myself, target.as_fd()).map(|()| Place::new(Some(target), true)),
                 false => self.existing(target),
             });
             return match place {
@@ -232,26 +232,27 @@ impl Migration<'_> {
         if !parent.kept.is_fresh {
             match open(above, name) {
                 Ok(found) => return self.existing(found),
-                Err(Errno::NOENT) if dry => return Ok(Place::new(None, true)),
-                Err(Errno::NOENT) => {}
-                Err(Errno::NOTDIR | Errno::LOOP) => {
+                Err(failure) if failure.errno() == Some(Errno::NOENT) && dry => return Ok(Place::new(None, true)),
+                Err(failure) if failure.errno() == Some(Errno::NOENT) => {}
+                Err(failure) if matches!(failure.errno(), Some(Errno::NOTDIR | Errno::LOOP)) => {
                     self.make_way(parent, name)?;
                     if dry {
                         return Ok(Place::new(None, true));
                     }
                 }
-                Err(error) => return Err(Failure::destination("open the directory")(error)),
+                Err(failure) => return Err(failure),
             }
         }
         match make() {
             Ok(()) => {}
             // Somebody else was faster.
-            Err(Errno::EXIST) => {
-                return self.existing(open(above, name).map_err(Failure::destination("open the directory"))?);
-            }
+            Err(Errno::EXIST) => return self.existing(open(above, name)?),
             Err(error) => return Err(Failure::destination("make the directory")(error)),
         }
-        let made = open(above, name).map_err(Failure::destination("open the directory"))?;
+        let made = open(above, name)?;
+        if !parent.kept.is_fresh {
+            attributes::strip(self.myself, made.as_fd())?;
+        }
         Ok(Place::new(Some(made), true))
     }
 
@@ -316,7 +317,8 @@ impl Migration<'_> {
         let (source, seen) = (directory.fd(), directory.stamp());
         if directory.kept.is_fresh {
             let names = attributes::names(source)?;
-            let unset = attributes::give(self.myself, source, seen, &names, target, 0o700)?;
+            let made = attributes::Made { mode: 0o700, inherits: false };
+            let unset = attributes::give(self.myself, source, seen, &names, target, made)?;
             return Ok(Some(self.done(Did::Copied, 0, unset)));
         }
         let found = stamp(target).map_err(Failure::destination("read attributes of"))?;
@@ -342,9 +344,19 @@ fn set_mode(directory: impl AsFd, mode: u32) -> Result<(), Failure> {
     set.map_err(Failure::destination("set the mode of"))
 }
 
-fn open(directory: BorrowedFd<'_>, name: &[u8]) -> rustix::io::Result<OwnedFd> {
-    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::openat(directory, as_path(name), flags, Mode::empty())
+/// A directory of the destination. What is mounted there is not entered: a sync of the destination would not be one of that, and what is in it
+/// may be of others.
+fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Failure> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW;
+    sys::file::open_within(directory, as_path(name), flags, Mode::empty()).map_err(|error| {
+        match error.raw_os_error().map(Errno::from_raw_os_error) {
+            Some(Errno::XDEV) => {
+                let why = io::Error::other("something else is mounted there; migrate into that by itself");
+                Failure::destination("enter the directory")(why)
+            }
+            _ => Failure::destination("open the directory")(error),
+        }
+    })
 }
 
 fn kind_told(kind: FileType) -> Kind {

@@ -121,6 +121,7 @@ impl<'a, V: Visitor> Walker<'a, V> {
         let directory = Arc::new(Directory::new(None, Box::default(), root, found, kept));
         self.lock().busy = 1;
         std::thread::scope(|scope| {
+            let first = Busy(self);
             for index in 1..self.pace.most() {
                 let worker = move || self.work(index);
                 if let Err(error) = std::thread::Builder::new().name("walk".to_owned()).spawn_scoped(scope, worker) {
@@ -129,7 +130,7 @@ impl<'a, V: Visitor> Walker<'a, V> {
                 }
             }
             self.tree(directory, &mut Buffer::new());
-            self.rested();
+            drop(first);
             self.work(0);
         });
         Ok(())
@@ -191,6 +192,7 @@ impl<'a, V: Visitor> Walker<'a, V> {
     fn work(&self, index: usize) {
         let mut buffer = Buffer::new();
         while let Some(task) = self.next(index) {
+            let _busy = Busy(self);
             match task {
                 Task::Enter { parent, name } => {
                     if let Some(directory) = self.open(&parent, name) {
@@ -206,7 +208,6 @@ impl<'a, V: Visitor> Walker<'a, V> {
                     self.release(directory);
                 }
             }
-            self.rested();
         }
     }
 
@@ -236,6 +237,13 @@ impl<'a, V: Visitor> Walker<'a, V> {
     fn rested(&self) {
         let mut shared = self.lock();
         shared.busy -= 1;
+        if std::thread::panicking() {
+            // Whoever waits for what this thread was to do would wait for ever.
+            self.stop.store(true, Ordering::Relaxed);
+            self.pace.set(self.pace.most());
+            shared.waiting.clear();
+            self.everybody();
+        }
         if shared.busy == 0 && shared.waiting.is_empty() {
             self.everybody();
         }
@@ -388,6 +396,15 @@ impl<'a, V: Visitor> Walker<'a, V> {
         }
         let found = stamp(&fd)?;
         Ok(Some((fd, found)))
+    }
+}
+
+/// A thread that works on something.
+struct Busy<'w, 'a, V: Visitor>(&'w Walker<'a, V>);
+
+impl<V: Visitor> Drop for Busy<'_, '_, V> {
+    fn drop(&mut self) {
+        self.0.rested();
     }
 }
 

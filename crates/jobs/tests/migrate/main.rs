@@ -2,8 +2,13 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a panic is how a test fails")]
 
+mod deleting;
+mod hostile;
+mod inherited;
 mod nasty;
 mod oracle;
 mod passes;
+mod random;
 mod resumed;
+mod walks;
 mod whole;

@@ -53,13 +53,17 @@ impl Watcher for Stopper<'_> {
     }
 }
 
-/// A run by one thread that is interrupted when it tells of something.
-pub(crate) fn interrupt(source: &Path, target: &Path, options: &Options, when: &(dyn Fn(&Event) -> bool + Sync)) {
+/// A run by one thread that is interrupted when it tells of something. Whether it was.
+pub(crate) fn interrupt(
+    source: &Path,
+    target: &Path,
+    options: &Options,
+    when: &(dyn Fn(&Event) -> bool + Sync),
+) -> bool {
     let stop = AtomicBool::new(false);
     let stopper = Stopper { stop: &stop, when };
     let options = Options { threads: Some(1), ..options.clone() };
-    let end = migrate(source, target, &options, &Tally::default(), &stopper, &stop).unwrap();
-    assert!(end.interrupted);
+    migrate(source, target, &options, &Tally::default(), &stopper, &stop).unwrap().interrupted
 }
 
 pub(crate) fn run(source: &Path, target: &Path, options: &Options) -> Ran {

@@ -35,7 +35,7 @@ impl Site {
     }
 
     fn interrupt(&self, options: &Options, when: &(dyn Fn(&Event) -> bool + Sync)) {
-        interrupt(&self.source, &self.target, options, when);
+        assert!(interrupt(&self.source, &self.target, options, when));
     }
 }
 
