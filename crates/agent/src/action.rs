@@ -7,8 +7,10 @@ use model::{ActionId, Command, Extent, Failure, Outcome};
 use proto::{Capabilities, Instruction, Report, ReportBody, Task, WireError, pdm};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+/// The wall clock may have been set meanwhile, and archives' filesystems have clocks of their own. Too early costs only time.
+const CLOCK_SLACK: Duration = Duration::from_secs(60);
 const EINVAL: i32 = 22;
 const ENODATA: i32 = 61;
 const EPROTO: i32 = 71;
@@ -157,9 +159,14 @@ impl Action {
         self.stop
     }
 
-    /// Takes it from a mover that is gone; gives how often that happened before.
+    /// Takes it from a mover that is gone; gives how often that happened before. What that mover has stored is an earlier attempt's to the next one.
     pub fn take_over(&mut self) -> u32 {
         self.handle = None;
+        if self.work.command == Command::Archive && self.work.attempted_since_ms == 0 {
+            let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+            let accepted = now.saturating_sub(self.started.elapsed()).saturating_sub(CLOCK_SLACK);
+            self.work.attempted_since_ms = u64::try_from(accepted.as_millis()).unwrap_or(u64::MAX).max(1);
+        }
         let before = self.takeovers;
         self.takeovers += 1;
         before
@@ -309,5 +316,28 @@ impl From<pdm::ActionStatus> for Addressed {
         let handle = status.handle.map(|h| h.id);
         let ends = status.completed || status.error != 0;
         Self { id, handle, ends, body: Report::try_from(status).map(|report| report.body) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::slots::Slots;
+    use crate::source::MemorySource;
+
+    #[tokio::test]
+    async fn p7_the_next_mover_looks_for_what_the_one_before_it_has_stored() {
+        let attempted = async |command, known| {
+            let work = Work { command, attempted_since_ms: known, ..MemorySource::noop(1, 1) };
+            let slot = Slots::new(1).acquire(1).await.unwrap();
+            let mut action = Action::new(ActionIds::default().next(), work, Instant::now(), slot);
+            assert_eq!((action.as_message().attempted_since_ms, action.take_over()), (known, 0));
+            action.as_message().attempted_since_ms
+        };
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as u64;
+        let since = attempted(Command::Archive, 0).await;
+        assert!(since < now && since + 3_600_000 > now, "{since} at {now}");
+        assert_eq!(attempted(Command::Archive, 7).await, 7, "an earlier attempt is known");
+        assert_eq!(attempted(Command::Restore, 0).await, 0);
     }
 }
