@@ -13,7 +13,8 @@ use crate::transport::{Progress, Transport};
 use crate::uploads::Uploads;
 use futures_util::StreamExt as _;
 use model::Scheme;
-use opendal::{HttpTransporter, Metadata, Operator, options, services};
+use opendal::raw::{OpStat, Service as _, Servicer};
+use opendal::{Builder, HttpTransporter, Metadata, OperationContext, Operator, options, services};
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -38,6 +39,8 @@ pub struct Bucket {
     operator: Operator,
     /// For what is put into the service's usual storage class, whatever the content's is.
     usual: Operator,
+    /// Without what OpenDAL makes of keys that end in a slash: for those, a question of its own would be answered by what lies behind them.
+    bare: Operator,
     engine: Arc<Engine>,
     limits: Limits,
     layout: Layout,
@@ -116,16 +119,16 @@ impl Bucket {
         (uploads, thaws): (Option<Arc<Uploads>>, Option<Arc<Thaws>>),
         whole: Option<Arc<Self>>,
     ) -> Result<Arc<Self>, SettingsError> {
-        let operator = operator(settings)?;
-        let (operator, usual) = match transport {
-            None => (operator.clone(), operator),
+        let (operator, bare) = (operator(settings, false)?, operator(settings, true)?);
+        let (operator, usual, bare) = match transport {
+            None => (operator.clone(), operator, bare),
             Some(transport) => {
                 let over = |operator: Operator| {
                     let context = operator.context().with_http_transport(transport.clone());
                     operator.with_context(context)
                 };
-                let usual = self::operator(&Settings { storage_class: None, ..settings.clone() })?;
-                (over(operator), over(usual))
+                let usual = self::operator(&Settings { storage_class: None, ..settings.clone() }, false)?;
+                (over(operator), over(usual), over(bare))
             }
         };
         let can = operator.info().capability();
@@ -147,6 +150,7 @@ impl Bucket {
         Ok(Arc::new(Self {
             operator,
             usual,
+            bare,
             engine: engine.clone(),
             limits: settings.limits,
             layout: settings.layout,
@@ -313,6 +317,19 @@ impl Bucket {
         }
     }
 
+    /// As [`stat`](Self::stat), of exactly this key, which may end in a slash.
+    pub(crate) async fn stat_exactly(&self, key: &str) -> Result<Option<Metadata>, Fault> {
+        let stat = || async {
+            let found = self.bare.service().stat(self.bare.context(), key, OpStat::default()).await?;
+            Ok(found.into_metadata())
+        };
+        match self.request(stat).await {
+            Ok(metadata) => Ok(Some(metadata)),
+            Err(fault) if fault.is_missing() => self.is_there().await.map(|()| None),
+            Err(fault) => Err(fault),
+        }
+    }
+
     /// Removes keys, whether there is anything or not.
     pub(crate) async fn remove(&self, keys: &[String]) -> Result<(), Fault> {
         if self.traits.removes_many && keys.len() > 1 {
@@ -329,7 +346,8 @@ impl Bucket {
     }
 }
 
-fn operator(settings: &Settings) -> Result<Operator, SettingsError> {
+/// `bare`: with nothing around the service.
+fn operator(settings: &Settings, bare: bool) -> Result<Operator, SettingsError> {
     let root = format!("/{}", settings.prefix);
     let refused = |e: opendal::Error| SettingsError::Refused(crate::fault::shown(e.message()));
     match &settings.service {
@@ -338,7 +356,7 @@ fn operator(settings: &Settings) -> Result<Operator, SettingsError> {
             check_endpoint(&endpoint)?;
             let key = matches!(s3.encryption, Some(Encryption::Customer(_))).then_some("the customer's key");
             check_secrecy(&endpoint, key)?;
-            Operator::new(s3_service(settings, s3, &root)).map_err(refused)
+            opened(s3_service(settings, s3, &root), bare).map_err(refused)
         }
         Service::Azure(azure) => {
             let secret = match &azure.credentials {
@@ -348,15 +366,23 @@ fn operator(settings: &Settings) -> Result<Operator, SettingsError> {
                 AzureCredentials::Key(_) => None,
             };
             settings.endpoint.as_deref().map_or(Ok(()), |endpoint| check_secrecy(endpoint, secret))?;
-            Operator::new(azure_service(settings, azure, &root)).map_err(refused)
+            opened(azure_service(settings, azure, &root), bare).map_err(refused)
         }
         Service::Gcs(gcs) => {
             let secret = (gcs.credentials != GcsCredentials::Anonymous).then_some("the access token");
             settings.endpoint.as_deref().map_or(Ok(()), |endpoint| check_secrecy(endpoint, secret))?;
-            Operator::new(gcs_service(settings, gcs, &root)?).map_err(refused)
+            opened(gcs_service(settings, gcs, &root)?, bare).map_err(refused)
         }
-        Service::Memory => Operator::new(services::Memory::default().root(&root)).map_err(refused),
+        Service::Memory => opened(services::Memory::default().root(&root), bare).map_err(refused),
     }
+}
+
+fn opened<B: Builder>(builder: B, bare: bool) -> opendal::Result<Operator> {
+    if bare {
+        let service: Servicer = Arc::new(builder.build()?);
+        return Ok(Operator::from_parts(OperationContext::default(), service));
+    }
+    Operator::new(builder)
 }
 
 fn s3_region(s3: &S3) -> String {

@@ -1,10 +1,10 @@
-//! `sifaka migrate`: a tree copied into another filesystem, or into a bucket.
+//! `sifaka migrate`: a tree copied into another filesystem, or into or out of a bucket.
 
 use crate::bulk::{BucketArgs, End as Place, FilterArgs, Interrupt, Telling, TellingArgs, ended, state_file};
 use crate::exit::{CliError, Exit, Outcome};
 use crate::render::migrated::human;
 use jobs::JobError;
-use jobs::buckets::upload;
+use jobs::buckets::{download, upload};
 use jobs::migrate::{Existing, Options, migrate};
 use jobs::report::{Tally, Totals};
 use serde::Serialize;
@@ -14,12 +14,12 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "What is in the directory SRC comes into the directory DST, which is made if it is not there: SRC/a/b becomes DST/a/b. \
-A slash at the end of either means nothing. DST may be a bucket: s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or gs://BUCKET/PREFIX; \
-SRC/a/b becomes the object PREFIX/a/b.\n\nWhat is at the destination already stays as it is, and is told if it differs, unless \
+A slash at the end of either means nothing. One of them may be a bucket: s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or \
+gs://BUCKET/PREFIX; SRC/a/b becomes the object PREFIX/a/b, or the other way.\n\nWhat is at the destination already stays as it is, and is told if it differs, unless \
 --update, --newer or --overwrite is given."
 )]
 pub(crate) struct MigrateArgs {
-    /// The directory whose content is copied
+    /// The directory whose content is copied, or a bucket's URL
     src: PathBuf,
     /// The directory into which it comes, or a bucket's URL
     dst: PathBuf,
@@ -56,6 +56,9 @@ pub(crate) struct MigrateArgs {
     /// Say what would be done, and change nothing
     #[arg(short = 'n', long)]
     dry_run: bool,
+    /// From a bucket: give files to whom the objects say. Whoever may write to the bucket says then whose the files are
+    #[arg(long)]
+    owners: bool,
     #[command(flatten)]
     filters: FilterArgs,
     #[command(flatten)]
@@ -108,9 +111,12 @@ pub(crate) fn run(config_file: &Path, args: &MigrateArgs) -> Outcome {
         (Place::Directory, Place::Bucket(bucket)) => {
             upload(&args.src, bucket, &options, &tally, &telling, interrupt.flag())
         }
-        (Place::Bucket(_), _) => Err(JobError::Senseless(
-            "from a bucket nothing is migrated: see `sifaka import` for released files".to_owned(),
-        )),
+        (Place::Bucket(bucket), Place::Directory) => {
+            download(bucket, &args.dst, (&options, args.owners), &tally, &telling, interrupt.flag())
+        }
+        (Place::Bucket(_), Place::Bucket(_)) => {
+            Err(JobError::Senseless("one of the two has to be a directory".to_owned()))
+        }
     };
     let end = telling.during(&tally, job).map_err(|error| ended(&error))?;
     let totals = tally.totals();

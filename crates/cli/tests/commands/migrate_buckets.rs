@@ -3,13 +3,15 @@
 use crate::agent_double::{sifaka, stderr};
 use serde_json::Value;
 use std::fs;
-use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 use testkit::Scratch;
+use testkit::fault_proxy::{Fault, FaultProxy, Reply, When};
 use testkit::services::plain::encoded;
 use testkit::services::{Azurite, FakeGcs, Rgw, S3sFs};
+use testkit::tree::{TreeSpec, assert_same, snapshot};
 
 /// A place for a source, a target, and a configuration that knows how to get into the bucket: by an archive beside what is migrated.
 struct Bed {
@@ -48,6 +50,10 @@ impl Bed {
         command.arg("--state").arg(self.scratch.join("state")).args(args);
         command.arg(source.as_ref()).arg(target.as_ref()).stdin(Stdio::null());
         command
+    }
+
+    fn down(&self, args: &[&str]) -> (Option<i32>, Value, String) {
+        ended(&self.command(&[args, &["--json"]].concat(), &self.url, self.scratch.join("back")).output().unwrap())
     }
 
     fn up(&self, args: &[&str]) -> (Option<i32>, Value, String) {
@@ -113,6 +119,7 @@ fn passes(bed: &Bed, keys: &dyn Fn() -> Vec<String>) {
 
     let (code, totals, said) = bed.up(&["--update"]);
     assert_eq!((code, totals["same"].as_u64(), totals["files"].as_u64()), (Some(0), Some(5), Some(0)), "{said}");
+    assert!(!bed.slashes || totals["updated"].as_u64() == Some(0), "{said}");
     fs::write(source.join("d/small"), "changed").unwrap();
     let (code, totals, said) = bed.up(&[]);
     assert_eq!((code, totals["refused"].as_u64(), totals["files"].as_u64()), (Some(1), Some(1), Some(0)), "{said}");
@@ -135,6 +142,28 @@ fn rgw() -> (Rgw, Bed) {
     server.create_bucket("bucket");
     let bed = Bed::of_s3(&server.endpoint(), server.region());
     (server, bed)
+}
+
+fn azurite() -> (Azurite, Bed) {
+    let server = Azurite::start();
+    server.create_container("bucket");
+    let keys = format!(
+        "endpoint = \"{}\" account = \"{}\"\ncredentials {{ account_key = \"{}\" }}\nlimits {{ part_size = \"5MiB\" }}",
+        server.endpoint(),
+        Azurite::ACCOUNT,
+        Azurite::KEY
+    );
+    (server, Bed::new("az://bucket", &keys))
+}
+
+fn fake_gcs() -> (FakeGcs, Bed) {
+    let server = FakeGcs::start();
+    server.create_bucket("bucket");
+    let keys = format!(
+        "endpoint = \"{}\"\ncredentials {{ anonymous = true }}\nlimits {{ part_size = \"5MiB\" }}",
+        server.endpoint()
+    );
+    (server, Bed { slashes: false, ..Bed::new("gs://bucket", &keys) })
 }
 
 /// What another program sees: the content, the time as rclone reads it, and no trace of what was under way.
@@ -163,42 +192,31 @@ fn p1_a_tree_goes_into_a_bucket_of_s3_and_only_what_changed_goes_again() {
     assert_eq!(server.uploads("bucket"), Vec::<String>::new());
 }
 
+/// It fails when it is asked for a key that ends in a slash, so there is one pass only.
 #[test]
 fn p1_a_tree_goes_into_a_bucket_of_another_make_of_s3() {
     let server = S3sFs::start();
     server.create_bucket("bucket");
-    server.request("PUT", "/bucket/other/file", Some(b"not ours"), &[]).ok();
-    let bed = Bed { slashes: false, ..Bed::of_s3(&server.endpoint(), server.region()) };
-    passes(&bed, &|| server.keys("bucket"));
+    let bed = Bed::of_s3(&server.endpoint(), server.region());
+    build(&bed.source());
+    let (code, totals, said) = bed.up(&["--verify"]);
+    assert_eq!((code, totals["files"].as_u64(), totals["verified"].as_u64()), (Some(0), Some(4), Some(4)), "{said}");
     assert_eq!(server.unfinished(), Vec::<String>::new());
 }
 
 #[test]
 fn p1_a_tree_goes_into_a_container_of_azure() {
-    let server = Azurite::start();
-    server.create_container("bucket");
+    let (server, bed) = azurite();
     let headers = ["x-ms-blob-type: BlockBlob"];
     server.request("PUT", "/bucket/other/file", Some(b"not ours"), &headers).ok();
-    let keys = format!(
-        "endpoint = \"{}\" account = \"{}\"\ncredentials {{ account_key = \"{}\" }}\nlimits {{ part_size = \"5MiB\" }}",
-        server.endpoint(),
-        Azurite::ACCOUNT,
-        Azurite::KEY
-    );
-    passes(&Bed::new("az://bucket", &keys), &|| server.blobs("bucket", false));
+    passes(&bed, &|| server.blobs("bucket", false));
 }
 
 #[test]
 fn p1_a_tree_goes_into_a_bucket_of_google() {
-    let server = FakeGcs::start();
-    server.create_bucket("bucket");
+    let (server, bed) = fake_gcs();
     let path = "/upload/storage/v1/b/bucket/o?uploadType=media&name=other/file";
     server.request("POST", path, Some(b"not ours"), &[]).ok();
-    let keys = format!(
-        "endpoint = \"{}\"\ncredentials {{ anonymous = true }}\nlimits {{ part_size = \"5MiB\" }}",
-        server.endpoint()
-    );
-    let bed = Bed { slashes: false, ..Bed::new("gs://bucket", &keys) };
     passes(&bed, &|| server.objects("bucket"));
 }
 
@@ -267,4 +285,170 @@ fn what_has_no_key_is_told_and_an_archive_is_kept_clear_of() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(5), "{}", stderr(&output));
+}
+
+/// Up and down again: the same files, links and directories, but for what a bucket may not say of files.
+fn there_and_back(bed: &Bed) {
+    let (source, back) = (bed.source(), bed.scratch.join("back"));
+    build(&source);
+    TreeSpec { max_file_bytes: 64 << 10, ..TreeSpec::new(7, 60) }.build(&source.join("d"));
+    // Not those whose names no bucket keeps.
+    let found = Command::new("find")
+        .arg(&source)
+        .args(["-depth", "-name", "*[[:cntrl:]]*", "-o", "-name", "* "])
+        .output()
+        .unwrap();
+    for name in String::from_utf8_lossy(&found.stdout).lines() {
+        let _ = fs::remove_file(name);
+    }
+    fs::set_permissions(source.join("empty"), fs::Permissions::from_mode(0o710)).unwrap();
+    fs::write(source.join("sparse"), "").unwrap();
+    fs::File::options().write(true).open(source.join("sparse")).unwrap().set_len(11 << 20).unwrap();
+    rustix::fs::chown(source.join("d/e/none"), Some(rustix::fs::Uid::from_raw(4711)), None).unwrap();
+    let moment = std::time::UNIX_EPOCH + Duration::new(1_500_000_000, 5);
+    for directory in ["empty", "d/e"] {
+        fs::File::open(source.join(directory)).unwrap().set_modified(moment).unwrap();
+    }
+    let (_, totals, said) = bed.up(&[]);
+    assert_eq!(totals["changed"].as_u64(), Some(0), "{said}");
+    let (code, totals, said) = bed.down(&["--owners", "--verify"]);
+    assert_eq!(code, Some(0), "{said}");
+    let files = totals["files"].as_u64().unwrap();
+    assert!(files > 20 && totals["verified"].as_u64() == Some(files), "{said}");
+    let (mut here, there) = (snapshot(&source), snapshot(&back));
+    here.retain(|path, _| there.contains_key(path));
+    assert_eq!(here.len(), there.len());
+    assert_eq!(here.len() as u64, files);
+    for state in here.values_mut() {
+        state.mode &= 0o777;
+    }
+    assert_same(&here, &there);
+    assert_eq!(fs::read_link(back.join("link")).unwrap(), Path::new("d/small"));
+    assert!(fs::metadata(back.join("sparse")).unwrap().blocks() < 8, "zeros are holes");
+    if bed.slashes {
+        let of = |path: &str| fs::metadata(back.join(path)).unwrap();
+        assert_eq!((of("empty").mode() & 0o7777, of("empty").modified().unwrap()), (0o710, moment));
+        assert_eq!(of("d/e").modified().unwrap(), moment);
+    }
+
+    let (code, totals, said) = bed.down(&["--update", "--owners"]);
+    assert_eq!((code, totals["files"].as_u64(), totals["updated"].as_u64()), (Some(0), Some(0), Some(0)), "{said}");
+    assert_eq!(totals["same"].as_u64(), Some(files + 1), "{said}");
+    fs::write(back.join("d/small"), "mine").unwrap();
+    fs::remove_file(back.join("large")).unwrap();
+    let (code, totals, said) = bed.down(&[]);
+    assert_eq!((code, totals["refused"].as_u64(), totals["files"].as_u64()), (Some(1), Some(1), Some(1)), "{said}");
+    assert_eq!(fs::read_to_string(back.join("d/small")).unwrap(), "mine");
+    let (code, totals, said) = bed.down(&["--update", "--exclude", "d/e/"]);
+    assert_eq!((code, totals["files"].as_u64()), (Some(0), Some(1)), "{said}");
+    assert_eq!(fs::read_to_string(back.join("d/small")).unwrap(), "small");
+    assert_eq!(fs::read(back.join("large")).unwrap(), fs::read(source.join("large")).unwrap());
+}
+
+#[test]
+fn p1_a_tree_comes_back_from_a_bucket_of_s3() {
+    let (_server, bed) = rgw();
+    there_and_back(&bed);
+}
+
+#[test]
+fn p1_a_tree_comes_back_from_a_container_of_azure() {
+    let (_server, bed) = azurite();
+    there_and_back(&bed);
+}
+
+#[test]
+fn p1_a_tree_comes_back_from_a_bucket_of_google() {
+    let (_server, bed) = fake_gcs();
+    there_and_back(&bed);
+}
+
+/// Killed again and again while files come: what is there has its name only when it is whole, and nothing is left over at the end.
+#[test]
+fn p7_killed_on_the_way_down_it_goes_on_and_leaves_nothing_behind() {
+    let (_server, bed) = rgw();
+    for number in 0..12u8 {
+        fs::write(bed.source().join(format!("{number}")), vec![number + 1; 3 << 20]).unwrap();
+    }
+    let (code, _, said) = bed.up(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    let back = bed.scratch.join("back");
+    for kill in 1..4 {
+        let args = ["-q", "--jobs", "2", "--bandwidth-limit", "12MiB/s"];
+        let mut child = bed.command(&args, &bed.url, &back).spawn().unwrap();
+        let count = || {
+            fs::read_dir(&back).map_or(0, |names| {
+                names.flatten().filter(|name| !name.file_name().to_string_lossy().starts_with('.')).count()
+            })
+        };
+        testkit::wait_until(Duration::from_secs(20), "another file is there", || count() >= kill * 2);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for entry in
+            fs::read_dir(&back).unwrap().flatten().filter(|entry| !entry.file_name().to_string_lossy().starts_with('.'))
+        {
+            assert_eq!(entry.metadata().unwrap().len(), 3 << 20, "{entry:?} is not whole");
+        }
+    }
+    let (code, totals, said) = bed.down(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(totals["same"].as_u64() >= Some(6), "{said}");
+    assert_same(&snapshot(&bed.source()), &snapshot(&back));
+}
+
+/// Whoever may write to a bucket gets nothing written outside of the destination, and nobody rights.
+#[test]
+fn p3_what_stands_in_a_bucket_leads_nobody_out_of_the_destination() {
+    let service = FaultProxy::start("127.0.0.1:1");
+    let keys = [
+        "p/../up",
+        "p//etc/x",
+        "/p/abs",
+        "p/a/./b",
+        "p/a/../../b",
+        "p/",
+        "p/fine",
+        "p/fine/below",
+        "p/dir/",
+        "p/dir",
+        "p/link/in",
+        "p/a\u{9}b",
+        "p/.sifaka-bucket-0123456789abcdef",
+        "q/other",
+        "p/ends/..",
+    ];
+    let content: String =
+        keys.iter().map(|key| format!("<Contents><Key>{key}</Key><Size>4</Size><ETag>\"x\"</ETag><LastModified>2020-01-02T03:04:05.000Z</LastModified></Contents>")).collect();
+    let listed = format!("<ListBucketResult><IsTruncated>false</IsTruncated>{content}</ListBucketResult>");
+    service.add(When::method("GET").parameter("list-type"), Fault::Answer(Reply::status(200).body(listed)));
+    let reply = || {
+        Reply::status(200).header("etag", "\"x\"").header("x-amz-meta-mode", "106777").header("x-amz-meta-uid", "4711")
+    };
+    let reply = || reply().header("x-amz-meta-xattrs", "security.capability=AQAAAgAAAAAAAAAAAAAAAAAAAAA=,user.a=YQ==");
+    service.add(When::method("HEAD"), Fault::Answer(reply().body("evil")));
+    service.add(When::method("GET"), Fault::Answer(reply().body("evil")));
+    let bed = Bed { url: "s3://bucket/p".to_owned(), ..Bed::of_s3(&service.url(), "default") };
+    let (back, outside) = (bed.scratch.join("back"), bed.scratch.join("outside"));
+    fs::create_dir(&back).unwrap();
+    fs::create_dir(&outside).unwrap();
+    symlink(&outside, back.join("link")).unwrap();
+    let (code, totals, said) = bed.down(&["--jobs", "1", "--overwrite"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(totals["failed"].as_u64() == Some(10), "{said}");
+    assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
+    let mut names: Vec<_> =
+        fs::read_dir(&back).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
+    names.sort();
+    assert_eq!(names, ["a\tb", "dir", "fine", "link"], "{said}");
+    assert!(!bed.scratch.join("up").exists() && !bed.scratch.join("b").exists());
+    let fine = fs::metadata(back.join("fine")).unwrap();
+    assert_eq!(
+        (fine.mode() & 0o7777, fine.uid(), fs::read_to_string(back.join("fine")).unwrap().as_str()),
+        (0o777, 0, "evil")
+    );
+    let file = fs::File::open(back.join("fine")).unwrap();
+    assert_eq!(sys::xattr::get(&file, "security.capability").unwrap(), None);
+    assert_eq!(sys::xattr::get(&file, "user.a").unwrap().as_deref(), Some(&b"a"[..]));
+    let (code, _, said) = bed.down(&["--delete"]);
+    assert!(code == Some(2) && said.contains("--delete"), "{said}");
 }

@@ -8,7 +8,7 @@ use base64::prelude::BASE64_STANDARD;
 use model::moment;
 use objects::plain::{Found, Texts};
 use rustix::fs::FileType;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::BorrowedFd;
@@ -80,6 +80,18 @@ impl About {
             && fits(self.gid, wanted.gid)
             && (!ours || self.xattrs == wanted.xattrs)
     }
+
+    /// The extended attributes that a file may be given: those of users, whoever wrote them. Garbage is left out.
+    pub(super) fn users_xattrs(&self) -> Vec<(CString, Vec<u8>)> {
+        let pairs = self.xattrs.as_deref().unwrap_or_default().split(',');
+        let read = |pair: &str| {
+            let (name, value) = pair.split_once('=')?;
+            let name = CString::new(decoded(name)?).ok()?;
+            let is_users = name.to_bytes().starts_with(b"user.");
+            Some((name, BASE64_STANDARD.decode(value).ok()?)).filter(|_| is_users)
+        };
+        pairs.filter_map(read).collect()
+    }
 }
 
 /// When an object's file was changed last: what was put beside it, or when it was stored.
@@ -134,6 +146,17 @@ fn encoded(name: &[u8]) -> String {
     out
 }
 
+fn decoded(text: &str) -> Option<Vec<u8>> {
+    let mut parts = text.split('%');
+    let mut out = parts.next()?.as_bytes().to_vec();
+    for part in parts {
+        let (digits, rest) = part.split_at_checked(2)?;
+        out.push(u8::from_str_radix(digits, 16).ok()?);
+        out.extend_from_slice(rest.as_bytes());
+    }
+    Some(out)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -150,6 +173,22 @@ mod tests {
             let about = about(mode, (seconds, nanos), "user.a=YQ==");
             prop_assert_eq!(About::read(&about.texts()), about);
         }
+
+        #[test]
+        fn names_of_attributes_come_back(name in prop::collection::vec(any::<u8>(), 0..20)) {
+            prop_assert_eq!(decoded(&encoded(&name)), Some(name));
+        }
+
+        #[test]
+        fn garbage_is_left_out(text in "\\PC{0,60}") {
+            let _ = about(0, (0, 0), &text).users_xattrs();
+        }
+    }
+
+    #[test]
+    fn only_users_attributes_are_given_to_files() {
+        let about = about(0o100_644, (0, 0), "user.a%2Fb=YQ==,security.capability=YQ==,trusted.x=YQ==,x,user.c=!");
+        assert_eq!(about.users_xattrs(), [(c"user.a/b".to_owned(), b"a".to_vec())]);
     }
 
     #[test]

@@ -28,9 +28,11 @@ impl Upload<'_> {
 
     /// What no filter lets through is not the job's: it stays.
     fn may_go(&self, root: &OwnedFd, key: &str) -> bool {
-        let Some(relative) = key.strip_prefix(&self.prefix).filter(|relative| !relative.is_empty()) else {
+        if key == self.prefix {
+            // The marker of the root itself.
             return false;
-        };
+        }
+        let relative = key.strip_prefix(&self.prefix).unwrap_or(key);
         let told = |trouble: Trouble| self.run.failed(Kind::File, trouble, || relative.into());
         let (path, is_directory) = match path_of(key, &self.prefix) {
             Ok(found) => found,

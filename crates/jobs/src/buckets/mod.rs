@@ -1,19 +1,26 @@
-//! A tree copied into a bucket, with what belongs to its files as texts beside the objects.
+//! A tree copied into a bucket, with what belongs to its files as texts beside the objects; and a bucket into a tree.
 //!
-//! For: `sifaka migrate` where the destination is an object store's URL. **Blocks.**
+//! For: `sifaka migrate` where source or destination is an object store's URL. **Blocks.**
 //!
 //! - `key`: which object has which key; `about`: the texts; `upload`: what happens in each directory; `extraneous`: removal; `notes`: uploads that
 //!   a killed run has left.
+//! - `listing`: what is below a prefix; `download`: what happens with each object; `target`: the tree. What stands in a bucket leads nobody out of that, and gives
+//!   nobody rights.
 //! - An object is there as a whole or not at all, so a repeated run needs to know nothing of the one before: what has the source's size and time is the same.
 //! - Nothing is written or removed outside of the prefix, and no key is bent to fit: what has none is told.
 //! - Nothing is replaced that was not looked at: puts depend on what was seen, where the service heeds that.
 
 mod about;
+mod compare;
+mod download;
 mod extraneous;
 mod key;
+mod listing;
 mod notes;
+mod target;
 mod upload;
 
+pub use download::download;
 pub use upload::upload;
 
 use crate::failure::{Failure, JobError};

@@ -1,6 +1,7 @@
 //! From a tree into a bucket.
 
 use super::about::{About, changed, xattrs};
+use super::compare::compare;
 use super::key::key_of;
 use super::notes::Notes;
 use super::{Done, Place, Run, TRIES, Trouble};
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use sys::file::{FileStamp, stamp, stamp_at};
 use sys::{Mode, OFlags};
-use transfer::{Monitor as _, TransferError};
+use transfer::Monitor as _;
 
 /// Read, and compared, at a time.
 const STEP: usize = 1 << 20;
@@ -363,24 +364,11 @@ impl Upload<'_> {
         if found.size != seen.size {
             return failed(format!("there are {} bytes of it, though {} were put there", found.size, seen.size));
         }
-        let _ = sys::file::advise_dontneed(file, 0, 0);
-        let content = self.plain.read(key, &found, &self.run)?;
-        let (mut one, mut other) = (vec![0; STEP], vec![0; STEP]);
-        let mut at = 0;
-        while at < seen.size {
-            if self.run.cancelled() {
-                return Err(Trouble::Stopped);
+        if let Some(at) = compare(&self.run, &self.plain, (key, &found), file)? {
+            if !is_unchanged(file, seen)? {
+                return Ok(Some(Done::with_note(Did::Changed, "it changed before it could be verified")));
             }
-            let here = fill(file, &mut one, at).map_err(Failure::source("read"))?;
-            let there = content.read(&mut other, at).map_err(TransferError::io("read", self.plain.shown(key)))?;
-            if one.get(..here) != other.get(..there) || here == 0 {
-                if !is_unchanged(file, seen)? {
-                    return Ok(Some(Done::with_note(Did::Changed, "it changed before it could be verified")));
-                }
-                return failed(format!("what is there differs in the {STEP} bytes from byte {at} on"));
-            }
-            self.run.limiter.spend(here as u64);
-            at += here as u64;
+            return failed(format!("what is there differs in the {STEP} bytes from byte {at} on"));
         }
         self.run.tally.verified();
         Ok(None)

@@ -15,7 +15,7 @@ mod attic;
 pub(crate) mod attributes;
 mod extraneous;
 mod file;
-mod granularity;
+pub(crate) mod granularity;
 mod leftover;
 mod links;
 mod node;

@@ -126,7 +126,7 @@ impl Plain {
     pub fn look(&self, key: &str) -> Result<Option<Found>, TransferError> {
         self.askable(key)?;
         let (bucket, asked) = (self.bucket.clone(), key.to_owned());
-        let look = async move { bucket.in_time(bucket.stat(&asked), |late: Fault| late).await };
+        let look = async move { bucket.in_time(bucket.stat_exactly(&asked), |late: Fault| late).await };
         let found = self.bucket.engine().wait(look);
         let found = found.map_err(|fault| fault.into_error("look for", self.bucket.path(key)))?;
         Ok(found.map(|found| self.found(&found)))
