@@ -3,7 +3,7 @@
 use crate::commands::{
     actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, migrate,
     mirror, mover, rebalance, rebuild, release, reload, remove, replicate, restore, restripe, scrub, set, status,
-    undelete, versions, walk,
+    undelete, verify, versions, walk,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -88,6 +88,8 @@ pub(crate) enum Command {
     Migrate(Box<migrate::MigrateArgs>),
     /// Keep a copy of a tree in another place up to date
     Replicate(Box<replicate::ReplicateArgs>),
+    /// Compare two trees, by what is known of each file or by content
+    Verify(verify::VerifyArgs),
     /// Keep mirrors of files on Lustre: add, bring up to date, compare, remove
     #[command(subcommand)]
     Mirror(mirror::MirrorCommand),

@@ -32,7 +32,7 @@ Exit codes:
   3    the agent cannot be reached
   4    a configuration file is wrong
   5    not permitted, or not possible on this system
-  6    problems were found that are not put right (rebuild, import --tree, import of a bucket, fsck, scrub, mirror verify)
+  6    problems were found that are not put right (rebuild, import --tree, import of a bucket, fsck, scrub, mirror verify), or trees differ (verify)
   130  interrupted";
 
 impl From<Exit> for ExitCode {

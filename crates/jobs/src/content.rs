@@ -30,7 +30,10 @@ pub fn compare(source: &File, target: &File, mut moved: impl FnMut(u64) -> bool)
         let _ = sys::file::advise_dontneed(file, 0, 0);
         let _ = sys::file::advise_sequential(file);
     }
-    let (mut one, mut other) = (vec![0; STEP], vec![0; STEP]);
+    // One byte more than there is: reading fewer bytes than there is room for is the end.
+    let size = source.metadata().map_err(Failure::source("read attributes of"))?.len();
+    let step = usize::try_from(size).map_or(STEP, |size| size.saturating_add(1).min(STEP));
+    let (mut one, mut other) = (vec![0; step], vec![0; step]);
     let mut at = 0;
     loop {
         // What is a hole in both need not be read; their ends are compared all the same.
@@ -49,7 +52,7 @@ pub fn compare(source: &File, target: &File, mut moved: impl FnMut(u64) -> bool)
         if moved(bytes as u64) {
             return Ok(Compared::Stopped);
         }
-        if bytes < STEP {
+        if bytes < step {
             return Ok(Compared::Same);
         }
         at += bytes as u64;

@@ -9,6 +9,7 @@
 //! - [`migrate`]: a tree copied, or an earlier copy of it brought up to date.
 //! - [`buckets`]: a tree copied into a bucket.
 //! - [`replicate`]: a copy of a tree kept up to date.
+//! - [`verify`]: two trees compared.
 //! - [`content`]: two files compared.
 //! - [`filter`]: what a job is for.
 //! - [`report`]: what became of each thing, and the totals.
@@ -25,6 +26,7 @@ mod pacing;
 pub mod replicate;
 pub mod report;
 mod state;
+pub mod verify;
 pub mod walk;
 
 pub use failure::{Failure, JobError, Side};

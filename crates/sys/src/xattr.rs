@@ -7,6 +7,8 @@
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -66,11 +68,28 @@ pub fn list(fd: impl AsFd) -> io::Result<Vec<CString>> {
         Err(Errno::BADF) => rustix::fs::listxattr(proc_path(fd).as_c_str(), buffer),
         other => other,
     })?;
-    Ok(names
-        .split_inclusive(|byte| *byte == 0)
-        .filter_map(|name| CStr::from_bytes_with_nul(name).ok())
-        .map(CStr::to_owned)
-        .collect())
+    Ok(split(&names))
+}
+
+fn split(names: &[u8]) -> Vec<CString> {
+    let names = names.split_inclusive(|byte| *byte == 0);
+    names.filter_map(|name| CStr::from_bytes_with_nul(name).ok()).map(CStr::to_owned).collect()
+}
+
+/// As [`get`], of `name` in the directory `dir`, which is not opened; a symbolic link's own are meant.
+pub fn get_at(dir: impl AsFd, name: &Path, attribute: impl Arg + Copy) -> io::Result<Option<Vec<u8>>> {
+    let path = path_at(dir.as_fd(), name)?;
+    match read_growing(|buffer| rustix::fs::lgetxattr(path.as_c_str(), attribute, buffer)) {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::NODATA) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// As [`list`], of `name` in the directory `dir`, which is not opened; a symbolic link's own are meant.
+pub fn list_at(dir: impl AsFd, name: &Path) -> io::Result<Vec<CString>> {
+    let path = path_at(dir.as_fd(), name)?;
+    Ok(split(&read_growing(|buffer| rustix::fs::llistxattr(path.as_c_str(), buffer))?))
 }
 
 /// Tries a small buffer, then the largest there can be: no second question for the size, hence no race with a change.
@@ -85,6 +104,13 @@ fn read_growing(read: impl Fn(&mut [u8]) -> Result<usize, Errno>) -> Result<Vec<
     };
     value.truncate(length);
     Ok(value)
+}
+
+/// One component only: `name` is not to lead anywhere else.
+fn path_at(dir: BorrowedFd<'_>, name: &Path) -> io::Result<CString> {
+    let mut path = format!("/proc/self/fd/{}/", dir.as_raw_fd()).into_bytes();
+    path.extend_from_slice(name.as_os_str().as_bytes());
+    Ok(CString::new(path)?)
 }
 
 fn proc_path(fd: BorrowedFd<'_>) -> CString {

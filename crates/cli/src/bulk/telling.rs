@@ -5,24 +5,25 @@ use crate::output::{complain, escaped, escaped_path};
 use crate::render::units::{bytes, span};
 use crate::watch::Told;
 use jobs::report::{Event, Kind, Tally, Totals, Watcher};
+use jobs::verify::{self, Difference, Found};
 use maintenance::report::Watcher as _;
 use serde::Serialize;
 use std::fs::File;
 use std::io::{BufWriter, Write as _};
 use std::os::unix::ffi::OsStrExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Problems that are told one by one. The report has all.
+/// Problems that people are told one by one. The report has all.
 const MAX_TOLD: u64 = 1000;
 const TICK: Duration = Duration::from_millis(500);
 
 /// See the module.
 #[derive(clap::Args, Debug, Clone)]
 pub(crate) struct TellingArgs {
-    /// Write down what became of each file, as JSON, an object a line
+    /// Write down what became of each file, or how it compares, as JSON, an object a line
     #[arg(long, value_name = "FILE")]
     report: Option<PathBuf>,
     /// Print JSON: an object a problem, one a line, and the totals last
@@ -59,6 +60,20 @@ struct Line<'a> {
     why: Option<&'a str>,
 }
 
+/// How something compares, for programs.
+#[derive(Serialize)]
+struct Compared<'a> {
+    path: std::borrow::Cow<'a, str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    path_bytes: Option<&'a [u8]>,
+    kind: Kind,
+    found: &'static str,
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    differs: &'a [Difference],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<&'a str>,
+}
+
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde gives references")]
 fn is_zero(count: &u64) -> bool {
     *count == 0
@@ -71,6 +86,7 @@ pub(crate) struct Telling {
     /// The report could not be written: told once, at the end.
     broken: Mutex<Option<String>>,
     problems: AtomicU64,
+    most: u64,
     began: Instant,
     /// `would` before what is done, one line each.
     dry: bool,
@@ -89,6 +105,7 @@ impl Telling {
             report: made.map(|file| Mutex::new(BufWriter::new(file))),
             broken: Mutex::default(),
             problems: AtomicU64::new(0),
+            most: if args.json { u64::MAX } else { MAX_TOLD },
             began: Instant::now(),
             dry,
         })
@@ -151,7 +168,7 @@ impl Telling {
 
     /// Ends it with the totals.
     pub(crate) fn finish(self, totals: &impl Serialize, human: &str) -> Result<(), CliError> {
-        let more = self.problems.load(Ordering::Relaxed).saturating_sub(MAX_TOLD);
+        let more = self.problems.load(Ordering::Relaxed).saturating_sub(self.most);
         if more > 0 {
             let all = if self.report.is_some() { "the report has all" } else { "--report FILE would have them" };
             complain(&format!("{more} further problems were not told one by one: {all}"));
@@ -167,7 +184,16 @@ impl Telling {
         }
     }
 
-    fn write(&self, line: &Line<'_>) {
+    /// Told at once, unless there were too many.
+    fn problem(&self, path: &Path, line: &impl Serialize, text: &str) {
+        if self.problems.fetch_add(1, Ordering::Relaxed) < self.most {
+            let is_root = path.as_os_str().is_empty();
+            let name = if is_root { "the directory itself".to_owned() } else { escaped_path(path) };
+            self.told.line(line, Some(&format!("{name}: {}", escaped(text))));
+        }
+    }
+
+    fn write(&self, line: &impl Serialize) {
         let Some(report) = &self.report else { return };
         let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
         let written = serde_json::to_writer(&mut *report, line).map_err(std::io::Error::from);
@@ -201,12 +227,48 @@ impl Watcher for Telling {
         {
             self.told.say(path, verb);
         }
-        if !did.is_problem() && why.is_none() || self.problems.fetch_add(1, Ordering::Relaxed) >= MAX_TOLD {
-            return;
+        if did.is_problem() || why.is_some() {
+            self.problem(path, &line, &why.clone().unwrap_or_else(|| format!("{did:?}").to_lowercase()));
         }
-        let name = if raw.is_empty() { "the directory itself".to_owned() } else { escaped_path(path) };
-        let text = why.as_deref().map_or_else(|| format!("{did:?}").to_lowercase(), |why| escaped(why).into_owned());
-        self.told.line(&line, Some(&format!("{name}: {text}")));
+    }
+}
+
+impl verify::Watcher for Telling {
+    fn wants_all(&self) -> bool {
+        self.report.is_some()
+    }
+
+    fn tell(&self, finding: &verify::Finding) {
+        let verify::Finding { path, kind, found } = finding;
+        let raw = path.as_os_str().as_bytes();
+        let line = Compared {
+            path: path.to_string_lossy(),
+            path_bytes: str::from_utf8(raw).is_err().then_some(raw),
+            kind: *kind,
+            found: found.word(),
+            differs: if let Found::Differs(differences) = found { differences } else { &[] },
+            why: if let Found::Failed(why) = found { Some(why) } else { None },
+        };
+        self.write(&line);
+        if found.is_problem() {
+            self.problem(path, &line, &compared(found, *kind));
+        }
+    }
+}
+
+/// For people.
+fn compared(found: &Found, kind: Kind) -> String {
+    let below = if kind == Kind::Directory { ", with all below it" } else { "" };
+    match found {
+        Found::Differs(differences) => {
+            let texts: Vec<String> = differences.iter().map(ToString::to_string).collect();
+            texts.join("; ")
+        }
+        Found::Missing => format!("only in the first tree{below}"),
+        Found::Extra => format!("only in the second tree{below}"),
+        Found::Changed => "changed each time that it was compared".to_owned(),
+        Found::Failed(why) => why.clone(),
+        other => other.word().to_owned(),
     }
 }
 

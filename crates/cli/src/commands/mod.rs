@@ -30,6 +30,7 @@ pub(crate) mod scrub;
 pub(crate) mod set;
 pub(crate) mod status;
 pub(crate) mod undelete;
+pub(crate) mod verify;
 pub(crate) mod versions;
 pub(crate) mod walk;
 
@@ -61,6 +62,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Walk(args) => walk::run(&args),
         Command::Migrate(args) => migrate::run(&global.config_file(), &args),
         Command::Replicate(args) => replicate::run(&args),
+        Command::Verify(args) => verify::run(&args),
         Command::Mirror(command) => mirror::run(command),
         Command::Rebalance(args) => rebalance::run(args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),

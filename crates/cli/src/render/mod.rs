@@ -18,4 +18,5 @@ pub(crate) mod scrubbed;
 pub(crate) mod submitted;
 mod table;
 pub(crate) mod units;
+pub(crate) mod verified;
 pub(crate) mod versions;

@@ -12,4 +12,5 @@ mod migrate_buckets;
 mod names;
 mod replicate;
 mod unreachable;
+mod verify;
 mod walk;

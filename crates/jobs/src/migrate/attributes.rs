@@ -12,7 +12,7 @@ use sys::file::{FileStamp, Moment};
 use sys::xattr;
 
 /// Permission bits, with set-uid, set-gid and sticky.
-const PERMISSIONS: u32 = 0o7777;
+pub(crate) const PERMISSIONS: u32 = 0o7777;
 const ACL: &CStr = c"system.posix_acl_access";
 const DEFAULT_ACL: &CStr = c"system.posix_acl_default";
 /// Names, or their beginnings where they end in a dot or underscore, of what is not part of a file.
@@ -89,7 +89,8 @@ pub(crate) fn names(source: impl AsFd) -> Result<Vec<CString>, Failure> {
     listed(xattr::list(source)).map_err(Failure::source("list the attributes of"))
 }
 
-fn listed(names: io::Result<Vec<CString>>) -> io::Result<Vec<CString>> {
+/// Of all attributes those that a file takes along; none where there are no such things.
+pub(crate) fn listed(names: io::Result<Vec<CString>>) -> io::Result<Vec<CString>> {
     let mut names = match names {
         Ok(names) => names,
         Err(error) if is_unsupported(&error) => return Ok(Vec::new()),

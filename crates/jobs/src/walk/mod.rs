@@ -17,6 +17,7 @@ pub use crew::{Pace, Walker};
 pub use directory::Directory;
 pub use entry::{Entry, as_path};
 
+pub(crate) use crew::mount_of;
 pub(crate) use entry::{Buffer, kind_of};
 
 use std::io;

@@ -1,0 +1,101 @@
+//! `sifaka verify`: two trees compared.
+
+use crate::bulk::{FilterArgs, Interrupt, Telling, TellingArgs, ended};
+use crate::exit::{CliError, Exit, Outcome};
+use crate::render::units::bytes;
+use crate::render::verified::human;
+use jobs::verify::{Ignore, Options, Tally, Totals, verify};
+use serde::Serialize;
+use std::num::{NonZeroU64, NonZeroUsize};
+use std::path::PathBuf;
+
+#[derive(clap::Args, Debug)]
+#[command(
+    after_help = "Exit code 6: the trees differ; 1: no difference was found, but something could not be read, or changed \
+each time that it was compared.\n\nWithout --content no file is opened, and none is restored."
+)]
+pub(crate) struct VerifyArgs {
+    /// The first directory
+    a: PathBuf,
+    /// The directory that is compared with it
+    b: PathBuf,
+    /// Read what both have, past the page cache, and compare it
+    #[arg(long)]
+    content: bool,
+    /// Do not compare these
+    #[arg(long, value_name = "WHAT,…", value_delimiter = ',')]
+    ignore: Vec<Ignored>,
+    /// Read so many bytes of content a second at most in each tree, such as 100MB/s
+    #[arg(short, long, visible_alias = "bwlimit", value_name = "RATE", value_parser = crate::lustre::rate, requires = "content")]
+    bandwidth_limit: Option<NonZeroU64>,
+    /// Threads [default: adapted to what is fastest]
+    #[arg(short, long, value_name = "N")]
+    jobs: Option<NonZeroUsize>,
+    /// Enter other filesystems that are mounted below A and B
+    #[arg(long)]
+    cross_filesystems: bool,
+    #[command(flatten)]
+    filters: FilterArgs,
+    #[command(flatten)]
+    telling: TellingArgs,
+}
+
+#[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
+enum Ignored {
+    /// Times of change
+    Times,
+    /// Users and groups
+    Owner,
+    /// Permissions
+    Mode,
+    /// Extended attributes, ACLs among them
+    Xattrs,
+}
+
+/// The totals for programs.
+#[derive(Serialize)]
+struct Result {
+    #[serde(flatten)]
+    totals: Totals,
+    interrupted: bool,
+}
+
+pub(crate) fn run(args: &VerifyArgs) -> Outcome {
+    let ignores = |what| args.ignore.contains(&what);
+    let options = Options {
+        content: args.content,
+        ignore: Ignore {
+            times: ignores(Ignored::Times),
+            owner: ignores(Ignored::Owner),
+            mode: ignores(Ignored::Mode),
+            attributes: ignores(Ignored::Xattrs),
+        },
+        cross: args.cross_filesystems,
+        filter: args.filters.filter()?,
+        limit: args.bandwidth_limit,
+        threads: args.jobs.map(NonZeroUsize::get),
+    };
+    // Each directory that is being worked on takes two descriptors.
+    sys::process::raise_nofile_limit();
+    let interrupt = Interrupt::on_signals()?;
+    let (telling, tally) = (Telling::new(&args.telling, false)?, Tally::default());
+    let far = || {
+        let totals = tally.totals();
+        let (seen, read) = (totals.seen(), totals.bytes);
+        let rate = bytes(telling.per_second(read));
+        format!("{seen} entries ({}/s), {} read ({rate}/s)", telling.per_second(seen), bytes(read))
+    };
+    let job = || verify(&args.a, &args.b, &options, &tally, &telling, interrupt.flag());
+    let complete = telling.saying(far, job).map_err(|error| ended(&error))?;
+    let totals = tally.totals();
+    let text = human(&totals, args.content);
+    telling.finish(&Result { totals, interrupted: !complete }, &text)?;
+    if !complete {
+        return Err(CliError::new(Exit::Interrupted, "interrupted: not all was compared"));
+    }
+    Ok(match (totals.differ(), totals.is_complete()) {
+        (true, _) => Exit::Problems,
+        (false, true) => Exit::Ok,
+        (false, false) => Exit::SomeFailed,
+    })
+}
