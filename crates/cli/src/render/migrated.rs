@@ -18,7 +18,10 @@ pub(crate) fn human(totals: &Totals, dry: bool) -> String {
     }
     out.push('\n');
     let told = [
-        (totals.resumed, "directories were finished before the interruption: what changed in them since is for the next pass"),
+        (
+            totals.resumed,
+            "directories were finished before the interruption: what changed in them since is for the next pass",
+        ),
         (totals.linked, "are further names of files"),
         (totals.same, "are there already"),
         (totals.updated, "were brought in line in owner, mode or attributes"),

@@ -9,6 +9,7 @@ mod doctor;
 mod files;
 mod migrate;
 mod migrate_buckets;
+mod migrate_limits;
 mod names;
 mod replicate;
 mod unreachable;

@@ -17,6 +17,12 @@ const MAX_WAITING: usize = 4096;
 const BATCH: usize = 64;
 /// Directories one in another. Each takes descriptors, of which there are only so many for all trees that a job works on.
 const MAX_DEPTH: u32 = 4096;
+/// Without descriptors for so many levels little would be done.
+const LEAST_DEPTH: u64 = 16;
+/// A directory at the source and one at the destination, which is half of what there is: the rest is for others.
+const DESCRIPTORS_A_LEVEL: u64 = 4;
+/// For what a thread has open in directories that are not deep.
+const DESCRIPTORS_A_THREAD: u64 = 64;
 /// More threads than this help no filesystem.
 const MAX_USEFUL: usize = 64;
 
@@ -38,7 +44,8 @@ impl Pace {
     pub fn usual(asked: Option<usize>) -> Self {
         let cores = std::thread::available_parallelism().map_or(2, NonZero::get);
         let (first, most) = asked.map_or((cores.max(2), (cores * 4).clamp(8, MAX_USEFUL)), |asked| (asked, asked));
-        Self::new(first, most)
+        let room = usize::try_from(descriptors() / DESCRIPTORS_A_THREAD).unwrap_or(usize::MAX).max(1);
+        Self::new(first.min(room), most.min(room))
     }
 
     /// How many now.
@@ -76,6 +83,7 @@ pub struct Walker<'a, V: Visitor> {
     pace: &'a Pace,
     stop: &'a AtomicBool,
     cross: bool,
+    max_depth: u32,
     /// Of the root.
     mount: OnceLock<Option<u64>>,
     shared: Mutex<Shared<V>>,
@@ -105,7 +113,22 @@ impl<'a, V: Visitor> Walker<'a, V> {
         let (changed, paused) = (Condvar::new(), Condvar::new());
         let (idle, queued) = (AtomicUsize::new(0), AtomicUsize::new(0));
         let noatime = AtomicBool::new(true);
-        Self { visitor, pace, stop, cross, mount: OnceLock::new(), shared, changed, paused, idle, queued, noatime }
+        let levels = (descriptors() / DESCRIPTORS_A_LEVEL).max(LEAST_DEPTH);
+        let max_depth = u32::try_from(levels).unwrap_or(u32::MAX).min(MAX_DEPTH);
+        Self {
+            max_depth,
+            visitor,
+            pace,
+            stop,
+            cross,
+            mount: OnceLock::new(),
+            shared,
+            changed,
+            paused,
+            idle,
+            queued,
+            noatime,
+        }
     }
 
     /// Walks `root` and all below it.
@@ -375,8 +398,11 @@ impl<'a, V: Visitor> Walker<'a, V> {
         parent: &Arc<Directory<V::Kept>>,
         name: &[u8],
     ) -> io::Result<Option<(OwnedFd, sys::file::FileStamp)>> {
-        if parent.depth() >= MAX_DEPTH {
-            let why = format!("there are more than {MAX_DEPTH} directories one in another");
+        if parent.depth() >= self.max_depth {
+            let (levels, descriptors) = (self.max_depth, descriptors());
+            let why = format!(
+                "more than {levels} directories one in another are not entered with {descriptors} open files allowed"
+            );
             return Err(io::Error::other(why));
         }
         let mut flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -397,6 +423,11 @@ impl<'a, V: Visitor> Walker<'a, V> {
         let found = stamp(&fd)?;
         Ok(Some((fd, found)))
     }
+}
+
+/// How many this process may have open.
+fn descriptors() -> u64 {
+    rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// A thread that works on something.

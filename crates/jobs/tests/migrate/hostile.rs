@@ -55,7 +55,7 @@ fn exchange(one: &Path, other: &Path, until: &AtomicBool) {
 
 /// Directories and files that become links to outside, and back, on both sides, for as long as jobs run.
 #[test]
-fn p12_nothing_outside_is_read_or_written_whatever_is_exchanged_with_links() {
+fn nothing_outside_is_read_or_written_whatever_is_exchanged_with_links() {
     let (disk, source, target) = disk();
     let outside = disk.path().join("outside");
     for name in ["d/secret", "d/sub/secret", "file"] {

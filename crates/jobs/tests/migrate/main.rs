@@ -10,5 +10,6 @@ mod oracle;
 mod passes;
 mod random;
 mod resumed;
+mod unsynced;
 mod walks;
 mod whole;
