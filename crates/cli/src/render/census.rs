@@ -218,7 +218,8 @@ fn age_label(class: &AgeClass) -> String {
     };
     match (class.from_days, class.below_days) {
         (None, _) => "in the future".to_owned(),
-        (Some(_), Some(below)) => format!("within {}", days(below)),
+        (Some(0), Some(below)) => format!("within {}", days(below)),
+        (Some(from), Some(below)) => format!("{} to {} ago", days(from), days(below)),
         (Some(from), None) => format!("more than {} ago", days(from)),
     }
 }
@@ -277,10 +278,10 @@ mod tests {
         4 KiB to 16 KiB  2      14 KiB   22 KiB
         4 EiB or more    1      8.0 EiB  8.0 EiB
 
-        files changed   count  content  allocated
-        in the future   1      7 B      4.0 KiB
-        within a day    2      8 B      4.0 KiB
-        within 5 years  2      8 B      4.0 KiB
+        files changed           count  content  allocated
+        in the future           1      7 B      4.0 KiB
+        within a day            2      8 B      4.0 KiB
+        2 years to 5 years ago  2      8 B      4.0 KiB
 
         files read              count  content  allocated
         more than 10 years ago  6      9 B      4.0 KiB

@@ -188,8 +188,10 @@ impl Verification<'_> {
         let mut found = match compared {
             Ok((found, true)) => found,
             Ok((_, false)) => return Ok(Look::Again),
-            Err(failure) if is_change(&failure) => return Ok(Look::Again),
-            Err(failure) => return Err(failure),
+            Err(failure) if failure.errno() == Some(Errno::CANCELED) => return Err(failure),
+            // What was changed or removed meanwhile gives all sorts of errors.
+            Err(failure) if both.is_settled().is_ok_and(|settled| settled) => return Err(failure),
+            Err(_) => return Ok(Look::Again),
         };
         if FileType::from_raw_mode(first.mode) != FileType::Directory {
             found.extend(self.linked(&both));
@@ -241,12 +243,6 @@ fn missing(first: Place<'_>) -> Compared {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Compared::Vanished,
         _ => Compared::Missing,
     }
-}
-
-/// Whether it is the sort of error that something gives which was changed or removed meanwhile.
-fn is_change(failure: &Failure) -> bool {
-    let errnos = [Errno::NOENT, Errno::STALE, Errno::LOOP, Errno::NOTDIR, Errno::ISDIR, Errno::NXIO, Errno::INVAL];
-    failure.errno().is_some_and(|errno| errnos.contains(&errno))
 }
 
 /// As the walk opens them.

@@ -319,7 +319,7 @@ fn what_changes_all_the_time_is_told_so() {
 /// Somebody replaces a directory, in either tree, by a link to another one and back all the time: nothing but the two trees is looked into, and nothing
 /// fails.
 #[test]
-fn p_links_in_the_place_of_directories_lead_nowhere() {
+fn links_in_the_place_of_directories_lead_nowhere() {
     let disk = LoopFs::new(FsKind::Ext4, 64);
     let [a, b, secret] = ["a", "b", "secret"].map(|name| disk.path().join(name));
     fs::create_dir_all(a.join("x")).unwrap();
