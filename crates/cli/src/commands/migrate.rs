@@ -3,8 +3,7 @@
 use crate::bulk::{BucketArgs, End as Place, FilterArgs, Interrupt, Telling, TellingArgs, ended, state_file};
 use crate::exit::{CliError, Exit, Outcome};
 use crate::render::migrated::human;
-use jobs::JobError;
-use jobs::buckets::{download, upload};
+use jobs::buckets::{copy, download, upload};
 use jobs::migrate::{Existing, Options, migrate};
 use jobs::report::{Tally, Totals};
 use serde::Serialize;
@@ -14,7 +13,7 @@ use std::path::{Path, PathBuf};
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "What is in the directory SRC comes into the directory DST, which is made if it is not there: SRC/a/b becomes DST/a/b. \
-A slash at the end of either means nothing. One of them may be a bucket: s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or \
+A slash at the end of either means nothing. Each may be a bucket: s3://BUCKET/PREFIX, az://CONTAINER/PREFIX or \
 gs://BUCKET/PREFIX; SRC/a/b becomes the object PREFIX/a/b, or the other way.\n\nWhat is at the destination already stays as it is, and is told if it differs, unless \
 --update, --newer or --overwrite is given."
 )]
@@ -114,9 +113,7 @@ pub(crate) fn run(config_file: &Path, args: &MigrateArgs) -> Outcome {
         (Place::Bucket(bucket), Place::Directory) => {
             download(bucket, &args.dst, (&options, args.owners), &tally, &telling, interrupt.flag())
         }
-        (Place::Bucket(_), Place::Bucket(_)) => {
-            Err(JobError::Senseless("one of the two has to be a directory".to_owned()))
-        }
+        (Place::Bucket(from), Place::Bucket(to)) => copy(from, to, &options, &tally, &telling, interrupt.flag()),
     };
     let end = telling.during(&tally, job).map_err(|error| ended(&error))?;
     let totals = tally.totals();

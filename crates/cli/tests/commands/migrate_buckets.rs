@@ -452,3 +452,59 @@ fn p3_what_stands_in_a_bucket_leads_nobody_out_of_the_destination() {
     let (code, _, said) = bed.down(&["--delete"]);
     assert!(code == Some(2) && said.contains("--delete"), "{said}");
 }
+
+/// From one service into another, and within one bucket.
+#[test]
+fn p1_a_bucket_goes_into_another_one_with_all_that_belongs_to_its_objects() {
+    let (server, bed) = rgw();
+    let azure = Azurite::start();
+    azure.create_container("bucket");
+    let file = bed.scratch.join("lhsm-plugin-object");
+    let more = format!(
+        "archive \"b\" {{ id = 2 url = \"az://bucket/archive\" endpoint = \"{}\" account = \"{}\"\ncredentials {{ account_key = \"{}\" }} limits {{ part_size = \"5MiB\" }} }}\n",
+        azure.endpoint(),
+        Azurite::ACCOUNT,
+        Azurite::KEY
+    );
+    fs::write(&file, fs::read_to_string(&file).unwrap() + &more).unwrap();
+    build(&bed.source());
+    let (code, _, said) = bed.up(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    server.request("PUT", "/bucket/a%20prefix/foreign", Some(b"by another program"), &[]).ok();
+    for target in ["s3://bucket/other", "az://bucket/far/away"] {
+        let run =
+            |args: &[&str]| ended(&bed.command(&[args, &["--json"]].concat(), &bed.url, target).output().unwrap());
+        let (code, totals, said) = run(&["--verify"]);
+        assert_eq!(
+            (code, totals["files"].as_u64(), totals["directories"].as_u64()),
+            (Some(0), Some(6), Some(3)),
+            "{said}"
+        );
+        assert_eq!(totals["verified"].as_u64(), Some(9), "{said}");
+        let (code, totals, said) = run(&[]);
+        assert_eq!((code, totals["same"].as_u64()), (Some(0), Some(9)), "{said}");
+        server.request("PUT", "/bucket/a%20prefix/foreign", Some(format!("now for {target}").as_bytes()), &[]).ok();
+        let (code, totals, said) = run(&[]);
+        assert_eq!((code, totals["refused"].as_u64()), (Some(1), Some(1)), "{said}");
+        let (code, totals, said) = run(&["--update"]);
+        assert_eq!((code, totals["files"].as_u64()), (Some(0), Some(1)), "{said}");
+    }
+    server.request("DELETE", "/bucket/a%20prefix/foreign", None, &[]).ok();
+    let output = bed.command(&["--delete", "--json"], &bed.url, "s3://bucket/other").output().unwrap();
+    let (code, totals, said) = ended(&output);
+    assert_eq!((code, totals["deleted"].as_u64()), (Some(0), Some(1)), "{said}");
+    let keys = server.keys("bucket");
+    let below =
+        |prefix: &str| keys.iter().filter_map(|key| key.strip_prefix(prefix).map(str::to_owned)).collect::<Vec<_>>();
+    assert_eq!(below("a prefix/"), below("other/"));
+    assert_eq!(server.uploads("bucket"), Vec::<String>::new());
+
+    let back = bed.scratch.join("back");
+    let output = bed.command(&["--owners", "--exclude", "foreign"], "az://bucket/far/away", &back).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let mut here = snapshot(&bed.source());
+    here.values_mut().for_each(|state| state.mode &= 0o777);
+    assert_same(&here, &snapshot(&back));
+    let output = bed.command(&[], &bed.url, "s3://bucket/a prefix/below").output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+}

@@ -1,4 +1,4 @@
-//! The content of an object and of a file, read on both sides.
+//! The content of an object and of a file, or of two objects, read on both sides.
 
 use super::{Run, Trouble};
 use crate::content::fill;
@@ -37,4 +37,28 @@ pub(super) fn compare(
         run.limiter.spend(here as u64);
         at += here as u64;
     }
+}
+
+/// The same of two objects.
+pub(super) fn compare_objects(
+    run: &Run<'_>,
+    (from, key, found): (&Plain, &str, &Found),
+    (to, other_key, there): (&Plain, &str, &Found),
+) -> Result<Option<u64>, Trouble> {
+    let (one, other) = (from.read(key, found, run)?, to.read(other_key, there, run)?);
+    let (mut here, mut far) = (vec![0; STEP], vec![0; STEP]);
+    let mut at = 0;
+    while at < found.size {
+        if run.cancelled() {
+            return Err(Trouble::Stopped);
+        }
+        let read = one.read(&mut here, at).map_err(TransferError::io("read", from.shown(key)))?;
+        let came = other.read(&mut far, at).map_err(TransferError::io("read", to.shown(other_key)))?;
+        if read == 0 || here.get(..read) != far.get(..came) {
+            return Ok(Some(at));
+        }
+        run.limiter.spend(read as u64);
+        at += read as u64;
+    }
+    Ok(None)
 }

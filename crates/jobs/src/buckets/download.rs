@@ -346,7 +346,7 @@ impl Download<'_> {
 }
 
 /// What filters look at.
-fn as_stamp(found: &Found, about: &About) -> FileStamp {
+pub(super) fn as_stamp(found: &Found, about: &About) -> FileStamp {
     FileStamp {
         size: found.size,
         mtime: changed(found).unwrap_or_default(),

@@ -1,10 +1,10 @@
-//! A tree copied into a bucket, with what belongs to its files as texts beside the objects; and a bucket into a tree.
+//! A tree copied into a bucket, with what belongs to its files as texts beside the objects; a bucket into a tree, or into another bucket.
 //!
 //! For: `sifaka migrate` where source or destination is an object store's URL. **Blocks.**
 //!
 //! - `key`: which object has which key; `about`: the texts; `upload`: what happens in each directory; `extraneous`: removal; `notes`: uploads that
 //!   a killed run has left.
-//! - `listing`: what is below a prefix; `download`: what happens with each object; `target`: the tree. What stands in a bucket leads nobody out of that, and gives
+//! - `listing`: what is below a prefix; `download`: what happens with each object; `target`: the tree; `copy`: between buckets. What stands in a bucket leads nobody out of that, and gives
 //!   nobody rights.
 //! - An object is there as a whole or not at all, so a repeated run needs to know nothing of the one before: what has the source's size and time is the same.
 //! - Nothing is written or removed outside of the prefix, and no key is bent to fit: what has none is told.
@@ -12,6 +12,7 @@
 
 mod about;
 mod compare;
+mod copy;
 mod download;
 mod extraneous;
 mod key;
@@ -20,6 +21,7 @@ mod notes;
 mod target;
 mod upload;
 
+pub use copy::copy;
 pub use download::download;
 pub use upload::upload;
 

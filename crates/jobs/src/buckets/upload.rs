@@ -29,7 +29,7 @@ use transfer::Monitor as _;
 /// Read, and compared, at a time.
 const STEP: usize = 1 << 20;
 /// What was given up is aborted in this time, or left for the next run.
-const SETTLE: Duration = Duration::from_secs(60);
+pub(super) const SETTLE: Duration = Duration::from_secs(60);
 /// Somebody else may put to the same key, but not for ever.
 const LOOKS: u32 = 3;
 
@@ -60,16 +60,7 @@ pub fn upload(
     let root = open_root(source)?;
     let plain = Plain::new(target.bucket.clone());
     plain.check()?;
-    let path = options.state.as_ref().filter(|_| !options.dry_run);
-    let opened = path.map(|path| Notes::open(path, options.restart)).transpose()?;
-    let (notes, earlier) = opened.map_or((None, Vec::new()), |(notes, earlier)| (Some(notes), earlier));
-    for key in earlier.iter().filter(|key| key.starts_with(&target.prefix)) {
-        let aborted = plain.abort_unfinished(key)?;
-        tracing::info!(key, aborted, "an interrupted run had begun to put it there: what was unfinished is aborted");
-        if let Some(notes) = &notes {
-            notes.forget(key);
-        }
-    }
+    let (notes, resumed) = abort_earlier(&plain, &target.prefix, options)?;
     let mut is_fresh = true;
     plain.list(&target.prefix, &mut |listed| {
         is_fresh = listed.is_empty();
@@ -81,11 +72,23 @@ pub fn upload(
     upload.walk(root, source)?;
     let upload = upload.settled();
     upload.run.end()?;
-    let end = End { interrupted: upload.run.is_stopped(), resumed: !earlier.is_empty() };
+    let end = End { interrupted: upload.run.is_stopped(), resumed };
     if let Some(notes) = upload.notes {
         notes.remove();
     }
     Ok(end)
+}
+
+/// Opens the job's notes, and aborts what they say that a killed run had begun to put. Whether there was any.
+pub(super) fn abort_earlier(plain: &Plain, prefix: &str, options: &Options) -> Result<(Option<Notes>, bool), JobError> {
+    let Some(path) = options.state.as_ref().filter(|_| !options.dry_run) else { return Ok((None, false)) };
+    let (notes, earlier) = Notes::open(path, options.restart)?;
+    for key in earlier.iter().filter(|key| key.starts_with(prefix)) {
+        let aborted = plain.abort_unfinished(key)?;
+        tracing::info!(key, aborted, "an interrupted run had begun to put it there: what was unfinished is aborted");
+        notes.forget(key);
+    }
+    Ok((Some(notes), !earlier.is_empty()))
 }
 
 impl Visitor for Upload<'_> {
@@ -439,7 +442,7 @@ enum Verdict {
 }
 
 /// What was looked at may be replaced, and nothing else.
-fn over(found: Option<&Found>) -> Over {
+pub(super) fn over(found: Option<&Found>) -> Over {
     match found {
         None => Over::Nothing,
         Some(Found { version: Some(version), .. }) => Over::This(version.clone()),
