@@ -2,7 +2,7 @@
 
 use super::super::brain::Brain;
 use super::super::job::{Blocked, Job, Purpose};
-use super::super::parts::{Fetch, Phase, settle_part};
+use super::super::parts::{Fetch, Phase, forget_pages, settle_part};
 use super::super::sources::{ENOTCONN, unserved};
 use super::RECORD_AFTER;
 use crate::engine::Msg;
@@ -77,12 +77,16 @@ impl Brain {
         let action = Self::ephemeral_action(file, class, Command::Restore, archive_id, owner, path, now_ms);
         let offset = run.start * CHUNK;
         let end = run.end.saturating_mul(CHUNK).min(f.size);
+        let extent = Extent { offset, length: end.saturating_sub(offset) };
+        if parts.lossy {
+            forget_pages(&f, extent);
+        }
         parts.in_flight.insert(run.clone());
         parts.fetches.push(Fetch { key, run, demanded, from, thaw, doubted: false });
         let mut job = Job::new(Purpose::Part, action, 0);
         job.file = Some(opened);
         job.identity = identity;
-        job.extent = Extent { offset, length: end.saturating_sub(offset) };
+        job.extent = extent;
         self.jobs.insert(key, job);
         self.dispatch(key);
     }
