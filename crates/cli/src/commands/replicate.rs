@@ -12,8 +12,6 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-const EVERY: Duration = Duration::from_secs(600);
-
 #[derive(clap::Args, Debug)]
 #[command(
     override_usage = "sifaka replicate [OPTIONS] <SRC> <DST>\n       sifaka replicate --status|--promote <DST>",
@@ -27,9 +25,12 @@ pub(crate) struct ReplicateArgs {
     /// Make one pass and end
     #[arg(long)]
     once: bool,
-    /// From the end of a pass over the whole tree to the next one, such as 30m or 1d [default: 10m]
+    /// From the end of a pass over the whole tree to the next one, such as 30m or 2d [default: 10m; 1d where the kernel tells what changes]
     #[arg(long, value_name = "TIME", value_parser = age)]
     every: Option<Duration>,
+    /// Find out what changes by passes alone, also where the kernel would tell it
+    #[arg(long)]
+    no_events: bool,
     /// Keep what was removed or replaced in the replica for so long; 0s: not at all
     #[arg(long, value_name = "TIME", value_parser = age, default_value = "7d")]
     grace: Duration,
@@ -180,7 +181,8 @@ fn replicated(args: &ReplicateArgs, source: &Path, target: &Path) -> Outcome {
     let usual = || state_file("replicate", source.as_os_str(), target.as_os_str());
     let plan = Plan {
         once: args.once,
-        every: args.every.unwrap_or(EVERY),
+        every: args.every,
+        events: !args.no_events,
         grace: args.grace,
         adopt: args.adopt,
         filter: args.filters.filter()?,

@@ -181,8 +181,8 @@ fn nothing_is_made_a_replica_by_mistake() {
     // Two at once.
     let first = site.follow(&[]);
     let status = || ran(&mut site.command(&["--status", "--alarm-after", "1d"], &[&replica])).0;
-    wait_until(PATIENCE, "the first one writes", || site.once(&[]).0 == Some(5));
-    assert_eq!(status(), Some(0));
+    wait_until(PATIENCE, "the first one writes", || self::status(&site)["status"]["pid"] == first.0.id());
+    assert_eq!((site.once(&[]).0, status()), (Some(5), Some(0)));
     assert_eq!(first.signal(Signal::TERM), Some(0));
     // What is in the control directory may be anything.
     fs::write(replica.join(".sifaka-replica/replica.json"), vec![b'['; 100_000]).unwrap();
@@ -199,7 +199,7 @@ fn fail_over_and_fail_back() {
     let (source, replica) = (site.source(), site.replica());
     TreeSpec::new(5, 30).build(&source);
     fs::write(source.join("both"), "at first").unwrap();
-    let mut replicator = site.follow(&["--every", "1s"]);
+    let mut replicator = site.follow(&["--no-events", "--every", "1s"]);
     wait_until(PATIENCE, "the replica is there", || replica.join("both").exists());
     site.wait_until_same();
 
@@ -258,7 +258,7 @@ fn who_waits_for_the_replica_is_told_how_it_goes() {
 
     // A replica that lags: nothing more comes to it.
     let alarm = format!("echo $SIFAKA_REPLICA >> {}", told.display());
-    let late = site.follow(&["--every", "1d", "--alarm-after", "1s", "--alarm-command", &alarm]);
+    let late = site.follow(&["--no-events", "--every", "1d", "--alarm-after", "1s", "--alarm-command", &alarm]);
     wait_until(PATIENCE, "the alarm is told", || told.exists() && fs::metadata(&told).unwrap().len() > 0);
     assert_eq!(fs::read_to_string(&told).unwrap().lines().next(), replica.to_str());
     late.signal(Signal::KILL);
@@ -266,7 +266,7 @@ fn who_waits_for_the_replica_is_told_how_it_goes() {
 }
 
 /// Changes a tree as users do: writes, renames, removals, links, modes.
-fn change(root: &Path, random: &mut Random) {
+fn change(root: &Path, random: &mut Random, links: bool) {
     let mut directories = vec![root.to_owned()];
     let mut files = Vec::new();
     let mut at = 0;
@@ -292,7 +292,7 @@ fn change(root: &Path, random: &mut Random) {
         (3, Some(file)) => drop(fs::rename(file, directory.join(name))),
         (4, _) if other != root => drop(fs::rename(other, directory.join(name))),
         (5, Some(file)) => drop(fs::remove_file(file)),
-        (6, Some(file)) => drop(fs::hard_link(file, directory.join(name))),
+        (6, Some(file)) if links => drop(fs::hard_link(file, directory.join(name))),
         (7, Some(file)) => drop(fs::write(file, format!("content {}", random.within(0..1000)))),
         (_, Some(file)) => {
             drop(fs::set_permissions(file, fs::Permissions::from_mode(0o600 + random.within(0..64) as u32)))
@@ -304,7 +304,7 @@ fn change(root: &Path, random: &mut Random) {
 /// Killed at any moment while the source changes, it ends with what is at the source, and leaves nothing behind.
 fn killed_while_the_source_changes(site: &Site, args: &[&str]) {
     let source = site.source();
-    let mut random = Random::new(23);
+    let mut random = Random::from_env();
     for number in 0..6 {
         let directory = source.join(format!("d{number}"));
         fs::create_dir(&directory).unwrap();
@@ -313,19 +313,20 @@ fn killed_while_the_source_changes(site: &Site, args: &[&str]) {
     for _ in 0..8 {
         let replicator = site.follow(args);
         for _ in 0..random.within(1..120) {
-            change(&source, &mut random);
+            change(&source, &mut random, true);
         }
         replicator.signal(Signal::KILL);
     }
     let mut replicator = site.follow(args);
     for _ in 0..200 {
-        change(&source, &mut random);
+        change(&source, &mut random, true);
     }
     site.wait_until_same();
     assert!(replicator.0.try_wait().unwrap().is_none(), "it goes on");
     replicator.signal(Signal::KILL);
-    let found =
-        Command::new("find").arg(site.replica()).args(["-mindepth", "2", "-name", ".sifaka-*"]).output().unwrap();
+    let mut find = Command::new("find");
+    find.arg(site.replica()).args(["-path", "*/.sifaka-replica", "-prune", "-o", "-name", ".sifaka-*", "-print"]);
+    let found = find.output().unwrap();
     assert_eq!(String::from_utf8(found.stdout).unwrap(), "");
     let control = fs::metadata(site.replica().join(".sifaka-replica")).unwrap();
     assert_eq!((control.mode() & 0o777, control.uid()), (0o700, 0));
@@ -334,5 +335,127 @@ fn killed_while_the_source_changes(site: &Site, args: &[&str]) {
 #[test]
 fn p7_killed_while_the_source_changes_it_ends_with_what_is_there() {
     let site = Site::new("replica-killed", FsKind::Ext4, FsKind::Xfs);
-    killed_while_the_source_changes(&site, &["--every", "1s"]);
+    killed_while_the_source_changes(&site, &["--no-events", "--every", "1s"]);
+}
+
+#[test]
+fn p7_killed_while_events_come_it_ends_with_what_is_there() {
+    for (from, to) in [(FsKind::Ext4, FsKind::Xfs), (FsKind::Xfs, FsKind::Btrfs)] {
+        let site = Site::new("replica-events-killed", from, to);
+        killed_while_the_source_changes(&site, &[]);
+    }
+}
+
+fn status(site: &Site) -> Value {
+    let output = site.command(&["--status", "--json"], &[&site.replica()]).output().unwrap();
+    serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+/// Renames stay renames: what is renamed keeps its inode in the replica, and nothing below it is touched.
+#[test]
+fn what_is_renamed_is_renamed_in_the_replica() {
+    for kind in [FsKind::Ext4, FsKind::Xfs, FsKind::Btrfs] {
+        let site = Site::new("replica-renames", kind, FsKind::Ext4);
+        let (source, replica) = (site.source(), site.replica());
+        for name in ["a/b/c", "one", "two", "left/x", "outer/inner"] {
+            fs::create_dir_all(source.join(name)).unwrap();
+            fs::write(source.join(name).join("file"), name).unwrap();
+        }
+        fs::write(source.join("big"), vec![3; 3 << 20]).unwrap();
+        let replicator = site.follow(&[]);
+        wait_until(PATIENCE, "the first pass is over", || {
+            status(&site)["status"]["last_pass"].is_object() && status(&site)["status"]["mode"] == "events"
+        });
+        site.assert_same();
+        let inode = |path: &str| fs::symlink_metadata(replica.join(path)).unwrap().ino();
+        let before =
+            ["a/b", "a/b/c/file", "one", "one/file", "two", "two/file", "big", "left/x", "outer", "outer/inner/file"]
+                .map(inode);
+
+        // Exchanged; into something new; to another name in what is renamed itself; out of it; twice.
+        fs::rename(source.join("one"), source.join("tmp")).unwrap();
+        fs::rename(source.join("two"), source.join("one")).unwrap();
+        fs::rename(source.join("tmp"), source.join("two")).unwrap();
+        fs::create_dir_all(source.join("new/er")).unwrap();
+        fs::rename(source.join("a/b"), source.join("new/er/b")).unwrap();
+        fs::write(source.join("new/er/b/c/more"), "more").unwrap();
+        fs::rename(source.join("left/x"), source.join("right")).unwrap();
+        fs::rename(source.join("right"), source.join("left/y")).unwrap();
+        fs::rename(source.join("outer/inner"), source.join("inner")).unwrap();
+        fs::rename(source.join("outer"), source.join("inner/outer")).unwrap();
+        fs::rename(source.join("big"), source.join("inner/outer/large")).unwrap();
+        fs::remove_file(source.join("one/file")).unwrap();
+        site.wait_until_same();
+        let after = ["new/er/b", "new/er/b/c/file", "two", "two/file", "one", "left/y", "inner/outer/large"].map(inode);
+        assert_eq!(after[..5], [before[0], before[1], before[2], before[3], before[4]]);
+        assert_eq!((after[5], after[6]), (before[7], before[6]));
+        assert_eq!((inode("inner/outer"), inode("inner/file")), (before[8], before[9]));
+        assert_eq!(site.kept("one/file"), ["two"], "the only thing that was removed");
+        replicator.signal(Signal::TERM);
+        let status = status(&site);
+        assert_eq!(status["status"]["failed"], 0, "{status}");
+        assert!(status["status"]["renamed"].as_u64().unwrap() >= 7, "{status}");
+    }
+}
+
+#[test]
+fn changes_come_over_without_a_pass() {
+    let site = Site::new("replica-events", FsKind::Ext4, FsKind::Xfs);
+    let source = site.source();
+    fs::create_dir_all(source.join("d/e")).unwrap();
+    fs::create_dir(site.from.path().join("beside")).unwrap();
+    for name in ["d/one", "d/two", "three", "beside-the-point"] {
+        fs::write(source.join(name), name).unwrap();
+    }
+    let replicator = site.follow(&["--every", "7d"]);
+    wait_until(PATIENCE, "the first pass is over", || status(&site)["status"]["last_pass"].is_object());
+    let pass = status(&site)["status"]["last_pass"].clone();
+    fs::write(source.join("d/one"), "changed").unwrap();
+    fs::remove_file(source.join("d/two")).unwrap();
+    symlink("nowhere", source.join("d/two")).unwrap();
+    fs::set_permissions(source.join("d/e"), fs::Permissions::from_mode(0o2711)).unwrap();
+    fs::remove_file(source.join("three")).unwrap();
+    fs::create_dir_all(source.join("three/x/y/z")).unwrap();
+    TreeSpec::new(3, 20).build(&source.join("three/x/y"));
+    for number in 0..400 {
+        fs::write(source.join(format!("d/e/{number}")), vec![1; 10]).unwrap();
+    }
+    // In and out of the tree.
+    fs::create_dir(site.from.path().join("beside/in")).unwrap();
+    fs::write(site.from.path().join("beside/in/file"), "from outside").unwrap();
+    fs::rename(site.from.path().join("beside/in"), source.join("in")).unwrap();
+    fs::rename(source.join("beside-the-point"), site.from.path().join("beside/out")).unwrap();
+    site.wait_until_same();
+    assert_eq!(status(&site)["status"]["last_pass"], pass, "none was needed");
+    // A second name of a file, and a change of both: for that one is.
+    fs::hard_link(source.join("d/one"), source.join("d/e/uno")).unwrap();
+    fs::write(source.join("d/one"), "changed again").unwrap();
+    site.wait_until_same();
+    replicator.signal(Signal::TERM);
+    assert_eq!(status(&site)["status"]["failed"], 0);
+    assert_eq!(site.kept("three"), ["three"]);
+    assert_eq!(site.kept("beside-the-point"), ["beside-the-point"]);
+}
+
+/// Without a pass, and so by what the kernel tells alone: whatever is renamed, replaced and removed while earlier changes come over.
+#[test]
+fn p10_what_the_kernel_tells_is_enough() {
+    let site = Site::new("replica-churn", FsKind::Xfs, FsKind::Ext4);
+    let source = site.source();
+    let mut random = Random::from_env();
+    for number in 0..4 {
+        fs::create_dir(source.join(format!("d{number}"))).unwrap();
+        TreeSpec::new(number, 20).build(&source.join(format!("d{number}")));
+    }
+    let _replicator = site.follow(&[]);
+    wait_until(PATIENCE, "the first pass is over", || status(&site)["status"]["last_pass"].is_object());
+    let pass = status(&site)["status"]["last_pass"].clone();
+    for _ in 0..3 {
+        for _ in 0..200 {
+            change(&source, &mut random, false);
+        }
+        site.wait_until_same();
+    }
+    let status = status(&site);
+    assert_eq!((&status["status"]["last_pass"], &status["status"]["failed"]), (&pass, &0.into()), "{status}");
 }

@@ -66,7 +66,7 @@ pub fn copy(
         tracing::warn!("not everything that was given up is aborted: the service may keep unfinished uploads");
     }
     job.run.end()?;
-    let end = End { interrupted: job.run.is_stopped(), resumed };
+    let end = End { interrupted: job.run.is_stopped(), resumed, several: false };
     if let Some(notes) = job.notes {
         notes.remove();
     }

@@ -83,7 +83,7 @@ pub fn download(
         sys::file::sync_fs(target.root())
             .map_err(JobError::io("make durable what was written into", &source_path(source)))?;
     }
-    Ok(End { interrupted: job.run.is_stopped(), resumed: false })
+    Ok(End { interrupted: job.run.is_stopped(), resumed: false, several: false })
 }
 
 fn source_path(source: &Place) -> std::path::PathBuf {

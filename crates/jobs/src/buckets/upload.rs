@@ -72,7 +72,7 @@ pub fn upload(
     upload.walk(root, source)?;
     let upload = upload.settled();
     upload.run.end()?;
-    let end = End { interrupted: upload.run.is_stopped(), resumed };
+    let end = End { interrupted: upload.run.is_stopped(), resumed, several: false };
     if let Some(notes) = upload.notes {
         notes.remove();
     }

@@ -2,7 +2,7 @@
 
 use super::Migration;
 use super::attic::discard;
-use super::spot::{Place, unlink};
+use super::spot::{Place, Scope, Spot, unlink};
 use crate::failure::Failure;
 use crate::report::{Did, Kind};
 use crate::walk::{Buffer, Directory, Entry, as_path};
@@ -10,6 +10,7 @@ use rustix::fs::{AtFlags, FileType};
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use sys::file::stamp;
 use sys::{Mode, OFlags};
 
@@ -24,7 +25,7 @@ impl Migration<'_> {
     pub(super) fn tidy(&self, directory: &Directory<Place>) -> Result<(), Failure> {
         let deletes = self.options.delete && !directory.kept.unlisted.load(std::sync::atomic::Ordering::Relaxed);
         let Some(target) = directory.kept.fd() else { return Ok(()) };
-        if directory.kept.is_fresh || !(deletes || self.earlier.is_some()) {
+        if directory.kept.is_fresh || directory.kept.scope == Scope::Named || !(deletes || self.earlier.is_some()) {
             return Ok(());
         }
         let listing = reopen(target).map_err(Failure::destination("open"))?;
@@ -46,6 +47,18 @@ impl Migration<'_> {
                     self.remove(directory, &entry);
                 }
             }
+        }
+        Ok(())
+    }
+
+    /// The source does not have it any more: neither is the destination to.
+    pub(super) fn gone(&self, directory: &Arc<Directory<Place>>, name: &[u8]) -> Result<(), Failure> {
+        let Some(found) = Spot::new(directory, name).find().map_err(Failure::destination("find"))? else {
+            return Ok(());
+        };
+        let entry = Entry { name: name.into(), kind: FileType::from_raw_mode(found.mode) };
+        if self.options.delete && self.is_extraneous(directory, &entry)? {
+            self.remove(directory, &entry);
         }
         Ok(())
     }

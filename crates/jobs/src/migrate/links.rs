@@ -47,6 +47,9 @@ impl Migration<'_> {
         let copied = copy();
         let is_there = copied.as_ref().is_ok_and(|done| matches!(done.did, Did::Copied | Did::Updated | Did::Same));
         state.settle(inode, is_there).map_err(noted)?;
+        if self.partial && !copied.as_ref().is_ok_and(|done| done.did == Did::Same) {
+            self.several.store(true, std::sync::atomic::Ordering::Relaxed);
+        }
         copied.map(Some)
     }
 
@@ -180,7 +183,7 @@ fn noted(error: JobError) -> Failure {
     Failure::source("note the names of")(io::Error::other(error))
 }
 
-fn split(path: &[u8]) -> (&[u8], &[u8]) {
+pub(super) fn split(path: &[u8]) -> (&[u8], &[u8]) {
     match path.iter().rposition(|byte| *byte == b'/') {
         Some(at) => (path.get(..at).unwrap_or_default(), path.get(at + 1..).unwrap_or_default()),
         None => (b"", path),
@@ -188,7 +191,7 @@ fn split(path: &[u8]) -> (&[u8], &[u8]) {
 }
 
 /// A directory below `root`, however long the way: a component at a time, without following anything.
-fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
+pub(crate) fn open_directory(root: BorrowedFd<'_>, path: &[u8]) -> io::Result<OwnedFd> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let mut at = rustix::fs::openat(root, c".", flags, Mode::empty())?;
     for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {

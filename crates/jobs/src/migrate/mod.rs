@@ -13,6 +13,7 @@
 
 mod attic;
 pub(crate) mod attributes;
+mod batch;
 mod extraneous;
 mod file;
 pub(crate) mod granularity;
@@ -24,6 +25,10 @@ mod spot;
 mod visit;
 
 pub use attic::Attic;
+pub(crate) use attic::names as names_in;
+pub(crate) use batch::{Part, refresh};
+pub(crate) use extraneous::remove_tree;
+pub(crate) use links::open_directory;
 pub use options::{Existing, Options};
 
 use crate::climber::Climber;
@@ -69,6 +74,8 @@ pub struct End {
     pub interrupted: bool,
     /// It went on from where an earlier run was interrupted.
     pub resumed: bool,
+    /// Only some directories were looked at, and a file that has names in others, too, was changed: those were not looked for.
+    pub(crate) several: bool,
 }
 
 /// The last checkpoint.
@@ -106,6 +113,9 @@ pub(crate) struct Migration<'a> {
     is_missing: bool,
     state: Option<State>,
     earlier: Option<Earlier>,
+    /// Only some directories are looked at: of what several names are of, some may be missed.
+    partial: bool,
+    several: AtomicBool,
     /// Begins the names of this job's unfinished files.
     prefix: String,
     /// Not that of the run which left some.
@@ -181,6 +191,8 @@ impl<'a> Migration<'a> {
             is_missing: matches!(made, Target::Missing),
             state: None,
             earlier: None,
+            partial: false,
+            several: AtomicBool::new(false),
             prefix: String::new(),
             run: RandomState::new().hash_one(std::process::id()),
             made: AtomicU64::new(0),
@@ -198,21 +210,31 @@ impl<'a> Migration<'a> {
         self.prefix = format!("{PREFIX}{:016x}-", short_hash(key.as_bytes()));
         let Some(path) = self.options.state.as_ref().filter(|_| !self.options.dry_run) else { return Ok(()) };
         // What was finished under other terms is not finished, nor is it if other directories have these paths now.
-        let terms = format!("{} {:?} {:?}", self.options.terms(), self.source_inode, self.target_inode);
+        let terms =
+            format!("{} {} {:?} {:?}", self.options.terms(), self.partial, self.source_inode, self.target_inode);
         let job = Job { key, terms, made_root: self.is_fresh };
         let (state, earlier) = State::open(path, &job, self.next_tick(), self.options.restart)?;
         (self.state, self.earlier) = (Some(state), earlier);
         Ok(())
     }
 
-    fn run(mut self, root: OwnedFd, target: &Path) -> Result<End, JobError> {
-        let pace = Pace::usual(self.options.threads);
+    fn run(self, root: OwnedFd, target: &Path) -> Result<End, JobError> {
         let again = root.try_clone().map_err(JobError::io("open", Path::new("the source")))?;
+        self.run_by(again, target, |walker| walker.run(root))
+    }
+
+    fn run_by(
+        mut self,
+        again: OwnedFd,
+        target: &Path,
+        walk: impl FnOnce(&Walker<'_, Self>) -> io::Result<()>,
+    ) -> Result<End, JobError> {
+        let pace = Pace::usual(self.options.threads);
         let walker = Walker::new(&self, &pace, self.stop, self.options.cross);
         let (ended, end) = channel::<()>();
         let (walked, kept) = std::thread::scope(|scope| {
             let ticks = scope.spawn(|| self.tick(&walker, &pace, end));
-            let walked = walker.run(root).map_err(JobError::io("read", Path::new("the source")));
+            let walked = walk(&walker).map_err(JobError::io("read", Path::new("the source")));
             drop(ended);
             (walked, ticks.join().unwrap_or(Ok(())))
         });
@@ -225,7 +247,8 @@ impl<'a> Migration<'a> {
             self.late_names(&Arc::new(root))?;
         }
         drop(walker);
-        let end = End { interrupted: self.is_stopped(), resumed: self.earlier.is_some() };
+        let several = self.several.load(Ordering::Relaxed);
+        let end = End { interrupted: self.is_stopped(), resumed: self.earlier.is_some(), several };
         if !self.options.dry_run {
             self.checkpoint(target)?;
             if let Some(state) = self.state.take().filter(|_| !end.interrupted) {

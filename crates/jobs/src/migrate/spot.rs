@@ -9,6 +9,17 @@ use std::sync::atomic::AtomicBool;
 use sys::file::{FileStamp, Moment};
 use sys::{Mode, OFlags};
 
+/// What is done with a directory that is in both trees.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Scope {
+    /// All in and below it is brought up to date.
+    Whole,
+    /// All in it; of the directories in it only those that the destination does not have.
+    Listed,
+    /// As that, and only what is named.
+    Named,
+}
+
 /// A directory at the destination, kept with the source's.
 #[derive(Debug)]
 pub(crate) struct Place {
@@ -22,11 +33,12 @@ pub(crate) struct Place {
     pub(crate) opened: Option<u32>,
     /// Of its content, when it was found; `None` if this run made it.
     pub(crate) changed: Option<Moment>,
+    pub(crate) scope: Scope,
 }
 
 impl Place {
     pub(crate) fn new(fd: Option<OwnedFd>, is_fresh: bool) -> Self {
-        Self { fd, is_fresh, unlisted: AtomicBool::new(false), opened: None, changed: None }
+        Self { fd, is_fresh, unlisted: AtomicBool::new(false), opened: None, changed: None, scope: Scope::Whole }
     }
 
     pub(crate) fn fd(&self) -> Option<BorrowedFd<'_>> {

@@ -4,7 +4,7 @@ use super::Migration;
 use super::attic::discard;
 use super::attributes;
 use super::file::{Done, stopped};
-use super::spot::{Place, Spot};
+use super::spot::{Place, Scope, Spot};
 use crate::failure::Failure;
 use crate::report::{Did, Kind};
 use crate::walk::{Directory, Entry, Found, Visitor, Walker, as_path, kind_of};
@@ -36,6 +36,9 @@ impl Visitor for Migration<'_> {
         }
         if !filter.wants_name(parent, name, true) {
             self.told(Kind::Directory, Did::Filtered, 0, None, || parent.shown(name));
+            return false;
+        }
+        if parent.kept.scope != Scope::Whole && self.is_directory_there(parent, name) {
             return false;
         }
         if self.earlier.is_some() && self.state.as_ref().is_some_and(|state| state.is_finished(&parent.path_of(name))) {
@@ -85,7 +88,11 @@ impl Visitor for Migration<'_> {
                 directory.mark_flawed();
                 return;
             }
-            self.entry(Some(walk), Spot::new(directory, &entry.name), entry.kind, &mut written);
+            if directory.kept.scope == Scope::Named {
+                self.named(walk, directory, &entry.name, &mut written);
+            } else {
+                self.entry(Some(walk), Spot::new(directory, &entry.name), entry.kind, &mut written);
+            }
         }
         self.verify(directory, written);
     }
@@ -108,7 +115,7 @@ impl Visitor for Migration<'_> {
             }
         }
         if let Some(state) = &self.state
-            && !directory.is_flawed()
+            && !(directory.is_flawed() || self.partial)
         {
             state.finish(directory.path_of(b""));
         }

@@ -3,12 +3,17 @@
 //! For: `sifaka replicate`. Not for: one copy at one time ([`crate::migrate`], which does the work here, too). **Blocks.**
 //!
 //! - [`control`]: what a replica says of itself, and who may write to it.
+//! - `follow`: what the kernel tells of changes is brought over (`listener`, `pending`); `moves`: renames.
 //! - `pulse`: what goes on beside the copying. [`status`]: what is told of it.
 //!
 //! What is removed or replaced in the replica stays in it for a grace period ([`crate::migrate::Attic`]). Whoever replicates into a directory that is no
 //! replica of the same source, or was promoted, has to say so ([`Plan::adopt`]).
 
 mod control;
+mod follow;
+mod listener;
+mod moves;
+mod pending;
 mod pulse;
 mod status;
 
@@ -20,6 +25,7 @@ use crate::filter::Filter;
 use crate::migrate::{Attic, End, Existing, Options, migrate};
 use crate::report::{Tally, Watcher};
 use control::Control;
+use listener::Listener;
 use pulse::Pulse;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -33,6 +39,9 @@ use sys::OFlags;
 const TICK: Duration = Duration::from_millis(100);
 /// Whoever promotes a replica waits so long for its replicator to end.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// Between two passes where nobody tells what changes, and where somebody does.
+const EVERY: Duration = Duration::from_secs(600);
+const EVERY_DAY: Duration = Duration::from_secs(86_400);
 const REMOVED: &str = "removed";
 
 /// What a replication is to do.
@@ -40,8 +49,10 @@ const REMOVED: &str = "removed";
 pub struct Plan {
     /// One pass, and no more.
     pub once: bool,
-    /// From the end of a pass to the next one.
-    pub every: Duration,
+    /// From the end of a pass to the next one. Without it ten minutes, and a day where the kernel tells what changes.
+    pub every: Option<Duration>,
+    /// The kernel is asked to tell what changes, where it can.
+    pub events: bool,
     /// For so long what was removed or replaced is kept; not at all if it is nothing.
     pub grace: Duration,
     /// The destination becomes a replica of the source, whatever it was.
@@ -262,6 +273,10 @@ struct Replication<'a> {
 
 impl Replication<'_> {
     fn run(&self) -> Result<Ended, JobError> {
+        let may_listen = self.plan.events && !self.plan.once && !self.plan.cross;
+        if let Some(listener) = may_listen.then(|| Listener::new(self.source)).flatten() {
+            return self.follow(&listener);
+        }
         loop {
             self.pass()?;
             if let Some(ended) = self.ended() {
@@ -270,7 +285,7 @@ impl Replication<'_> {
             if self.plan.once {
                 return Ok(Ended::Done);
             }
-            let due = Instant::now() + self.plan.every;
+            let due = Instant::now() + self.plan.every.unwrap_or(EVERY);
             while Instant::now() < due && !self.pulse.is_stopped() {
                 std::thread::sleep(TICK);
             }
@@ -301,32 +316,34 @@ impl Replication<'_> {
     }
 
     /// Over the whole tree. What an interrupted pass had finished may have changed since: after the rest, all is looked at once more.
-    fn pass(&self) -> Result<(), JobError> {
+    /// Whether all is at the destination.
+    fn pass(&self) -> Result<bool, JobError> {
         self.is_still_there()?;
         self.observer.begins();
         self.pulse.status.lock().in_pass = true;
         loop {
             let (began, before) = (now(), self.failed());
             let options = self.options();
-            let End { interrupted, resumed } =
+            let End { interrupted, resumed, .. } =
                 migrate(self.source, self.target, &options, self.tally, self.observer.watcher(), &self.pulse.stop)?;
             if interrupted {
-                return Ok(());
+                return Ok(false);
             }
             if resumed {
                 continue;
             }
             let pass = Pass { began, ended: now(), failed: self.failed() - before };
-            let mut status = self.pulse.status.lock();
-            (status.in_pass, status.last_pass) = (false, Some(pass));
-            if pass.failed == 0 {
-                status.synced_to = Some(began);
+            {
+                let mut status = self.pulse.status.lock();
+                (status.in_pass, status.last_pass) = (false, Some(pass));
+                if pass.failed == 0 {
+                    status.synced_to = Some(began);
+                }
             }
-            break;
+            self.pulse.write(Some(std::process::id()));
+            self.purge();
+            return Ok(pass.failed == 0);
         }
-        self.pulse.write(Some(std::process::id()));
-        self.purge();
-        Ok(())
     }
 
     fn failed(&self) -> u64 {

@@ -67,9 +67,14 @@ impl Pace {
 enum Task<V: Visitor> {
     /// One to be opened. Its parent is held.
     Enter { parent: Arc<Directory<V::Kept>>, name: Box<[u8]> },
+    /// One that is open, to be listed.
+    List { directory: Arc<Directory<V::Kept>> },
     /// Their directory is held.
     Entries { directory: Arc<Directory<V::Kept>>, entries: Vec<Entry> },
 }
+
+/// A directory that is open, and the entries of it that are wanted: all of them, if that is not said.
+pub(crate) type Part<V> = (Arc<Directory<<V as Visitor>::Kept>>, Option<Vec<Entry>>);
 
 struct Shared<V: Visitor> {
     waiting: Vec<Task<V>>,
@@ -159,6 +164,29 @@ impl<'a, V: Visitor> Walker<'a, V> {
         Ok(())
     }
 
+    /// Walks these directories, which are open, and which nobody has entered: all in them, or only the entries that are named. What is below `root` is on its filesystem.
+    ///
+    /// # Errors
+    /// The root cannot be looked at.
+    pub(crate) fn run_these(&self, root: BorrowedFd<'_>, these: Vec<Part<V>>) -> io::Result<()> {
+        let mount = mount_of(root)?;
+        self.mount.get_or_init(|| mount);
+        let tasks = these.into_iter().map(|(directory, entries)| match entries {
+            None => Task::List { directory },
+            Some(entries) => Task::Entries { directory, entries },
+        });
+        self.lock().waiting.extend(tasks);
+        std::thread::scope(|scope| {
+            for index in 1..self.pace.most() {
+                if std::thread::Builder::new().spawn_scoped(scope, move || self.work(index)).is_err() {
+                    break;
+                }
+            }
+            self.work(0);
+        });
+        Ok(())
+    }
+
     /// Threads look again how many of them may work.
     pub fn wake(&self) {
         let _shared = self.lock();
@@ -222,6 +250,7 @@ impl<'a, V: Visitor> Walker<'a, V> {
                         self.tree(directory, &mut buffer);
                     }
                 }
+                Task::List { directory } => self.tree(directory, &mut buffer),
                 Task::Entries { directory, entries } => {
                     if !self.is_stopped() {
                         self.visitor.entries(self, &directory, &entries);

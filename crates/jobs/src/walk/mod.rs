@@ -13,6 +13,7 @@ mod crew;
 mod directory;
 mod entry;
 
+pub(crate) use crew::Part;
 pub use crew::{Pace, Walker};
 pub use directory::Directory;
 pub use entry::{Entry, as_path};

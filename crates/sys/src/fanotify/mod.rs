@@ -1,11 +1,12 @@
 //! fanotify: the kernel asking before a file's content is used, and telling that it was changed.
 //!
 //! [`PreContentGroup`] gets permission events, each of which holds somebody's system call until it is answered.
-//! [`ChangeGroup`] gets notifications, late and incomplete after an overflow. Who decides the answers is not here.
+//! [`ChangeGroup`] gets notifications, late and incomplete after an overflow; [`NameGroup`] those with names. Who decides the answers is not here.
 //!
 //! Sources: fanotify(7), fanotify_init(2), fanotify_mark(2), include/uapi/linux/fanotify.h of Linux 6.18.
 
 mod change;
+mod names;
 mod pre_content;
 mod record;
 
@@ -15,6 +16,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use crate::check;
 
 pub use change::{ChangeEvent, ChangeGroup};
+pub use names::{NameEvent, NameGroup, Place};
 pub use pre_content::{PermissionEvent, PreContentGroup, Verdict};
 
 /// Before content is read, written, mapped or truncated (Linux 6.14); with the range concerned.
@@ -31,6 +33,14 @@ pub const MOVE_SELF: u64 = libc::FAN_MOVE_SELF;
 pub const ATTRIB: u64 = libc::FAN_ATTRIB;
 /// An inode is gone.
 pub const DELETE_SELF: u64 = libc::FAN_DELETE_SELF;
+/// A name was made.
+pub const CREATE: u64 = libc::FAN_CREATE;
+/// A name is gone.
+pub const DELETE: u64 = libc::FAN_DELETE;
+/// A name became another one (Linux 5.17).
+pub const RENAME: u64 = 0x1000_0000;
+/// It is about a directory.
+pub const ONDIR: u64 = libc::FAN_ONDIR;
 /// Events were lost.
 pub const QUEUE_OVERFLOW: u64 = libc::FAN_Q_OVERFLOW;
 

@@ -8,6 +8,14 @@ const VERSION: u8 = 3;
 const METADATA_BYTES: usize = 24;
 /// `FAN_EVENT_INFO_TYPE_FID`.
 const INFO_FID: u8 = 1;
+/// `FAN_EVENT_INFO_TYPE_DFID_NAME`.
+const INFO_NAME: u8 = 2;
+/// `FAN_EVENT_INFO_TYPE_DFID`.
+const INFO_DIRECTORY: u8 = 3;
+/// `FAN_EVENT_INFO_TYPE_OLD_DFID_NAME`.
+const INFO_OLD_NAME: u8 = 10;
+/// `FAN_EVENT_INFO_TYPE_NEW_DFID_NAME`.
+const INFO_NEW_NAME: u8 = 12;
 /// `FAN_EVENT_INFO_TYPE_RANGE`.
 const INFO_RANGE: u8 = 6;
 
@@ -19,6 +27,10 @@ pub(super) struct Record {
     pub(super) pid: i32,
     pub(super) range: Option<(u64, u64)>,
     pub(super) handle: Option<RawHandle>,
+    /// Directory and name, which is empty for the directory itself.
+    pub(super) place: Option<(RawHandle, Vec<u8>)>,
+    /// The same before a rename.
+    pub(super) old_place: Option<(RawHandle, Vec<u8>)>,
 }
 
 /// The events in `bytes`, up to the first that makes no sense.
@@ -53,6 +65,8 @@ impl Iterator for Records<'_> {
             pid: i32_at(event, 20)?,
             range: None,
             handle: None,
+            place: None,
+            old_place: None,
         };
         read_infos(event.get(metadata_length..)?, &mut record);
         self.bytes = rest;
@@ -68,6 +82,8 @@ fn read_infos(mut infos: &[u8], record: &mut Record) {
         match info.first() {
             Some(&INFO_RANGE) => record.range = u64_at(info, 8).zip(u64_at(info, 16)),
             Some(&INFO_FID) => record.handle = file_handle(info),
+            Some(&(INFO_NAME | INFO_NEW_NAME | INFO_DIRECTORY)) => record.place = place(info),
+            Some(&INFO_OLD_NAME) => record.old_place = place(info),
             _ => {}
         }
         infos = rest;
@@ -80,6 +96,15 @@ fn file_handle(info: &[u8]) -> Option<RawHandle> {
     let kind = i32_at(info, 16)?;
     let bytes = info.get(20..)?.get(..length)?;
     (1..=MAX_HANDLE_BYTES).contains(&length).then(|| RawHandle { kind, bytes: bytes.to_vec() })
+}
+
+/// As [`file_handle`], of a directory; behind it a name, which ends in NUL.
+fn place(info: &[u8]) -> Option<(RawHandle, Vec<u8>)> {
+    let directory = file_handle(info)?;
+    let name = info.get(20 + directory.bytes.len()..)?.split(|byte| *byte == 0).next().unwrap_or_default();
+    let name = if name == b"." { b"" } else { name };
+    // Nothing that leads elsewhere, whatever the kernel says.
+    (name != b".." && !name.contains(&b'/')).then(|| (directory, name.to_vec()))
 }
 
 fn array_at<const N: usize>(bytes: &[u8], offset: usize) -> Option<[u8; N]> {
@@ -135,6 +160,18 @@ mod tests {
         assert_eq!(records.len(), 1);
         assert_eq!(records[0].range, Some((4096, 8192)));
         assert_eq!((records[0].fd, records[0].pid), (9, 77));
+    }
+
+    #[test]
+    fn names_end_in_nul_and_lead_nowhere() {
+        let named = |name: &[u8]| {
+            info(INFO_NAME, &[[0; 8].as_slice(), &4_u32.to_ne_bytes(), &[1, 0, 0, 0], b"abcd", name].concat())
+        };
+        let place = |name: &[u8]| Records::new(&event(1, -1, &named(name))).next().unwrap().place.map(|place| place.1);
+        assert_eq!(place(b"name\0\0\0"), Some(b"name".to_vec()));
+        assert_eq!(place(b".\0"), Some(vec![]));
+        assert_eq!(place(b""), Some(vec![]));
+        assert_eq!((place(b"..\0"), place(b"a/b\0")), (None, None));
     }
 
     #[test]
