@@ -43,7 +43,13 @@ impl Failure {
 
     /// Whether the source was removed meanwhile.
     pub fn is_vanished(&self) -> bool {
-        self.side == Side::Source && matches!(self.errno(), Some(Errno::NOENT | Errno::STALE))
+        self.side == Side::Source && self.errno() == Some(Errno::NOENT)
+    }
+
+    /// Whether a server knows the source no more. It may have been removed, or nothing may be there any more of a whole filesystem: only another
+    /// look by its name tells.
+    pub(crate) fn is_stale(&self) -> bool {
+        self.side == Side::Source && self.errno() == Some(Errno::STALE)
     }
 
     /// Whether the source is something else than it was when it was listed.
@@ -102,5 +108,19 @@ impl JobError {
     pub fn io<E: Into<io::Error>>(doing: &'static str, path: &std::path::Path) -> impl FnOnce(E) -> Self {
         let path = path.to_owned();
         move |error| Self::Io { doing, path, source: error.into() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_server_that_lost_everything_is_not_a_file_that_was_removed() {
+        let source = |errno: Errno| Failure::source("open")(errno);
+        assert!(source(Errno::NOENT).is_vanished() && !source(Errno::NOENT).is_stale());
+        assert!(!source(Errno::STALE).is_vanished() && source(Errno::STALE).is_stale());
+        let destination = Failure::destination("open")(Errno::NOENT);
+        assert!(!destination.is_vanished() && !destination.is_stale());
     }
 }

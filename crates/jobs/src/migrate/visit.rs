@@ -12,6 +12,7 @@ use rustix::fs::FileType;
 use rustix::io::Errno;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt as _;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use sys::file::{FileStamp, stamp};
@@ -125,8 +126,14 @@ impl Visitor for Migration<'_> {
         if name.is_empty() {
             directory.kept.unlisted.store(true, Ordering::Relaxed);
         }
+        // It was removed meanwhile, if whatever it was in says so. The root is in nothing.
+        let removed = match (name.is_empty(), directory.parent()) {
+            (false, _) => is_gone(directory.fd(), name),
+            (true, Some(parent)) => is_gone(parent.fd(), directory.name().as_os_str().as_bytes()),
+            (true, None) => false,
+        };
         let errno = error.raw_os_error().map(Errno::from_raw_os_error);
-        if matches!(errno, Some(Errno::NOENT | Errno::STALE)) {
+        if removed && matches!(errno, Some(Errno::NOENT | Errno::STALE)) {
             return self.told(Kind::Directory, Did::Vanished, 0, None, || directory.shown(name));
         }
         let error =
@@ -204,7 +211,7 @@ impl Migration<'_> {
     fn failed(&self, spot: Spot<'_>, kind: FileType, failure: &Failure) {
         if failure.errno() == Some(Errno::CANCELED) {
             spot.directory.mark_flawed();
-        } else if failure.is_vanished() {
+        } else if failure.is_vanished() || failure.is_stale() && is_gone(spot.source(), spot.bytes) {
             self.told(kind_told(kind), Did::Vanished, 0, None, || spot.path());
         } else {
             spot.directory.mark_flawed();
@@ -364,6 +371,11 @@ fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd, Failure> {
             _ => Failure::destination("open the directory")(error),
         }
     })
+}
+
+/// Whether nothing has the name any more.
+fn is_gone(directory: BorrowedFd<'_>, name: &[u8]) -> bool {
+    kind_of(directory, name).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
 }
 
 fn kind_told(kind: FileType) -> Kind {

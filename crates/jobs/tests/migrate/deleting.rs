@@ -6,6 +6,7 @@ use sifaka_jobs::migrate::{Existing, Options, migrate};
 use sifaka_jobs::report::{Did, Tally, Unwatched};
 use std::fs;
 use std::num::NonZeroU64;
+use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -124,6 +125,20 @@ fn a_directory_in_the_way_stays_until_its_successor_is_whole() {
     assert!(ran.totals.failed == 1 && ran.problems()[0].contains("No space"), "{:?}", ran.problems());
     assert!(target.join("place/precious").exists());
     assert_eq!(fs::read_dir(&target).unwrap().count(), 1, "no temporary file is left");
+}
+
+/// It has not lost its files one by one.
+#[test]
+fn nothing_is_removed_because_the_root_of_the_source_is_gone() {
+    let (_disk, source, target) = disk();
+    fill(&source, &["one"]);
+    fill(&target, &["one"]);
+    let kept = fs::File::open(&source).unwrap();
+    let open = PathBuf::from(format!("/proc/self/fd/{}", kept.as_raw_fd()));
+    fs::remove_dir_all(&source).unwrap();
+    let ran = run(&open, &target, &deleting());
+    assert_eq!((ran.totals.failed, ran.totals.deleted), (1, 0), "{:?}", ran.events);
+    assert!(target.join("one").exists());
 }
 
 #[test]
