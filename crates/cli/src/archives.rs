@@ -4,13 +4,13 @@ use crate::exit::{CliError, Exit};
 use config::archive::{MoverConfig, Place};
 use config::lemur::{Az, S3};
 use config::object::Bucket;
-use config::posix::Root;
+use config::posix::Roots;
 use config::{AgentConfig, ConfigError};
 use maintenance::Holdings;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use transfer::{KernelDurability, PosixStore};
+use transfer::{Durability, KernelDurability, TierStore};
 
 /// The files of the movers that are built in, beside the agent's.
 const POSIX_CONFIG: &str = "lhsm-plugin-posix";
@@ -62,11 +62,11 @@ pub(crate) fn agent_config(config_file: &Path) -> Result<AgentConfig, CliError> 
 pub(crate) fn open(archive: &ArchiveArgs, config_file: &Path) -> Result<Opened, CliError> {
     let id = number(archive, config_file)?;
     if let Some(root) = &archive.root {
-        return directory(id, root);
+        return directories(id, std::slice::from_ref(root));
     }
     let beside = |name: &str| config_file.with_file_name(name);
     let [posix, object, s3, az] = [POSIX_CONFIG, OBJECT_CONFIG, S3_CONFIG, AZ_CONFIG].map(beside);
-    let root = find::<Root>(id, &posix)?;
+    let root = find::<Roots>(id, &posix)?;
     let in_object = find::<Bucket>(id, &object)?;
     let in_s3 = find::<S3>(id, &s3)?.map(|S3(place)| place);
     let in_az = find::<Az>(id, &az)?.map(|Az(place)| place);
@@ -77,8 +77,8 @@ pub(crate) fn open(archive: &ArchiveArgs, config_file: &Path) -> Result<Opened, 
         let why = format!("archive {id} is in {first} and in {second}: one of them has to have another number");
         return Err(CliError::new(Exit::Config, why));
     }
-    if let Some(Root(root)) = root {
-        return directory(id, &root);
+    if let Some(Roots(roots)) = root {
+        return directories(id, &roots);
     }
     if let Some(place) = in_object.or(in_s3).or(in_az) {
         let store = movers::object::open(&place);
@@ -91,10 +91,26 @@ pub(crate) fn open(archive: &ArchiveArgs, config_file: &Path) -> Result<Opened, 
     Err(CliError::new(Exit::Config, why))
 }
 
-fn directory(id: u32, root: &Path) -> Result<Opened, CliError> {
-    let store = PosixStore::open(root, Arc::new(KernelDurability));
-    let store = store.map_err(|error| CliError::new(Exit::NotHere, error.to_string()))?;
-    Ok(Opened { id, holdings: Box::new(store), in_bucket: false })
+fn directories(id: u32, roots: &[PathBuf]) -> Result<Opened, CliError> {
+    Ok(Opened { id, holdings: Box::new(open_roots(roots)?), in_bucket: false })
+}
+
+/// Opens an archive that is in directories.
+pub(crate) fn open_tier(id: u32, config_file: &Path) -> Result<TierStore, CliError> {
+    let file = config_file.with_file_name(POSIX_CONFIG);
+    match find::<Roots>(id, &file)? {
+        Some(Roots(roots)) => open_roots(&roots),
+        None => {
+            let why =
+                format!("no archive of number {id} is in {}: only archives in directories have roots", file.display());
+            Err(CliError::new(Exit::Config, why))
+        }
+    }
+}
+
+fn open_roots(roots: &[PathBuf]) -> Result<TierStore, CliError> {
+    let durability: Arc<dyn Durability> = Arc::new(KernelDurability);
+    TierStore::open(roots, &durability).map_err(|error| CliError::new(Exit::NotHere, error.to_string()))
 }
 
 /// Where the archive of this number is, by a mover's file; `None` when it is not in it, or there is no such file.

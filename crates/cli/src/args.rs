@@ -93,7 +93,7 @@ pub(crate) enum Command {
     /// Keep mirrors of files on Lustre: add, bring up to date, compare, remove
     #[command(subcommand)]
     Mirror(mirror::MirrorCommand),
-    /// Move files on Lustre from fuller OSTs to emptier ones
+    /// Move files on Lustre from fuller OSTs to emptier ones; or with --archive, objects between an archive's roots
     Rebalance(rebalance::RebalanceArgs),
     /// Run the agent
     Agent(agent::AgentArgs),

@@ -332,6 +332,42 @@ impl<'r> Section<'r> {
         self.optional_path(key)
     }
 
+    /// An absolute path, or a list of such, which must be there when the section is; none twice, and at least one.
+    pub fn required_paths(&mut self, key: &'static str, hint: &str) -> Option<Vec<At<PathBuf>>> {
+        self.report_if_missing(key, hint);
+        let node = self.single(key)?;
+        let items = match &node.value {
+            Value::String(_) => std::slice::from_ref(node),
+            Value::List(items) => items.as_slice(),
+            _ => {
+                self.wrong_type(node, key, "an absolute path, or a list of such");
+                return None;
+            }
+        };
+        if items.is_empty() {
+            self.reader.problem(node.pos, format!("`{key}` is empty"), Some(hint));
+        }
+        let mut paths: Vec<At<PathBuf>> = Vec::with_capacity(items.len());
+        for item in items {
+            let Value::String(text) = &item.value else {
+                self.wrong_type(item, key, "an absolute path, or a list of such");
+                continue;
+            };
+            match absolute_path(text) {
+                Ok(value) if paths.iter().any(|have| have.value == value) => {
+                    let what = format!("`{key}` names \"{}\" twice", value.to_string_lossy().escape_debug());
+                    self.reader.problem(item.pos, what, None);
+                }
+                Ok(value) => paths.push(At { pos: item.pos, value }),
+                Err(why) => {
+                    let what = format!("`{key}` must be an absolute path, found \"{}\"{why}", text.escape_debug());
+                    self.reader.problem(item.pos, what, None);
+                }
+            }
+        }
+        Some(paths).filter(|paths| !paths.is_empty())
+    }
+
     /// A list of strings.
     pub fn string_list(&mut self, key: &'static str) -> Option<At<Vec<At<String>>>> {
         let node = self.single(key)?;

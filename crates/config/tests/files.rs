@@ -57,13 +57,13 @@ fn lemur_posix_file_in_hcl_and_json_means_the_same() {
     assert_eq!(hcl.num_threads, 8);
     let [one, two] = hcl.archives.as_slice() else { panic!("two archives, not {:?}", hcl.archives) };
     assert_eq!(
-        (one.settings.name.as_str(), one.settings.id, one.place.0.as_path()),
+        (one.settings.name.as_str(), one.settings.id, one.place.0[0].as_path()),
         ("one", 1, Path::new("/srv/archives/1"))
     );
     assert_eq!((one.settings.format, one.settings.compression), (Format::Lemur, Compression::On(Codec::Gzip)));
     assert_eq!(one.settings.checksums, Checksums { disabled: true, disable_compare_on_restore: false });
     assert_eq!(
-        (two.settings.name.as_str(), two.settings.id, two.place.0.as_path()),
+        (two.settings.name.as_str(), two.settings.id, two.place.0[0].as_path()),
         ("two", 2, Path::new("/srv/archives/2"))
     );
     assert_eq!((two.settings.format, two.settings.compression), (Format::Sifaka, Compression::Auto(Codec::Zstd)));

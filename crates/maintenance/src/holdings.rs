@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use transfer::copy::{ChunkBuffer, ChunkReader};
 use transfer::manifest::{Manifest, ReadAt};
-use transfer::{Expected, Head, Monitor, PosixStore, Store, TransferError};
+use transfer::{Expected, Head, Monitor, Store, TierStore, TransferError};
 
 /// An archive that can be looked through: a directory or a bucket. Everything blocks, and may be called by several threads at a time.
 ///
@@ -100,7 +100,7 @@ trait Whole: Store {
     fn check_packs(&self, damaged: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError>;
 }
 
-impl Whole for PosixStore {
+impl Whole for TierStore {
     fn remove_exactly(&self, id: &ObjectId, done: Box<dyn FnOnce(Result<(), TransferError>) + Send>) {
         Self::remove_exactly(self, id, done);
     }

@@ -251,6 +251,25 @@ pub fn try_lock_exclusive(fd: impl AsFd) -> io::Result<bool> {
     }
 }
 
+/// As [`try_lock_exclusive`], shared with others who take it so.
+pub fn try_lock_shared(fd: impl AsFd) -> io::Result<bool> {
+    match rustix::fs::flock(fd, FlockOperation::NonBlockingLockShared) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// As [`try_lock_shared`], and waits for those who have it exclusively.
+pub fn lock_shared(fd: impl AsFd) -> io::Result<()> {
+    Ok(retry(|| rustix::fs::flock(fd.as_fd(), FlockOperation::LockShared))?)
+}
+
+/// As [`try_lock_exclusive`], and waits for those who have it. Whoever takes it shared is not kept from it meanwhile.
+pub fn lock_exclusive(fd: impl AsFd) -> io::Result<()> {
+    Ok(retry(|| rustix::fs::flock(fd.as_fd(), FlockOperation::LockExclusive))?)
+}
+
 fn retry<T>(call: impl FnMut() -> Result<T, Errno>) -> Result<T, Errno> {
     rustix::io::retry_on_intr(call)
 }

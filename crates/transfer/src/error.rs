@@ -131,6 +131,14 @@ pub enum TransferError {
         /// What was found.
         why: String,
     },
+    /// Others do something in this root of the archive that does not go together with what was to be done.
+    #[error("{path} cannot be used for this now: {why}", path = path.display())]
+    Busy {
+        /// The root.
+        path: PathBuf,
+        /// What is being done there.
+        why: String,
+    },
     /// An identity that is the URL of an object that cannot be had here.
     #[error("object {url} cannot be used: {why}")]
     Foreign {
@@ -194,7 +202,9 @@ impl TransferError {
     pub fn kind(&self) -> ErrorKind {
         match self {
             Self::Io { source, .. } => errno_kind(source.raw_os_error().unwrap_or(EIO)),
-            Self::Changed { .. } | Self::Unavailable { .. } | Self::Cold { .. } => ErrorKind::Temporary,
+            Self::Changed { .. } | Self::Unavailable { .. } | Self::Busy { .. } | Self::Cold { .. } => {
+                ErrorKind::Temporary
+            }
             Self::NotDurable { errno, .. } => errno_kind(*errno),
             Self::Service { kind, .. } => *kind,
             Self::Cancelled
@@ -218,7 +228,7 @@ impl TransferError {
         match self {
             Self::Io { source, .. } => source.raw_os_error().unwrap_or(EIO),
             Self::Cancelled => 125,
-            Self::Changed { .. } | Self::Cold { .. } => EAGAIN,
+            Self::Changed { .. } | Self::Busy { .. } | Self::Cold { .. } => EAGAIN,
             Self::Damaged { .. } | Self::DamagedChunk { .. } | Self::Mismatch { .. } | Self::Replaced { .. } => EIO,
             Self::NoManifest { .. } => EOPNOTSUPP,
             Self::Missing { .. } => ENOENT,

@@ -9,7 +9,7 @@
 //! - [`Digester`]: BLAKE3, and SHA-1 for what Lemur archived.
 //! - [`Encoding`]: raw, gzip, zstd.
 //! - [`manifest`]: what the archive knows of a file besides its bytes, and the hash of each chunk of them.
-//! - [`Store`], [`PosixStore`]: objects in a directory tree with Lemur's layout.
+//! - [`Store`], [`PosixStore`]: objects in a directory tree with Lemur's layout. [`TierStore`]: in several of them.
 //! - [`pack`]: many small files in one object.
 //! - [`Limiter`]: a limit on bytes a second, for those who watch a transfer.
 //! - [`Durability`]: the calls that make things durable, as a trait so that tests can count them and make them fail.
@@ -34,6 +34,7 @@ pub use limiter::Limiter;
 pub use monitor::{Monitor, Unwatched};
 pub use open_file::OpenFile;
 pub use store::{
-    Compression, Done, Expected, ForeignObject, GivenUp, Head, Origin, Part, PosixStore, PutOptions, Repacked,
-    Restored, StagedFile, Store, Stored, StoredAt, Swept, forms, packing,
+    Compression, Done, Expected, ForeignObject, GivenUp, Head, MovesWatcher, Origin, Part, PosixStore, PutOptions,
+    Rebalance, Rebalanced, Repacked, Restored, RootFill, StagedFile, Store, Stored, StoredAt, Swept, TierStaged,
+    TierStore, forms, packing,
 };

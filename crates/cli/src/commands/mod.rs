@@ -19,6 +19,7 @@ mod mirror_follow;
 mod mirror_waiting;
 pub(crate) mod mover;
 pub(crate) mod rebalance;
+mod rebalance_archive;
 pub(crate) mod rebuild;
 pub(crate) mod release;
 pub(crate) mod reload;
@@ -64,7 +65,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Replicate(args) => replicate::run(&args),
         Command::Verify(args) => verify::run(&args),
         Command::Mirror(command) => mirror::run(command),
-        Command::Rebalance(args) => rebalance::run(args),
+        Command::Rebalance(args) => rebalance::run(&global.config_file(), args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),
         Command::Guard(args) => guard::run(&global.config_file(), args),
         Command::Mover(args) => mover::run(&args),

@@ -1,5 +1,6 @@
-//! `sifaka rebalance`: files moved until the OSTs of a pool, or of a filesystem, are equally full.
+//! `sifaka rebalance`: files moved until the OSTs of a pool, or of a filesystem, are equally full; or with `--archive`, objects until an archive's roots are.
 
+use super::rebalance_archive;
 use crate::exit::{CliError, Exit, Outcome};
 use crate::lustre::{Crew, CrewArgs, Filesystem, LustreFile, Verb, archive_again};
 use crate::names::FilesArgs;
@@ -16,10 +17,16 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub(crate) struct RebalanceArgs {
     #[command(flatten)]
     crew: CrewArgs,
+    /// Move the objects of this archive between its roots, and no files on Lustre
+    #[arg(long, visible_alias = "id", value_name = "ID", value_parser = clap::value_parser!(u32).range(1..), conflicts_with_all = ["pool", "archived", "paths", "null", "jobs", "tries"])]
+    archive: Option<u32>,
+    /// With --archive: empty this root, which takes nothing new from now on
+    #[arg(long, value_name = "DIR", requires = "archive", conflicts_with = "within")]
+    drain: Option<PathBuf>,
     /// Only the OSTs of this pool [default: all]
     #[arg(short, long, value_name = "NAME")]
     pool: Option<String>,
-    /// How far from the mean of all an OST may be in the end
+    /// How far from the mean of all an OST, or a root, may be in the end
     #[arg(short, long, value_name = "PERCENT", default_value = "5%", value_parser = percent)]
     within: f64,
     /// Move archived files too, and have them archived again: Lustre does not release them before
@@ -64,8 +71,11 @@ struct OstReport {
     after: f64,
 }
 
-pub(crate) fn run(args: RebalanceArgs) -> Outcome {
-    let RebalanceArgs { crew, pool, within, archived, mut files } = args;
+pub(crate) fn run(config_file: &Path, args: RebalanceArgs) -> Outcome {
+    let RebalanceArgs { crew, archive, drain, pool, within, archived, mut files } = args;
+    if let Some(id) = archive {
+        return rebalance_archive::run(config_file, id, drain.as_deref(), within, &crew);
+    }
     let filesystem = filesystem(&files)?;
     if files.is_empty() {
         files.paths.push(filesystem.top().to_owned());

@@ -10,6 +10,7 @@ pub(crate) mod demo;
 pub(crate) mod file_status;
 pub(crate) mod imported;
 pub(crate) mod migrated;
+pub(crate) mod rebalanced;
 pub(crate) mod rebuilt;
 pub(crate) mod released;
 pub(crate) mod reloaded;

@@ -5,15 +5,16 @@ use crate::reader::{At, Section};
 use std::path::PathBuf;
 
 /// How the POSIX mover runs, and the archives it serves.
-pub type PosixConfig = MoverConfig<Root>;
+pub type PosixConfig = MoverConfig<Roots>;
 /// One `archive "name" { … }`.
-pub type PosixArchive = Archive<Root>;
+pub type PosixArchive = Archive<Roots>;
 
-/// `root` (required): the absolute path of the directory that holds the archive; no two archives share one.
+/// `root` (required): the absolute path of the directory that holds the archive, or a list of the directories that hold it together, at least one; no two
+/// archives share one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Root(pub PathBuf);
+pub struct Roots(pub Vec<PathBuf>);
 
-impl Place for Root {
+impl Place for Roots {
     type Common = ();
     const FILE: &'static str = "posix mover's configuration";
     const EXAMPLE: &'static str = "write archive \"name\" { id = 1, root = \"/path\" }";
@@ -23,10 +24,12 @@ impl Place for Root {
     fn read_common(_: &mut Section<'_>) {}
 
     fn read(section: &mut Section<'_>, (): &(), name: &str, taken: &mut Taken) -> Option<Self> {
-        let At { pos, value } =
-            section.required_path("root", "the absolute path of the directory that holds the archive")?;
-        taken.place(section, At { pos, value: value.to_string_lossy().into_owned() }, "root", name);
-        Some(Self(value))
+        let hint = "the absolute path of the directory that holds the archive, or a list of several";
+        let roots = section.required_paths("root", hint)?;
+        for At { pos, value } in &roots {
+            taken.place(section, At { pos: *pos, value: value.to_string_lossy().into_owned() }, "root", name);
+        }
+        Some(Self(roots.into_iter().map(|root| root.value).collect()))
     }
 }
 

@@ -98,7 +98,7 @@ fn refusals() {
         (
             "archive \"a\" { }",
             "f:1:13: `id` is missing in `archive \"a\"` (the archive id of requests, 1 or more)\n\
-             f:1:13: `root` is missing in `archive \"a\"` (the absolute path of the directory that holds the archive)",
+             f:1:13: `root` is missing in `archive \"a\"` (the absolute path of the directory that holds the archive, or a list of several)",
         ),
         ("archive \"a\" { id = 0 root = \"/a\" }", "f:1:20: `id` must be between 1 and 4294967295, found 0"),
         (
@@ -148,4 +148,28 @@ fn refusals() {
     ] {
         assert_eq!(refusal(text), message, "{text}");
     }
+}
+
+#[test]
+fn an_archive_has_one_root_or_several() {
+    let roots = |root: &str| {
+        let text = format!("archive \"a\" {{ id = 1 root = {root} }}");
+        PosixConfig::parse(&text, "f").map(|(config, _)| config.archives[0].place.0.clone()).map_err(|e| e.to_string())
+    };
+    assert_eq!(roots("\"/a/\"").unwrap(), [PathBuf::from("/a")]);
+    assert_eq!(roots("[\"/a\", \"/b//c\"]").unwrap(), [PathBuf::from("/a"), PathBuf::from("/b/c")]);
+    for (root, why) in [
+        (
+            "[]",
+            "f:1:29: `root` is empty (the absolute path of the directory that holds the archive, or a list of several)",
+        ),
+        ("[\"/a\", \"/a/\"]", "f:1:36: `root` names \"/a\" twice"),
+        ("[\"/a\", \"b\"]", "f:1:36: `root` must be an absolute path, found \"b\""),
+        ("[\"/a\", 1]", "f:1:36: `root` must be an absolute path, or a list of such, found an integer"),
+        ("true", "f:1:29: `root` must be an absolute path, or a list of such, found a boolean"),
+    ] {
+        assert_eq!(roots(root).unwrap_err().lines().last().unwrap_or_default().trim(), why, "{root}");
+    }
+    let two = "archive \"a\" { id = 1 root = [\"/a\", \"/b\"] }\narchive \"b\" { id = 2 root = [\"/c\", \"/b\"] }";
+    assert!(refusal(two).contains("f:2:36: root \"/b\" is already that of archive \"a\""), "{}", refusal(two));
 }

@@ -13,7 +13,7 @@ use std::time::{Duration, UNIX_EPOCH};
 use testkit::Scratch;
 use testkit::tree::TreeSpec;
 use transfer::manifest::describe_beneath;
-use transfer::{Compression, DigestKind, KernelDurability, OpenFile, Origin, PosixStore, PutOptions, Store, Unwatched};
+use transfer::{Compression, DigestKind, KernelDurability, OpenFile, Origin, PutOptions, Store, TierStore, Unwatched};
 
 /// Files as [`TreeSpec`] makes them, and what it leaves out.
 pub(crate) fn build(root: &Path) {
@@ -159,7 +159,7 @@ pub(crate) fn assert_same(expected: &BTreeMap<PathBuf, Facts>, actual: &BTreeMap
 
 /// A tree in an archive, as a mover stores it.
 pub(crate) struct Archived {
-    pub(crate) store: PosixStore,
+    pub(crate) store: TierStore,
     scratch: Scratch,
     ids: BTreeMap<PathBuf, String>,
 }
@@ -167,7 +167,7 @@ pub(crate) struct Archived {
 impl Archived {
     pub(crate) fn of(root: &Path) -> Self {
         let scratch = Scratch::new("archive");
-        let store = PosixStore::open(scratch.path(), Arc::new(KernelDurability)).unwrap();
+        let store = TierStore::open(&[scratch.path()], &(Arc::new(KernelDurability) as Arc<_>)).unwrap();
         let mut archived = Self { store, scratch, ids: BTreeMap::new() };
         let fsid = sys::mounts::filesystem_of(root).unwrap().fsid;
         let mut inodes: BTreeMap<FileHandle, String> = BTreeMap::new();

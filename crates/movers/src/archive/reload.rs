@@ -137,7 +137,7 @@ mod tests {
     use super::*;
     use config::PosixConfig;
     use config::archive::{Codec, Compression};
-    use config::posix::Root;
+    use config::posix::Roots;
     use std::os::unix::fs::OpenOptionsExt;
     use std::path::Path;
 
@@ -147,7 +147,7 @@ mod tests {
         file.write_all(text.as_bytes()).unwrap();
     }
 
-    fn reload(path: &Path) -> Reload<Root> {
+    fn reload(path: &Path) -> Reload<Roots> {
         let (config, _) = PosixConfig::load(path).unwrap();
         let served =
             config.archives.iter().map(|archive| Arc::new(ServedArchive::new(archive.settings.clone()))).collect();

@@ -12,11 +12,13 @@
 //! files that were still being written, too, and `syncfs` tells of a failure only once: those are synced by themselves when their turn comes.
 
 use super::directories::Directories;
+use super::hold::Hold;
 use super::root::Root;
 use super::session::Written;
 use crate::{Durability, TransferError};
 use model::ObjectId;
 use parking_lot::{Condvar, Mutex};
+use std::cell::Cell;
 use std::fs::File;
 use std::io;
 use std::sync::Arc;
@@ -28,6 +30,16 @@ const FEW: usize = 4;
 const MAX_WAITING: usize = 2048;
 
 type Done = Box<dyn FnOnce(Result<(), TransferError>) + Send>;
+
+thread_local! {
+    /// Whether this thread tells people that their objects are stored or removed.
+    static SYNCS: Cell<bool> = const { Cell::new(false) };
+}
+
+/// To be called by a thread that ends what others wait for: it does not wait for room among what waits for a sync.
+pub(super) fn never_waits() {
+    SYNCS.set(true);
+}
 
 /// What waits for a sync.
 pub(super) enum Item {
@@ -67,8 +79,8 @@ impl GroupSync {
 
     /// Hands over; waits while too much is waiting already. The item's `done` is called from the syncer's thread.
     pub(super) fn submit(&self, item: Item) {
-        // What is done may lead to more: the syncer would wait for itself.
-        let inside = self.thread.as_ref().is_some_and(|thread| thread.thread().id() == std::thread::current().id());
+        // What is done may lead to more: the syncer would wait for itself, or for that of another root, which waits for it.
+        let inside = SYNCS.get();
         let mut waiting = self.shared.waiting.lock();
         while !inside && waiting.items.len() >= MAX_WAITING {
             self.shared.room.wait(&mut waiting);
@@ -110,6 +122,7 @@ struct Syncer {
 
 impl Syncer {
     fn run(mut self) {
+        never_waits();
         let mut named = Vec::new();
         loop {
             let batch = self.take(named.is_empty());
@@ -157,9 +170,9 @@ impl Syncer {
                         done(Err(self.not_durable(&id, &e)));
                         continue;
                     }
-                    match written.place(&self.root, &id) {
+                    match self.place(written, &id) {
                         Ok(replaced) => next.push(Named { id, replaced, done }),
-                        Err(e) => done(Err(self.not_named(&id, e))),
+                        Err(e) => done(Err(e)),
                     }
                 }
                 (Item::Publish { written, id, done, .. }, Err(e)) => {
@@ -185,15 +198,21 @@ impl Syncer {
                     drop(written);
                     return done(Err(self.not_durable(&id, &e)));
                 }
-                match written.place(&self.root, &id) {
+                match self.place(written, &id) {
                     Ok(replaced) => {
                         let synced = self.directories.sync(&Root::fan_out(&id));
                         self.acknowledge(Named { id, replaced, done }, &synced);
                     }
-                    Err(e) => done(Err(self.not_named(&id, e))),
+                    Err(e) => done(Err(e)),
                 }
             }
         }
+    }
+
+    /// Gives what was written its names, where new objects may have any.
+    fn place(&self, written: Written, id: &ObjectId) -> Result<bool, TransferError> {
+        let _held = Hold::to_name(&self.root)?;
+        written.place(&self.root, id).map_err(|e| self.not_named(id, e))
     }
 
     /// Ends what has its name: durable, or gone. What replaced an older object stays, because that one cannot come back.

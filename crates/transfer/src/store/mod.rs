@@ -5,6 +5,7 @@
 mod directories;
 pub mod forms;
 mod group;
+mod hold;
 mod intake;
 mod members;
 pub mod packing;
@@ -12,11 +13,13 @@ mod packs;
 mod posix;
 mod root;
 mod session;
+mod tier;
 
 pub use members::Part;
 pub use packs::Repacked;
 pub use posix::{PosixStore, StagedFile};
 pub use session::Swept;
+pub use tier::{MovesWatcher, Rebalance, Rebalanced, RootFill, TierStaged, TierStore};
 
 use crate::manifest::Manifest;
 use crate::{DigestKind, Encoding, Monitor, OpenFile, TransferError, shrinks};

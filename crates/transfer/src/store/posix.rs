@@ -82,6 +82,39 @@ impl PosixStore {
         }
     }
 
+    /// Its directory.
+    pub(super) fn root_dir(&self) -> &Root {
+        &self.root
+    }
+
+    /// Whether there is something of exactly this id: an object, a manifest, or the pack that it would be in.
+    pub(super) fn has(&self, id: &ObjectId) -> Result<bool, TransferError> {
+        if let Some(member) = MemberId::parse(id) {
+            return self.packs.has(member.pack);
+        }
+        let failed = || self.root.object_path(id);
+        let is_there = self.root.has_object(id).map_err(TransferError::io("look for", failed()))?;
+        if !is_there {
+            self.root.check_objects()?;
+        }
+        Ok(is_there)
+    }
+
+    /// Removes these ids, which share a directory, and makes that durable.
+    pub(super) fn forget(&self, ids: &[ObjectId]) -> Result<(), TransferError> {
+        let Some(first) = ids.first() else { return Ok(()) };
+        let failed = || self.root.object_path(first);
+        for id in ids {
+            if !self.root.has_object(id).map_err(TransferError::io("look for", failed()))? {
+                continue;
+            }
+            self.root.unlink_objects([id].into_iter()).map_err(TransferError::io("remove", failed()))?;
+            let synced = self.root.open_dir(&Root::fan_out(id)).and_then(|dir| self.durability.sync_all(&dir));
+            synced.map_err(TransferError::io("sync the directory of", failed()))?;
+        }
+        Ok(())
+    }
+
     /// Reads every pack through and tells what is damaged, with the pack's path: also what no member has to do with, such as the index.
     pub fn check_packs(&self, told: &mut dyn FnMut(std::path::PathBuf, String)) -> Result<(), TransferError> {
         self.packs.check(told)
@@ -91,6 +124,11 @@ impl PosixStore {
     pub(super) fn begin(&self) -> Result<(), TransferError> {
         self.root.check()?;
         self.root.begin()
+    }
+
+    /// What its temporary files are made by, and how they are made durable.
+    pub(super) fn workshop(&self) -> (&Arc<Root>, &Sessions, &Arc<dyn Durability>) {
+        (&self.root, &self.sessions, &self.durability)
     }
 
     /// A temporary file.

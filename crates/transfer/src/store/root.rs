@@ -11,7 +11,7 @@ use rustix::io::Errno;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use sys::{Mode, OFlags};
 
 /// Where objects are.
@@ -26,6 +26,8 @@ pub(super) struct Root {
     path: PathBuf,
     identity: (u64, u64),
     failed_syncs: AtomicU64,
+    /// Whether objects move between this root and others: see [`super::hold`].
+    is_shared: AtomicBool,
 }
 
 impl Root {
@@ -36,7 +38,9 @@ impl Root {
         let dir = rustix::fs::open(path, flags, Mode::empty()).map_err(io::Error::from).map_err(unavailable)?;
         let stamp = sys::file::stamp(&dir).map_err(unavailable)?;
         let identity = (stamp.dev, stamp.ino);
-        Ok(Self { dir: dir.into(), path: path.to_owned(), identity, failed_syncs: AtomicU64::new(0) })
+        let (dir, path) = (File::from(dir), path.to_owned());
+        let is_shared = AtomicBool::new(sys::file::stamp_at(&dir, super::tier::MARKER).is_ok());
+        Ok(Self { dir, path, identity, failed_syncs: AtomicU64::new(0), is_shared })
     }
 
     /// The root, opened once more, for one thread's calls of `syncfs(2)`: that tells of each failed write-back once for each open file,
@@ -57,6 +61,21 @@ impl Root {
 
     pub(super) fn dir(&self) -> &File {
         &self.dir
+    }
+
+    /// Device and inode of the directory.
+    pub(super) fn identity(&self) -> (u64, u64) {
+        self.identity
+    }
+
+    /// Whether this is one of several roots of an archive.
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared.load(Ordering::Relaxed) || sys::file::stamp_at(&self.dir, super::tier::MARKER).is_ok()
+    }
+
+    /// From now on it is.
+    pub(super) fn share(&self) {
+        self.is_shared.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -92,6 +111,11 @@ impl Root {
     /// Whether anything was ever archived here; an unmounted archive looks as if not.
     pub(super) fn check_objects(&self) -> Result<(), TransferError> {
         self.check()?;
+        if !self.is_shared.load(Ordering::Relaxed) && self.is_shared() {
+            let why =
+                "it has become one of several roots of an archive, and this mover knows of one only: start it anew";
+            return Err(TransferError::Unavailable { path: self.path.clone(), why: why.to_owned() });
+        }
         if self.has_objects() {
             return Ok(());
         }
@@ -159,6 +183,13 @@ impl Root {
     /// Opens the manifest of an object, likewise.
     pub(super) fn open_manifest(&self, id: &ObjectId) -> io::Result<Option<File>> {
         self.open_beside(id, &manifest::name_of(id))
+    }
+
+    /// Whether there is an object, or a manifest, of this id.
+    pub(super) fn has_object(&self, id: &ObjectId) -> io::Result<bool> {
+        let Some(dir) = none_if_missing(self.open_dir(&Self::fan_out(id)))? else { return Ok(false) };
+        let is_there = |name: &str| io::Result::Ok(none_if_missing(sys::file::stamp_at(&dir, name))?.is_some());
+        Ok(is_there(id.as_str())? || is_there(&manifest::name_of(id))?)
     }
 
     fn open_beside(&self, id: &ObjectId, name: &str) -> io::Result<Option<File>> {

@@ -8,7 +8,7 @@
 //! never for directories. The directory itself is locked too, for programs of before there was that file; and a session without
 //! it is one of theirs.
 
-use super::root::{Root, place, unlink};
+use super::root::{Root, none_if_missing, place, unlink};
 use crate::{Durability, OpenFile, TransferError, manifest};
 use model::ObjectId;
 use parking_lot::Mutex;
@@ -177,6 +177,24 @@ impl TempFile {
         let replaced = place(&self.session.dir, &self.name, dir, name)?;
         self.placed = true;
         Ok(replaced)
+    }
+
+    /// Gives it its name, if nothing has that; whether it did. Otherwise it goes.
+    pub(super) fn place_new(mut self, dir: &File, name: &str) -> io::Result<bool> {
+        match sys::file::rename_noreplace(&self.session.dir, &self.name, dir, name) {
+            Ok(()) => {}
+            Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
+            // NFS and others cannot.
+            Err(e) if e.kind() == io::ErrorKind::InvalidInput => {
+                if none_if_missing(sys::file::stamp_at(dir, name))?.is_some() {
+                    return Ok(false);
+                }
+                rustix::fs::renameat(&self.session.dir, &self.name, dir, name)?;
+            }
+            Err(e) => return Err(e),
+        }
+        self.placed = true;
+        Ok(true)
     }
 }
 

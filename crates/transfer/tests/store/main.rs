@@ -21,4 +21,6 @@ mod range;
 mod repack;
 mod round_trip;
 mod sweep;
+mod tier;
+mod tier_moving;
 mod watched;

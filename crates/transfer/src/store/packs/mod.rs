@@ -7,7 +7,7 @@
 mod building;
 mod known;
 mod living;
-mod place;
+pub(super) mod place;
 mod removal;
 mod repack;
 mod sealer;
@@ -86,6 +86,14 @@ impl Packs {
             let content = Window::new(pack.into_source(), entry.content_at(), length);
             Found { path: place::member_path(&self.root, id), manifest, content, length }
         }))
+    }
+
+    /// Whether there is such a pack.
+    pub(super) fn has(&self, pack: PackId) -> Result<bool, TransferError> {
+        match place::open(&self.root, pack)? {
+            Some(_) => Ok(true),
+            None => self.root.check_objects().map(|()| false),
+        }
     }
 
     /// For messages.

@@ -17,16 +17,16 @@ use std::path::{Path, PathBuf};
 use sys::{Mode, OFlags};
 
 /// Where packs are.
-pub(super) const PACKS: &str = "packs";
+pub(in crate::store) const PACKS: &str = "packs";
 /// What a directory of tombstones is called, behind its pack's id.
 const TOMBSTONES: &str = ".d";
 /// What the lock of a pack is called, behind its pack's id.
 const LOCK: &str = ".lock";
 /// Characters of the id that name the directory; 65,536 seconds share one.
-pub(super) const PREFIX: usize = 4;
+const PREFIX: usize = 4;
 
 /// The directory that a pack is in, relative to the root.
-pub(super) fn directory(pack: PackId) -> PathBuf {
+pub(in crate::store) fn directory(pack: PackId) -> PathBuf {
     let id = pack.to_string();
     [PACKS, id.get(..PREFIX).unwrap_or(&id)].iter().collect()
 }
@@ -36,22 +36,22 @@ fn tombstones(pack: PackId) -> PathBuf {
 }
 
 /// The pack whose tombstones are in a directory of this name.
-pub(super) fn pack_of_tombstones(name: &str) -> Option<PackId> {
+pub(in crate::store) fn pack_of_tombstones(name: &str) -> Option<PackId> {
     PackId::parse(name.strip_suffix(TOMBSTONES)?)
 }
 
 /// For messages.
-pub(super) fn path(root: &Root, pack: PackId) -> PathBuf {
+pub(in crate::store) fn path(root: &Root, pack: PackId) -> PathBuf {
     root.path().join(directory(pack)).join(pack.to_string())
 }
 
 /// For messages: the member as if it were a file in its pack.
-pub(super) fn member_path(root: &Root, member: &MemberId) -> PathBuf {
+pub(in crate::store) fn member_path(root: &Root, member: &MemberId) -> PathBuf {
     path(root, member.pack).join(member.name.to_string())
 }
 
 /// Opens a pack for reading; `None` when there is none.
-pub(super) fn open(root: &Root, pack: PackId) -> Result<Option<PackReader<File>>, TransferError> {
+pub(in crate::store) fn open(root: &Root, pack: PackId) -> Result<Option<PackReader<File>>, TransferError> {
     let shown = || path(root, pack);
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOFOLLOW;
     let relative = directory(pack).join(pack.to_string());
@@ -66,7 +66,7 @@ pub(super) fn open(root: &Root, pack: PackId) -> Result<Option<PackReader<File>>
 }
 
 /// Whether the open file is still the pack, and none that was written anew has taken its place.
-pub(super) fn is_current(root: &Root, pack: PackId, file: &File) -> io::Result<bool> {
+pub(in crate::store) fn is_current(root: &Root, pack: PackId, file: &File) -> io::Result<bool> {
     let relative = directory(pack).join(pack.to_string());
     let named = none_if_missing(sys::file::stamp_at(root.dir(), relative))?;
     let open = sys::file::stamp(file)?;
@@ -74,7 +74,7 @@ pub(super) fn is_current(root: &Root, pack: PackId, file: &File) -> io::Result<b
 }
 
 /// Unlinks a pack.
-pub(super) fn unlink_pack(root: &Root, pack: PackId) -> io::Result<()> {
+pub(in crate::store) fn unlink_pack(root: &Root, pack: PackId) -> io::Result<()> {
     match none_if_missing(root.open_dir(&directory(pack)))? {
         Some(dir) => unlink(&dir, &pack.to_string()).map(drop),
         None => Ok(()),
@@ -83,7 +83,7 @@ pub(super) fn unlink_pack(root: &Root, pack: PackId) -> io::Result<()> {
 
 /// Whether a member was removed. To be asked *before* its pack is opened: a tombstone goes only after a pack without the member
 /// has taken the place of the one with it.
-pub(super) fn is_removed(root: &Root, member: &MemberId) -> io::Result<bool> {
+pub(in crate::store) fn is_removed(root: &Root, member: &MemberId) -> io::Result<bool> {
     let path = tombstones(member.pack).join(member.name.to_string());
     let flags = OFlags::PATH | OFlags::NOFOLLOW;
     Ok(none_if_missing(sys::file::open_beneath(root.dir(), path, flags, Mode::empty()))?.is_some())
@@ -93,7 +93,7 @@ pub(super) fn is_removed(root: &Root, member: &MemberId) -> io::Result<bool> {
 ///
 /// A filesystem has only so many inodes, and making one takes most of the time: so the mark is made as a link to that of the member `like`,
 /// where that can be done.
-pub(super) fn mark_removed(root: &Root, member: &MemberId, like: Option<MemberName>) -> io::Result<bool> {
+pub(in crate::store) fn mark_removed(root: &Root, member: &MemberId, like: Option<MemberName>) -> io::Result<bool> {
     let (path, name) = (tombstones(member.pack), member.name.to_string());
     let mut tries = 0;
     loop {
@@ -120,13 +120,13 @@ fn make_mark(dir: &File, name: &str, like: Option<MemberName>) -> io::Result<()>
 }
 
 /// The tombstones' directory of a pack, if it has one.
-pub(super) fn open_tombstones(root: &Root, pack: PackId) -> io::Result<Option<File>> {
+pub(in crate::store) fn open_tombstones(root: &Root, pack: PackId) -> io::Result<Option<File>> {
     none_if_missing(root.open_dir(&tombstones(pack)))
 }
 
 /// The right to rewrite a pack: the lock of a file beside it, that goes when this does.
 #[derive(Debug)]
-pub(super) struct Lock {
+pub(in crate::store) struct Lock {
     dir: File,
     name: String,
     /// The lock goes with this descriptor.
@@ -141,7 +141,7 @@ impl Drop for Lock {
 }
 
 /// Locks a pack; `None` when somebody else has it.
-pub(super) fn lock(root: &Root, pack: PackId) -> io::Result<Option<Lock>> {
+pub(in crate::store) fn lock(root: &Root, pack: PackId) -> io::Result<Option<Lock>> {
     let (dir, name) = (root.open_dir(&directory(pack))?, format!("{pack}{LOCK}"));
     // For writing, or it would be no exclusive lock on NFS.
     let flags = OFlags::RDWR | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -151,7 +151,7 @@ pub(super) fn lock(root: &Root, pack: PackId) -> io::Result<Option<Lock>> {
 }
 
 /// Removes the directory, if nothing is in it.
-pub(super) fn remove_tombstones(root: &Root, pack: PackId) {
+pub(in crate::store) fn remove_tombstones(root: &Root, pack: PackId) {
     if let Ok(dir) = root.open_dir(&directory(pack)) {
         let name = format!("{pack}{TOMBSTONES}");
         let _ = rustix::fs::unlinkat(&dir, name, AtFlags::REMOVEDIR);
@@ -159,7 +159,7 @@ pub(super) fn remove_tombstones(root: &Root, pack: PackId) {
 }
 
 /// Whether the directory is still the one that its name stands for.
-pub(super) fn is_still(root: &Root, pack: PackId, dir: &File) -> bool {
+pub(in crate::store) fn is_still(root: &Root, pack: PackId, dir: &File) -> bool {
     is_named(root.dir(), tombstones(pack), dir)
 }
 
@@ -171,7 +171,7 @@ fn is_named(parent: &File, name: impl AsRef<Path>, open: &File) -> bool {
 }
 
 /// Names of members that are marked as removed; other names in the directory are somebody else's.
-pub(super) fn removed(dir: &File) -> io::Result<impl Iterator<Item = io::Result<MemberName>>> {
+pub(in crate::store) fn removed(dir: &File) -> io::Result<impl Iterator<Item = io::Result<MemberName>>> {
     let names = entries(dir)?;
     Ok(names.filter_map(|name| match name {
         Ok(name) => MemberName::parse(&name).map(Ok),
@@ -180,7 +180,7 @@ pub(super) fn removed(dir: &File) -> io::Result<impl Iterator<Item = io::Result<
 }
 
 /// Visits the directories that packs are in, by name, those before `from` left out.
-pub(super) fn directories(root: &Root, from: Option<PackId>) -> io::Result<Vec<PathBuf>> {
+pub(in crate::store) fn directories(root: &Root, from: Option<PackId>) -> io::Result<Vec<PathBuf>> {
     let Some(dir) = none_if_missing(root.open_dir(Path::new(PACKS)))? else { return Ok(Vec::new()) };
     let from = from.map(|pack| pack.to_string());
     let from = from.as_deref().and_then(|id| id.get(..PREFIX)).unwrap_or_default();

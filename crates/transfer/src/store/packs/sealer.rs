@@ -9,6 +9,8 @@ use super::known::Known;
 use super::place;
 use crate::pack::{PackError, PackId};
 use crate::store::directories::Directories;
+use crate::store::group::never_waits;
+use crate::store::hold::Hold;
 use crate::store::root::Root;
 use crate::store::session::Sessions;
 use crate::{Durability, TransferError};
@@ -24,6 +26,8 @@ use std::thread::JoinHandle;
 const MAX_FULL: usize = 4;
 /// From so many directories on, one sync of the filesystem costs less than one of each.
 const MANY: usize = 8;
+/// What a pack is told that comes to a root that takes nothing new: it will go elsewhere.
+const EAGAIN: i32 = 11;
 
 /// Makes an ordinary object of a file that was alone, and then calls its `done`, from any thread.
 pub(super) type Alone = Box<dyn Fn(Arrival) + Send>;
@@ -161,6 +165,7 @@ struct Worker {
 
 impl Worker {
     fn run(mut self) {
+        never_waits();
         loop {
             let (packs, one, settles) = self.take();
             if packs.is_empty() && one.is_none() && settles.is_empty() {
@@ -223,6 +228,10 @@ impl Worker {
             self.durability.sync_all(temp.file().file())?;
             let directory = self.root.ensure_dir(&place::directory(id))?;
             let names = waiters.iter().map(|waiter| waiter.name);
+            let unavailable = |e: TransferError| {
+                io::Error::from_raw_os_error(if e.kind() == model::ErrorKind::Temporary { EAGAIN } else { e.errno() })
+            };
+            let _held = Hold::to_name(&self.root).map_err(unavailable)?;
             Ok(self.known.placing(&self.root, id, names, || temp.place(&directory, &id.to_string()))?)
         });
         match named {
