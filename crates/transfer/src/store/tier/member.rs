@@ -168,6 +168,11 @@ impl Member {
         }
     }
 
+    /// The next one who asks for its room is told what it is then.
+    pub(super) fn look_again(&self) {
+        self.level.lock().at = None;
+    }
+
     /// How many bytes may still be put there: 0 when it takes nothing.
     pub(super) fn room(&self, known: &Mutex<Known>) -> u64 {
         let coming = self.coming.load(Ordering::Relaxed);

@@ -238,7 +238,12 @@ impl Roots {
     /// Where a new object of so many bytes is put: the first one first. `anywhere`: also where there may be too little room, since it may shrink.
     fn places(&self, id: &ObjectId, bytes: u64, anywhere: bool) -> Vec<Arc<Member>> {
         let key = if bytes < BY_ITSELF_FROM_BYTES { group_of(id) } else { id.as_str() };
-        let wished = self.by_wish(key);
+        let mut wished = self.by_wish(key);
+        if wished.iter().all(|(_, room)| *room < bytes.max(1)) {
+            // Before it is said that there is none: what is known of them may be a second old.
+            self.members.iter().for_each(|member| member.look_again());
+            wished = self.by_wish(key);
+        }
         let fits = |room: u64| room > 0 && room >= bytes;
         let mut places: Vec<_> =
             wished.iter().filter(|(_, room)| fits(*room)).map(|(member, _)| (*member).clone()).collect();
