@@ -141,3 +141,20 @@ impl Filter {
             && (self.owners.is_empty() || self.owners.contains(&stamp.uid))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_lies_in_a_directory_that_is_left_out_is_left_out() {
+        let of = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+        let filter = Filter::by_names(&of(&["*.tmp", "a/b/", "cache"]), &of(&["kept.tmp"])).unwrap();
+        for (path, is_directory) in [("x/y.tmp", false), ("a/b", true), ("a/b/c/d", false), ("z/cache/f", false)] {
+            assert!(!filter.wants_path(path.as_bytes(), is_directory), "{path}");
+        }
+        for (path, is_directory) in [("x/kept.tmp", false), ("a/b", false), ("a/c/d", false), ("x/a/b/c", false)] {
+            assert!(filter.wants_path(path.as_bytes(), is_directory), "{path}");
+        }
+    }
+}

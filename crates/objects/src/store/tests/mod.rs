@@ -58,6 +58,7 @@ mod lemur_az;
 mod memory;
 mod packs;
 mod paths;
+mod plain;
 mod requests;
 mod rgw;
 mod s3s;
