@@ -12,6 +12,7 @@ mod migrate_buckets;
 mod migrate_limits;
 mod names;
 mod replicate;
+mod tiers;
 mod unreachable;
 mod verify;
 mod walk;
