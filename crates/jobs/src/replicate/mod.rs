@@ -2,9 +2,9 @@
 //!
 //! For: `sifaka replicate`. Not for: one copy at one time ([`crate::migrate`], which does the work here, too). **Blocks.**
 //!
-//! - [`control`]: what a replica says of itself, and who may write to it.
+//! - `control`: what a replica says of itself, and who may write to it.
 //! - `follow`: what the kernel tells of changes is brought over (`listener`, `pending`); `moves`: renames.
-//! - `pulse`: what goes on beside the copying. [`status`]: what is told of it.
+//! - `pulse`: what goes on beside the copying. `status`: what is told of it.
 //!
 //! What is removed or replaced in the replica stays in it for a grace period ([`crate::migrate::Attic`]). Whoever replicates into a directory that is no
 //! replica of the same source, or was promoted, has to say so ([`Plan::adopt`]).
