@@ -87,10 +87,10 @@ struct Synced {
 }
 
 impl Synced {
-    /// No more than half of the time is spent in them.
+    /// Whoever makes files waits for the journal meanwhile: no more than a fifth of the time is spent so.
     fn is_due(&self, cost: u64) -> bool {
         let since = self.at.elapsed();
-        since >= CHECKPOINT || cost - self.cost >= CHECKPOINT_BYTES && since >= self.took
+        since >= CHECKPOINT || cost - self.cost >= CHECKPOINT_BYTES && since >= (self.took * 4).max(ADAPT)
     }
 }
 
