@@ -256,8 +256,9 @@ impl Download<'_> {
         if found.size > ONE_RANGE_BYTES && self.plain.look(key)?.is_none_or(|now| now.version != found.version) {
             return Err(Trouble::Changed);
         }
+        // Before it has its name and times, by which the next run takes it for whole: no database says what a power failure may have taken.
+        sys::file::sync_data(&file).map_err(Failure::destination("make durable"))?;
         if self.run.options.verify {
-            sys::file::sync_data(&file).map_err(Failure::destination("make durable"))?;
             if let Some(at) = compare(&self.run, &self.plain, (key, found), &file)? {
                 let why = format!("what was written differs in the {STEP} bytes from byte {at} on: check the device");
                 return Ok(Done::with_note(Did::Failed, why));
