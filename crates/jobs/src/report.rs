@@ -40,6 +40,8 @@ pub enum Did {
     Filtered,
     /// It lies on another filesystem, which is not entered.
     Elsewhere,
+    /// The destination has nothing of its kind: a bucket has no pipes, sockets and devices.
+    Skipped,
     /// It was removed from the destination, since the source has it no more.
     Deleted,
     /// It could not be done.
@@ -103,6 +105,7 @@ pub struct Tally {
     vanished: AtomicU64,
     filtered: AtomicU64,
     elsewhere: AtomicU64,
+    skipped: AtomicU64,
     deleted: AtomicU64,
     failed: AtomicU64,
     incomplete: AtomicU64,
@@ -138,6 +141,8 @@ pub struct Totals {
     pub filtered: u64,
     /// See [`Did::Elsewhere`].
     pub elsewhere: u64,
+    /// See [`Did::Skipped`].
+    pub skipped: u64,
     /// See [`Did::Deleted`].
     pub deleted: u64,
     /// See [`Did::Failed`].
@@ -180,6 +185,7 @@ impl Tally {
             (Did::Vanished, _) => &self.vanished,
             (Did::Filtered, _) => &self.filtered,
             (Did::Elsewhere, _) => &self.elsewhere,
+            (Did::Skipped, _) => &self.skipped,
             (Did::Deleted, _) => &self.deleted,
             (Did::Failed, _) => &self.failed,
         };
@@ -222,6 +228,7 @@ impl Tally {
             vanished: of(&self.vanished),
             filtered: of(&self.filtered),
             elsewhere: of(&self.elsewhere),
+            skipped: of(&self.skipped),
             deleted: of(&self.deleted),
             failed: of(&self.failed),
             incomplete: of(&self.incomplete),

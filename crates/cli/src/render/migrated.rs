@@ -32,6 +32,7 @@ pub(crate) fn human(totals: &Totals, dry: bool) -> String {
         (totals.verified, "files were read again on both sides and are equal"),
         (totals.filtered, "were left out by filters"),
         (totals.elsewhere, "directories of other filesystems were not entered"),
+        (totals.skipped, "pipes, sockets and devices were skipped: a bucket has none"),
         (totals.vanished, "were removed from the source meanwhile"),
         (totals.incomplete, "lack an attribute"),
         (totals.changed, "changed while they were copied: run it again"),

@@ -5,6 +5,7 @@ use super::about::changed;
 use super::compare::compare_objects;
 use super::listing::each;
 use super::notes::Notes;
+use super::steps::{Reading, STEP};
 use super::upload::{SETTLE, abort_earlier, over};
 use super::{Done, Place, Run, TRIES, Trouble};
 use crate::failure::JobError;
@@ -16,12 +17,7 @@ use objects::foreign::Listed;
 use objects::plain::{Found, Over, Plain, Put, Texts};
 use std::sync::atomic::AtomicBool;
 use sys::file::FileStamp;
-use transfer::{Monitor as _, TransferError};
-
-/// Read and written at a time.
-const STEP: usize = 1 << 20;
-/// What a request that names a version says when that is no more.
-const EEXIST: i32 = 17;
+use transfer::Monitor as _;
 
 /// One run.
 struct Copying<'a> {
@@ -151,11 +147,11 @@ impl Copying<'_> {
             return Err(Trouble::Stopped);
         }
         // Memory of the source before that of the destination, as everywhere: nobody waits for another one in a circle.
-        let from = self.from.read(key, found, &self.run)?;
+        let from = Reading::begin(&self.run, &self.from, key, found)?;
         let _room = self.to.room(found.size, &self.run)?;
         let mut content = vec![0; usize::try_from(found.size).unwrap_or(0)];
-        if !content.is_empty() {
-            self.fill(&from, key, &mut content, 0)?;
+        if from.read(&mut content, 0)? < content.len() {
+            return Err(Trouble::Changed);
         }
         let put = self.to.put(to, Bytes::from(content), texts(found), over)?;
         self.run.advanced(Extent { offset: 0, length: found.size });
@@ -164,41 +160,14 @@ impl Copying<'_> {
 
     fn large(&self, (key, found): (&str, &Found), to: &str, over: &Over) -> Result<Put, Trouble> {
         let _noted = self.notes.as_ref().map(|notes| notes.begin(to));
-        let content = self.from.read(key, found, &self.run)?;
+        let content = Reading::begin(&self.run, &self.from, key, found)?;
         let Some(large) = self.to.begin(to, found.size, texts(found), over, &self.run)? else { return Ok(Put::Taken) };
-        let mut buffer = vec![0; STEP];
-        let mut at = 0;
-        while at < found.size {
-            if self.run.cancelled() {
-                return Err(Trouble::Stopped);
-            }
-            let room = usize::try_from(found.size - at).unwrap_or(STEP).min(STEP);
-            let step = buffer.get_mut(..room).unwrap_or_default();
-            self.fill(&content, key, step, at)?;
-            large.write(step, at)?;
-            self.run.advanced(Extent { offset: at, length: room as u64 });
-            at += room as u64;
-        }
+        self.run.pour(found.size, |step, at| content.read(step, at), |step, at| Ok(large.write(step, at)?))?;
         // The conditions that requests have are not heeded by each service.
         if self.from.look(key)?.is_none_or(|now| now.version != found.version) {
             return Err(Trouble::Changed);
         }
         Ok(large.complete()?)
-    }
-
-    fn fill(
-        &self,
-        content: &objects::plain::Content<'_>,
-        key: &str,
-        buffer: &mut [u8],
-        at: u64,
-    ) -> Result<(), Trouble> {
-        let read = content.read(buffer, at).map_err(TransferError::io("read", self.from.shown(key)));
-        match read {
-            Err(TransferError::Service { errno: EEXIST, .. } | TransferError::Missing { .. }) => Err(Trouble::Changed),
-            Ok(read) if read < buffer.len() => Err(Trouble::Changed),
-            read => Ok(read.map(drop)?),
-        }
     }
 
     /// `None`: they are equal.

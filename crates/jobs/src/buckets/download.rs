@@ -4,13 +4,13 @@ use super::about::{About, changed};
 use super::compare::compare;
 use super::key::path_of;
 use super::listing::each;
+use super::steps::{Reading, STEP};
 use super::target::{OpenDirectories, Target, Unfinished};
 use super::{Done, Place, Run, TRIES, Trouble};
 use crate::failure::{Failure, JobError};
 use crate::migrate::granularity::Granularity;
 use crate::migrate::{End, Existing, Options};
 use crate::report::{Did, Kind, Tally, Watcher};
-use model::Extent;
 use objects::foreign::Listed;
 use objects::plain::{Found, Plain};
 use rustix::fs::FileType;
@@ -24,16 +24,11 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use sys::file::{FileStamp, stamp, stamp_at};
 use sys::{Mode, OFlags};
-use transfer::{Monitor as _, TransferError};
 
-/// Read and written at a time.
-const STEP: usize = 1 << 20;
 /// The kernel takes no longer links.
 const MAX_LINK_BYTES: u64 = 4095;
 /// Comes by one request: nothing can come between its parts.
 const ONE_RANGE_BYTES: u64 = 8 << 20;
-/// What a request that names a version says when that is no more.
-const EEXIST: i32 = 17;
 
 /// One run.
 struct Download<'a> {
@@ -274,30 +269,14 @@ impl Download<'_> {
 
     /// Zeros become holes.
     fn fill(&self, file: &File, key: &str, found: &Found) -> Result<(), Trouble> {
-        let content = self.plain.read(key, found, &self.run)?;
-        let mut buffer = vec![0; STEP.min(usize::try_from(found.size).unwrap_or(STEP))];
-        let mut at = 0;
-        while at < found.size {
-            if self.run.cancelled() {
-                return Err(Trouble::Stopped);
-            }
-            let room = usize::try_from(found.size - at).unwrap_or(STEP).min(STEP);
-            let step = buffer.get_mut(..room).unwrap_or_default();
-            let read = content.read(step, at).map_err(TransferError::io("read", self.plain.shown(key)));
-            let read = read.map_err(|error| match error {
-                TransferError::Service { errno: EEXIST, .. } => Trouble::Changed,
-                TransferError::Missing { .. } => Trouble::Changed,
-                error => error.into(),
-            })?;
-            if read < room {
-                return Err(Trouble::Changed);
-            }
+        let content = Reading::begin(&self.run, &self.plain, key, found)?;
+        let write = |step: &[u8], at| {
             if step.iter().any(|byte| *byte != 0) {
                 file.write_all_at(step, at).map_err(Failure::destination("write"))?;
             }
-            self.run.advanced(Extent { offset: at, length: room as u64 });
-            at += room as u64;
-        }
+            Ok(())
+        };
+        self.run.pour(found.size, |step, at| content.read(step, at), write)?;
         Ok(file.set_len(found.size).map_err(Failure::destination("set the size of"))?)
     }
 
@@ -309,10 +288,9 @@ impl Download<'_> {
         replace: bool,
     ) -> Result<Done, Trouble> {
         let Some(target) = &self.target else { return Err(Trouble::Stopped) };
-        let content = self.plain.read(key, found, &self.run)?;
+        let content = Reading::begin(&self.run, &self.plain, key, found)?;
         let mut to = vec![0; usize::try_from(found.size).unwrap_or(0)];
-        let read = content.read(&mut to, 0).map_err(TransferError::io("read", self.plain.shown(key)))?;
-        if read < to.len() {
+        if content.read(&mut to, 0)? < to.len() {
             return Err(Trouble::Changed);
         }
         let to = Path::new(std::ffi::OsStr::from_bytes(&to));

@@ -4,7 +4,7 @@
 //!
 //! - `key`: which object has which key; `about`: the texts; `upload`: what happens in each directory; `extraneous`: removal; `notes`: uploads that
 //!   a killed run has left.
-//! - `listing`: what is below a prefix; `download`: what happens with each object; `target`: the tree; `copy`: between buckets. What stands in a bucket leads nobody out of that, and gives
+//! - `listing`: what is below a prefix; `download`: what happens with each object; `target`: the tree; `copy`: between buckets; `steps`: how content goes, whichever way. What stands in a bucket leads nobody out of that, and gives
 //!   nobody rights.
 //! - An object is there as a whole or not at all, so a repeated run needs to know nothing of the one before: what has the source's size and time is the same.
 //! - Nothing is written or removed outside of the prefix, and no key is bent to fit: what has none is told.
@@ -18,6 +18,7 @@ mod extraneous;
 mod key;
 mod listing;
 mod notes;
+mod steps;
 mod target;
 mod upload;
 

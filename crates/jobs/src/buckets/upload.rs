@@ -4,6 +4,7 @@ use super::about::{About, changed, xattrs};
 use super::compare::compare;
 use super::key::key_of;
 use super::notes::Notes;
+use super::steps::STEP;
 use super::{Done, Place, Run, TRIES, Trouble};
 use crate::content::fill;
 use crate::failure::{Failure, JobError};
@@ -26,8 +27,6 @@ use sys::file::{FileStamp, stamp, stamp_at};
 use sys::{Mode, OFlags};
 use transfer::Monitor as _;
 
-/// Read, and compared, at a time.
-const STEP: usize = 1 << 20;
 /// What was given up is aborted in this time, or left for the next run.
 pub(super) const SETTLE: Duration = Duration::from_secs(60);
 /// Somebody else may put to the same key, but not for ever.
@@ -173,7 +172,7 @@ impl Upload<'_> {
             FileType::RegularFile => self.file(directory, &entry.name),
             FileType::Symlink => self.link(directory, &entry.name),
             FileType::Unknown => Err(Failure::source("find")(Errno::NOENT).into()),
-            _ => Err(Trouble::Unfit("a bucket has no pipes, sockets and devices")),
+            _ => Ok(Done::with_note(Did::Skipped, "skipped: special file; a bucket has no pipes, sockets and devices")),
         };
         let path = || directory.shown(&entry.name);
         match done {
@@ -336,21 +335,8 @@ impl Upload<'_> {
     ) -> Result<Option<bool>, Trouble> {
         let _noted = self.notes.as_ref().map(|notes| notes.begin(key));
         let Some(large) = self.plain.begin(key, seen.size, texts, over, &self.run)? else { return Ok(None) };
-        let mut buffer = vec![0; STEP];
-        let mut at = 0;
-        while at < seen.size {
-            if self.run.cancelled() {
-                return Err(Trouble::Stopped);
-            }
-            let room = usize::try_from(seen.size - at).unwrap_or(STEP).min(STEP);
-            let step = buffer.get_mut(..room).unwrap_or_default();
-            if fill(file, step, at).map_err(Failure::source("read"))? < room {
-                return Err(Trouble::Changed);
-            }
-            large.write(step, at)?;
-            self.run.advanced(Extent { offset: at, length: room as u64 });
-            at += room as u64;
-        }
+        let read = |step: &mut [u8], at| Ok(fill(file, step, at).map_err(Failure::source("read"))?);
+        self.run.pour(seen.size, read, |step, at| Ok(large.write(step, at)?))?;
         let unchanged = is_unchanged(file, seen)?;
         if !unchanged && !last {
             return Err(Trouble::Changed);
