@@ -1,5 +1,5 @@
-//! Real object stores as child processes of a test: [`Rgw`] and [`S3sFs`] (S3), [`Azurite`] (Azure Blob), [`FakeGcs`]
-//! (Google Cloud Storage).
+//! Real servers as child processes of a test: object stores ([`Rgw`] and [`S3sFs`] for S3, [`Azurite`] for Azure Blob,
+//! [`FakeGcs`] for Google Cloud Storage), and messaging ([`NatsCluster`]).
 //!
 //! Each value is a server of the test's own, on ports of 127.0.0.1 that no other test has, with its data in a directory
 //! of the test's. All start in a few seconds at most (RGW in about one), so that no server is shared between tests, and
@@ -12,6 +12,7 @@
 mod azurite;
 mod certificate;
 mod fake_gcs;
+mod nats;
 pub mod plain;
 mod port;
 mod rgw;
@@ -23,6 +24,7 @@ use std::path::PathBuf;
 
 pub use azurite::Azurite;
 pub use fake_gcs::FakeGcs;
+pub use nats::{NatsAccess, NatsCluster, NatsServer};
 pub use port::Port;
 pub use rgw::Rgw;
 pub use s3::S3Server;
