@@ -7,11 +7,11 @@ use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
-use testkit::Scratch;
 use testkit::fault_proxy::{Fault, FaultProxy, Reply, When};
 use testkit::services::plain::encoded;
 use testkit::services::{Azurite, FakeGcs, Rgw, S3sFs};
 use testkit::tree::{TreeSpec, assert_same, snapshot};
+use testkit::{FsKind, LoopFs, Scratch, faults};
 
 /// A place for a source, a target, and a configuration that knows how to get into the bucket: by an archive beside what is migrated.
 struct Bed {
@@ -421,6 +421,65 @@ fn p7_killed_on_the_way_down_it_goes_on_and_leaves_nothing_behind() {
     assert_same(&snapshot(&bed.source()), &snapshot(&back));
 }
 
+fn shown(directory: &Path) -> Vec<fs::DirEntry> {
+    let entries = fs::read_dir(directory).into_iter().flatten().flatten();
+    entries.filter(|entry| !entry.file_name().to_string_lossy().starts_with('.')).collect()
+}
+
+/// Many wait for one sync: until then none of them has its name, and after that all of it is there.
+#[test]
+fn p7_killed_while_small_files_wait_for_their_names_it_leaves_none_that_is_not_whole() {
+    let (_server, bed) = rgw();
+    for number in 0..400u32 {
+        fs::write(bed.source().join(format!("{number}")), number.to_le_bytes().repeat(5000)).unwrap();
+    }
+    let (code, _, said) = bed.up(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    let back = bed.scratch.join("back");
+    for _ in 0..3 {
+        let before = shown(&back).len();
+        let mut child = bed.command(&["-q", "--bandwidth-limit", "2MiB/s"], &bed.url, &back).spawn().unwrap();
+        testkit::wait_until(Duration::from_secs(20), "more files are there", || shown(&back).len() > before);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for entry in shown(&back) {
+            let there = fs::read(entry.path()).unwrap();
+            assert!(there == fs::read(bed.source().join(entry.file_name())).unwrap(), "{entry:?} is not whole");
+        }
+    }
+    assert!(shown(&back).len() < 400);
+    let (code, totals, said) = bed.down(&[]);
+    assert_eq!((code, totals["files"].as_u64().unwrap() + totals["same"].as_u64().unwrap()), (Some(0), 400), "{said}");
+    assert_same(&snapshot(&bed.source()), &snapshot(&back));
+}
+
+/// A device that takes what is written and loses it says so when it is asked to have it: nothing is called whole then.
+#[test]
+fn p7_what_is_lost_on_its_way_to_the_device_never_gets_its_name() {
+    let (_server, bed) = rgw();
+    for number in 0..20u8 {
+        fs::write(bed.source().join(format!("{number}")), vec![number + 1; 100_000]).unwrap();
+    }
+    let (code, _, said) = bed.up(&[]);
+    assert_eq!(code, Some(0), "{said}");
+    let backing = LoopFs::new(FsKind::Ext4, 300);
+    let disk = LoopFs::thin_on(&backing);
+    let back = disk.path().join("back");
+    // The directory has its place on the device: only contents are lost.
+    fs::create_dir(&back).unwrap();
+    disk.remount();
+    let full = faults::fill(&backing, 0);
+    let output = bed.command(&[], &bed.url, &back).output().unwrap();
+    assert!(output.status.code() == Some(1) && stderr(&output).contains("make durable"), "{}", stderr(&output));
+    assert_eq!(shown(&back).len(), 0);
+    drop(full);
+    disk.remount();
+    let output = bed.command(&[], &bed.url, &back).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    disk.remount();
+    assert_same(&snapshot(&bed.source()), &snapshot(&back));
+}
+
 /// Whoever may write to a bucket gets nothing written outside of the destination, and nobody rights.
 #[test]
 fn p3_what_stands_in_a_bucket_leads_nobody_out_of_the_destination() {
@@ -441,6 +500,7 @@ fn p3_what_stands_in_a_bucket_leads_nobody_out_of_the_destination() {
         "p/.sifaka-bucket-0123456789abcdef",
         "q/other",
         "p/ends/..",
+        "p/plain",
     ];
     let content: String =
         keys.iter().map(|key| format!("<Contents><Key>{key}</Key><Size>4</Size><ETag>\"x\"</ETag><LastModified>2020-01-02T03:04:05.000Z</LastModified></Contents>")).collect();
@@ -464,14 +524,12 @@ fn p3_what_stands_in_a_bucket_leads_nobody_out_of_the_destination() {
     let mut names: Vec<_> =
         fs::read_dir(&back).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["a\tb", "dir", "fine", "link"], "{said}");
+    assert_eq!(names, ["a\tb", "dir", "fine", "link", "plain"], "{said}");
     assert!(!bed.scratch.join("up").exists() && !bed.scratch.join("b").exists());
-    let fine = fs::metadata(back.join("fine")).unwrap();
-    assert_eq!(
-        (fine.mode() & 0o7777, fine.uid(), fs::read_to_string(back.join("fine")).unwrap().as_str()),
-        (0o777, 0, "evil")
-    );
-    let file = fs::File::open(back.join("fine")).unwrap();
+    let plain = fs::metadata(back.join("plain")).unwrap();
+    let content = fs::read_to_string(back.join("plain")).unwrap();
+    assert_eq!((plain.mode() & 0o7777, plain.uid(), content.as_str()), (0o777, 0, "evil"));
+    let file = fs::File::open(back.join("plain")).unwrap();
     assert_eq!(sys::xattr::get(&file, "security.capability").unwrap(), None);
     assert_eq!(sys::xattr::get(&file, "user.a").unwrap().as_deref(), Some(&b"a"[..]));
     let (code, _, said) = bed.down(&["--delete"]);

@@ -2,6 +2,7 @@
 
 use super::about::{About, changed};
 use super::compare::compare;
+use super::group::{Group, Waiting};
 use super::key::path_of;
 use super::listing::each;
 use super::steps::{Reading, STEP};
@@ -38,6 +39,7 @@ struct Download<'a> {
     /// `None` in a dry run, where it would be made.
     target: Option<Target>,
     granularity: Granularity,
+    group: Group,
 }
 
 /// Copies what is in the bucket below the prefix into the directory `target`, which is made if it is not there. `owners`: files are given to whom the objects say.
@@ -65,10 +67,13 @@ pub fn download(
         _ => Granularity::FINEST,
     };
     let run = Run::new(options, tally, watcher, stop);
-    let job = Download { run, plain, prefix: &source.prefix, target: opened, granularity };
+    let job = Download { run, plain, prefix: &source.prefix, target: opened, granularity, group: Group::new() };
     let threads = job.run.threads();
     let begin = OpenDirectories::default;
     each(&job.plain, job.prefix, threads, stop, begin, |open, listed| job.object(open, &listed))?;
+    if let Some(target) = &job.target {
+        job.group.finish(&job.run, target.root());
+    }
     if let Some(target) = job.target.as_ref().filter(|_| !job.run.is_stopped() && !options.dry_run) {
         // Now that all is in them.
         each(&job.plain, job.prefix, threads, stop, || (), |(), listed| job.finish_directory(target, &listed))?;
@@ -120,7 +125,9 @@ impl Download<'_> {
             return;
         }
         match self.file(open, &listed.key, path) {
-            Ok((kind, done)) => self.run.told(kind, done, shown),
+            // It is told when it has its name.
+            Ok((_, None)) => {}
+            Ok((kind, Some(done))) => self.run.told(kind, done, shown),
             Err(trouble) => self.run.failed(kind, trouble, shown),
         }
     }
@@ -140,15 +147,16 @@ impl Download<'_> {
         target.directory(open, path, told).map(Some)
     }
 
-    fn file(&self, open: &mut OpenDirectories, key: &str, path: &str) -> Result<(Kind, Done), Trouble> {
+    /// What became of it: nothing yet, as long as it waits for its name.
+    fn file(&self, open: &mut OpenDirectories, key: &str, path: &str) -> Result<(Kind, Option<Done>), Trouble> {
         let (parent, name) = path.rsplit_once('/').unwrap_or(("", path));
         for _ in 0..TRIES {
-            let Some(found) = self.plain.look(key)? else { return Ok((Kind::File, Done::plain(Did::Vanished))) };
+            let Some(found) = self.plain.look(key)? else { return Ok((Kind::File, Some(Done::plain(Did::Vanished)))) };
             let about = About::read(&found.texts);
             let is_link = about.file_type() == FileType::Symlink && (1..=MAX_LINK_BYTES).contains(&found.size);
             let kind = if is_link { Kind::Symlink } else { Kind::File };
             if !is_link && !self.run.options.filter.wants_file(&as_stamp(&found, &about)) {
-                return Ok((kind, Done::plain(Did::Filtered)));
+                return Ok((kind, Some(Done::plain(Did::Filtered))));
             }
             let directory = self.directory(open, parent)?;
             let existing = match &directory {
@@ -160,30 +168,30 @@ impl Download<'_> {
                 },
             };
             let replace = match self.judge(&found, existing.as_ref(), is_link) {
-                Verdict::Refuse(why) => return Ok((kind, Done::with_note(Did::Refused, why))),
+                Verdict::Refuse(why) => return Ok((kind, Some(Done::with_note(Did::Refused, why)))),
                 Verdict::Same => {
-                    return self.same(directory.as_ref(), name, existing.as_ref(), &about).map(|done| (kind, done));
+                    return self
+                        .same(directory.as_ref(), name, existing.as_ref(), &about)
+                        .map(|done| (kind, Some(done)));
                 }
                 Verdict::Make(replace) => replace,
             };
             let (Some(directory), false) = (directory, self.run.options.dry_run) else {
                 self.run.tally.moved(found.size);
-                return Ok((kind, Done { bytes: found.size, ..Done::plain(Did::Copied) }));
+                return Ok((kind, Some(Done { bytes: found.size, ..Done::plain(Did::Copied) })));
             };
             let made = if is_link {
-                self.link((&directory, name), (key, &found), &about, replace)
+                self.link((&directory, name), (key, &found), &about, replace).map(Some)
             } else {
-                self.content((&directory, name), (key, &found), &about, replace)
+                self.content((&directory, path), (key, &found), &about, replace)
             };
             match made {
                 Err(Trouble::Changed) => {}
                 made => return made.map(|done| (kind, done)),
             }
         }
-        Ok((
-            Kind::File,
-            Done::with_note(Did::Changed, "it was replaced each time that it was read; nothing of it is here"),
-        ))
+        let why = "it was replaced each time that it was read; nothing of it is here";
+        Ok((Kind::File, Some(Done::with_note(Did::Changed, why))))
     }
 
     fn judge(&self, found: &Found, existing: Option<&FileStamp>, is_link: bool) -> Verdict {
@@ -239,32 +247,42 @@ impl Download<'_> {
     /// [`Trouble::Changed`] when the object was replaced meanwhile.
     fn content(
         &self,
-        (directory, name): (&Arc<OwnedFd>, &str),
+        (directory, path): (&Arc<OwnedFd>, &str),
         (key, found): (&str, &Found),
         about: &About,
         replace: bool,
-    ) -> Result<Done, Trouble> {
+    ) -> Result<Option<Done>, Trouble> {
         let Some(target) = &self.target else { return Err(Trouble::Stopped) };
+        let name = path.rsplit('/').next().unwrap_or(path);
         let (unfinished, file) = Unfinished::file(directory, name).map_err(Failure::destination("make"))?;
         self.fill(&file, key, found)?;
         // The conditions that requests have are not heeded by each service.
         if found.size > ONE_RANGE_BYTES && self.plain.look(key)?.is_none_or(|now| now.version != found.version) {
             return Err(Trouble::Changed);
         }
-        // Before it has its name and times, by which the next run takes it for whole: no database says what a power failure may have taken.
-        sys::file::sync_data(&file).map_err(Failure::destination("make durable"))?;
+        let is_small = found.size <= ONE_RANGE_BYTES && !self.run.options.verify;
+        let waits = is_small && target.syncs_together(&file).map_err(Failure::destination("find"))?;
+        if !waits {
+            // Before it has its name, by which the next run takes it for whole: no database says what a power failure may have taken.
+            sys::file::sync_data(&file).map_err(Failure::destination("make durable"))?;
+        }
         if self.run.options.verify {
             if let Some(at) = compare(&self.run, &self.plain, (key, found), &file)? {
                 let why = format!("what was written differs in the {STEP} bytes from byte {at} on: check the device");
-                return Ok(Done::with_note(Did::Failed, why));
+                return Ok(Some(Done::with_note(Did::Failed, why)));
             }
             self.run.tally.verified();
         }
         let file = OwnedFd::from(file);
         let unset = target.dress(&file, about, 0o666, changed(found));
-        let unset = unset.map_err(Failure::destination("set the attributes of"))?;
-        unfinished.publish(name, replace).map_err(Failure::destination("give its name to"))?;
-        Ok(self.noted(Did::Copied, found.size, unset))
+        let done = self.noted(Did::Copied, found.size, unset.map_err(Failure::destination("set the attributes of"))?);
+        if waits {
+            let waiting = Waiting { unfinished, name: name.to_owned(), replace, path: path.into(), done };
+            self.group.add(&self.run, target.root(), waiting);
+            return Ok(None);
+        }
+        unfinished.publish(name, replace)?;
+        Ok(Some(done))
     }
 
     /// Zeros become holes.
@@ -296,7 +314,7 @@ impl Download<'_> {
         let to = Path::new(std::ffi::OsStr::from_bytes(&to));
         let made = target.link(directory, name, to, about, changed(found));
         let made = made.map_err(Failure::destination("make the link"))?;
-        made.publish(name, replace).map_err(Failure::destination("give its name to"))?;
+        made.publish(name, replace)?;
         Ok(Done::plain(Did::Copied))
     }
 

@@ -4,7 +4,7 @@
 //!
 //! - `key`: which object has which key; `about`: the texts; `upload`: what happens in each directory; `extraneous`: removal; `notes`: uploads that
 //!   a killed run has left.
-//! - `listing`: what is below a prefix; `download`: what happens with each object; `target`: the tree; `copy`: between buckets; `steps`: how content goes, whichever way. What stands in a bucket leads nobody out of that, and gives
+//! - `listing`: what is below a prefix; `download`: what happens with each object; `target`: the tree; `group`: files that wait for their names; `copy`: between buckets; `steps`: how content goes, whichever way. What stands in a bucket leads nobody out of that, and gives
 //!   nobody rights.
 //! - An object is there as a whole or not at all, so a repeated run needs to know nothing of the one before: what has the source's size and time is the same.
 //! - Nothing is written or removed outside of the prefix, and no key is bent to fit: what has none is told.
@@ -15,6 +15,7 @@ mod compare;
 mod copy;
 mod download;
 mod extraneous;
+mod group;
 mod key;
 mod listing;
 mod notes;
@@ -59,7 +60,7 @@ struct Run<'a> {
     stop: &'a AtomicBool,
     limiter: Limiter,
     /// What ended it.
-    fatal: Mutex<Option<TransferError>>,
+    fatal: Mutex<Option<JobError>>,
 }
 
 /// Why one thing was not done.
@@ -126,17 +127,20 @@ impl<'a> Run<'a> {
         match trouble {
             Trouble::Stopped => {}
             Trouble::Failed(failure) if failure.is_vanished() => self.told(kind, Done::plain(Did::Vanished), path),
-            Trouble::Service(error @ TransferError::Unavailable { .. }) => {
-                self.fatal.lock().get_or_insert(error);
-                self.stop.store(true, Ordering::Relaxed);
-            }
+            Trouble::Service(error @ TransferError::Unavailable { .. }) => self.ends(error.into()),
             trouble => self.told(kind, Done::with_note(Did::Failed, trouble.to_string()), path),
         }
     }
 
+    /// Nothing more is begun, and this is why.
+    fn ends(&self, error: JobError) {
+        self.fatal.lock().get_or_insert(error);
+        self.stop.store(true, Ordering::Relaxed);
+    }
+
     /// What ended the run, if anything did.
     fn end(&self) -> Result<(), JobError> {
-        self.fatal.lock().take().map_or(Ok(()), |error| Err(error.into()))
+        self.fatal.lock().take().map_or(Ok(()), Err)
     }
 
     fn threads(&self) -> usize {

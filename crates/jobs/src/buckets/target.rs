@@ -3,6 +3,7 @@
 //! Every path is opened below the root, nothing is followed, and names of unfinished files are the same in each run: what a killed run left is
 //! made anew by the next one.
 
+use super::Trouble;
 use super::about::About;
 use crate::failure::{Failure, JobError};
 use rustix::fs::{AtFlags, Gid, Uid};
@@ -18,6 +19,8 @@ use sys::file::FileStamp;
 use sys::{Mode, OFlags};
 
 const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW);
+/// Of FUSE, whose servers hear of a sync of one file, and of none of all.
+const FUSE: i64 = 0x6573_5546;
 /// What names of unfinished files begin with.
 const PREFIX: &str = ".sifaka-bucket-";
 
@@ -29,6 +32,8 @@ pub(super) struct Target {
     umask: u32,
     /// Who the objects say they are of, those they are given to.
     owners: bool,
+    /// Of the filesystem; `None`: what is written there is made durable file by file.
+    together: Option<u64>,
 }
 
 /// Directories that are open, for one thread.
@@ -59,11 +64,19 @@ impl Target {
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open(path, flags, Mode::empty()).map_err(JobError::io("open the directory", path))?;
-        Ok(Some(Self { root, cross, umask: umask.as_raw_mode(), owners }))
+        let is_fuse = rustix::fs::fstatfs(&root).map_or(true, |found| found.f_type == FUSE);
+        let found = sys::file::stamp(&root).map_err(JobError::io("find", path))?;
+        let together = (!is_fuse).then_some(found.dev);
+        Ok(Some(Self { root, cross, umask: umask.as_raw_mode(), owners, together }))
     }
 
     pub(super) fn root(&self) -> &OwnedFd {
         &self.root
+    }
+
+    /// Whether a sync of all that is in the root's filesystem makes this file durable.
+    pub(super) fn syncs_together(&self, file: &File) -> io::Result<bool> {
+        Ok(self.together.is_some() && self.together == Some(sys::file::stamp(file)?.dev))
     }
 
     fn open_at(&self, directory: &OwnedFd, path: &str) -> io::Result<OwnedFd> {
@@ -214,7 +227,22 @@ impl Unfinished {
     }
 
     /// Gives it its name; over what is there only if that may be replaced.
-    pub(super) fn publish(mut self, name: &str, replace: bool) -> io::Result<()> {
+    pub(super) fn publish(self, name: &str, replace: bool) -> Result<(), Trouble> {
+        match self.renamed(name, replace) {
+            Err(error)
+                if [Errno::EXIST, Errno::ISDIR]
+                    .map(|errno| Some(errno.raw_os_error()))
+                    .contains(&error.raw_os_error()) =>
+            {
+                Err(Trouble::Unfit(
+                    "something else came to its place meanwhile: of two keys, say, that are one name there",
+                ))
+            }
+            renamed => Ok(renamed.map_err(Failure::destination("give its name to"))?),
+        }
+    }
+
+    fn renamed(mut self, name: &str, replace: bool) -> io::Result<()> {
         let renamed = if replace {
             rustix::fs::renameat(&self.directory, self.aside.as_str(), &self.directory, name).map_err(io::Error::from)
         } else {
