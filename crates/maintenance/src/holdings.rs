@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::mpsc::channel;
 use transfer::copy::{ChunkBuffer, ChunkReader};
 use transfer::manifest::{Manifest, ReadAt};
-use transfer::{Expected, Head, Monitor, Store, TierStore, TransferError};
+use transfer::{Expected, Head, Monitor, OpenFile, Store, TierStore, TransferError};
 
 /// An archive that can be looked through: a directory or a bucket. Everything blocks, and may be called by several threads at a time.
 ///
@@ -48,8 +48,18 @@ pub trait Holdings: Sync {
     ) -> Result<(), MaintenanceError>;
     /// Reads through what holds several objects, and tells what of it is damaged and concerns none of them alone.
     fn check_packs(&self, damaged: &mut dyn FnMut(PathBuf, String)) -> Result<(), MaintenanceError>;
-    /// Reads an object without a manifest through, as far as its encoding lets it be checked. Gives the content's size.
-    fn check_encoding(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<u64, MaintenanceError>;
+    /// Reads an object through without its manifest, and compares what is known of its content; for the rest, as far as its encoding lets it be
+    /// checked. Gives the content's size.
+    fn check_content(&self, id: &ObjectId, expected: Expected, monitor: &dyn Monitor) -> Result<u64, MaintenanceError>;
+    /// Compares a file's chunks with the hashes of an object's manifest, and gives where the first one begins that is another; `None` in it when all are
+    /// the same. Nothing of the object is read. `None` when there is nothing to compare with.
+    fn compare_chunks(
+        &self,
+        id: &ObjectId,
+        expected: Expected,
+        file: &OpenFile,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Option<u64>>, MaintenanceError>;
 }
 
 /// A part of an object that is not what was archived.
@@ -98,6 +108,15 @@ trait Whole: Store {
 
     /// As [`Holdings::check_packs`].
     fn check_packs(&self, damaged: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError>;
+
+    /// As [`Holdings::compare_chunks`].
+    fn compare_chunks(
+        &self,
+        id: &ObjectId,
+        expected: Expected,
+        file: &OpenFile,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Option<u64>>, TransferError>;
 }
 
 impl Whole for TierStore {
@@ -117,6 +136,16 @@ impl Whole for TierStore {
 
     fn check_packs(&self, damaged: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError> {
         Self::check_packs(self, damaged)
+    }
+
+    fn compare_chunks(
+        &self,
+        id: &ObjectId,
+        expected: Expected,
+        file: &OpenFile,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Option<u64>>, TransferError> {
+        compare_chunks(self.chunks(id, expected)?, file, monitor)
     }
 }
 
@@ -154,6 +183,16 @@ impl Whole for ObjectStore {
     fn check_packs(&self, damaged: &mut dyn FnMut(PathBuf, String)) -> Result<(), TransferError> {
         Self::check_packs(self, damaged)
     }
+
+    fn compare_chunks(
+        &self,
+        id: &ObjectId,
+        expected: Expected,
+        file: &OpenFile,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Option<u64>>, TransferError> {
+        compare_chunks(self.chunks(id, expected, monitor)?, file, monitor)
+    }
 }
 
 /// Reads all chunks, and tells those that are damaged. `false` when there is no reader.
@@ -166,6 +205,9 @@ fn check_chunks<O: ReadAt, M: ReadAt>(
     let mut buffer = ChunkBuffer::default();
     let shape = reader.shape();
     for index in 0..shape.chunks() {
+        if monitor.cancelled() {
+            return Err(TransferError::Cancelled);
+        }
         match reader.read(index, &mut buffer) {
             Ok(_) => {}
             Err(TransferError::DamagedChunk { offset, length, why, .. }) => damaged(Damage { offset, length, why }),
@@ -174,6 +216,43 @@ fn check_chunks<O: ReadAt, M: ReadAt>(
         monitor.advanced(shape.chunk(index));
     }
     Ok(true)
+}
+
+/// See [`Holdings::compare_chunks`].
+fn compare_chunks<O: ReadAt, M: ReadAt>(
+    reader: Option<ChunkReader<O, M>>,
+    file: &OpenFile,
+    monitor: &dyn Monitor,
+) -> Result<Option<Option<u64>>, TransferError> {
+    let Some(reader) = reader else { return Ok(None) };
+    let shape = reader.shape();
+    // Where there is data again.
+    let (mut buffer, mut data) = (Vec::new(), 0);
+    for index in 0..shape.chunks() {
+        if monitor.cancelled() {
+            return Err(TransferError::Cancelled);
+        }
+        let extent = shape.chunk(index);
+        let end = extent.offset.saturating_add(extent.length);
+        if data <= extent.offset {
+            // A filesystem that cannot tell has data everywhere.
+            data = sys::file::next_data(file.file(), extent.offset).unwrap_or(Some(extent.offset)).unwrap_or(u64::MAX);
+        }
+        if data >= end && extent.length > 0 && file.stamp()?.size >= end {
+            if shape.value_of_zeros(index) != reader.value(index)? {
+                return Ok(Some(Some(extent.offset)));
+            }
+            monitor.skipped(extent);
+            continue;
+        }
+        buffer.resize(usize::try_from(extent.length).unwrap_or(0), 0);
+        let read = file.read_full_at(&mut buffer, extent.offset).map_err(TransferError::io("read", file.path()))?;
+        if read < buffer.len() || shape.value(index, &buffer) != reader.value(index)? {
+            return Ok(Some(Some(extent.offset)));
+        }
+        monitor.advanced(extent);
+    }
+    Ok(Some(None))
 }
 
 /// Whether an error is of the whole archive: asks for something else of it.
@@ -258,8 +337,18 @@ impl<S: Whole> Holdings for S {
         Ok(Whole::check_packs(self, damaged)?)
     }
 
-    fn check_encoding(&self, id: &ObjectId, monitor: &dyn Monitor) -> Result<u64, MaintenanceError> {
-        let verified = self.verify(id, Expected::default(), monitor);
+    fn check_content(&self, id: &ObjectId, expected: Expected, monitor: &dyn Monitor) -> Result<u64, MaintenanceError> {
+        let verified = self.verify(id, expected, monitor);
         Ok(verified.map_err(|error| explained(self, error))?.bytes)
+    }
+
+    fn compare_chunks(
+        &self,
+        id: &ObjectId,
+        expected: Expected,
+        file: &OpenFile,
+        monitor: &dyn Monitor,
+    ) -> Result<Option<Option<u64>>, MaintenanceError> {
+        Whole::compare_chunks(self, id, expected, file, monitor).map_err(|error| explained(self, error))
     }
 }

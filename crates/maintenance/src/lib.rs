@@ -12,6 +12,7 @@
 //! - [`foreign`]: a tree of files for somebody else's objects in a bucket.
 //! - [`rebuild`]: a whole tree, from the archive's manifests.
 //! - [`scrub`]: the archive read through, every chunk verified.
+//! - [`verify`]: a tree of files compared with the archive.
 //! - [`fsck`]: filesystem, queue and archive compared, and repaired.
 
 mod error;
@@ -25,6 +26,7 @@ pub mod released;
 pub mod report;
 mod scratch;
 pub mod scrub;
+pub mod verify;
 mod walk;
 
 pub use error::MaintenanceError;

@@ -1,4 +1,4 @@
-//! Every regular file of a filesystem that has HSM state, found by walking it with several threads.
+//! Every regular file of a filesystem, above all those that have HSM state, found by walking it with several threads.
 //!
 //! What is walked is the filesystem itself, by a mount that is attached nowhere: nothing that is mounted over a directory hides what is
 //! below it, and nothing leads elsewhere. Directories wait as handles, so that one that is renamed meanwhile is found all the same;
@@ -37,6 +37,12 @@ pub(crate) struct Seen {
 /// What is done with what is found, by any thread.
 pub(crate) trait Visitor: Sync {
     fn file(&self, file: Seen);
+    /// A regular file that has no HSM state.
+    fn unmanaged(&self, _path: &[u8], _fd: &OwnedFd) {}
+    /// Whether to end.
+    fn is_stopped(&self) -> bool {
+        false
+    }
     /// Something could not be looked at: the walk is not complete.
     fn trouble(&self, path: &[u8], error: &io::Error);
     /// So many entries of directories more.
@@ -86,7 +92,7 @@ impl<'a> Walker<'a> {
         }
     }
 
-    /// Looks at something that was moved or linked: a file, or everything below a directory. `path` is for messages.
+    /// Looks at one file, or at everything below a directory: of what was moved or linked, once more. `path` is where it is, or for messages.
     pub(crate) fn look_again(&self, handle: &FileHandle, path: &[u8], threads: usize) {
         let raw = RawHandle { kind: handle.kind, bytes: handle.bytes.to_vec() };
         let flags = OFlags::PATH | OFlags::NOFOLLOW;
@@ -147,7 +153,7 @@ impl<'a> Walker<'a> {
     fn tree(&self, top: Waiting) {
         let mut levels = Vec::new();
         self.enter(top, &mut levels);
-        while let Some(level) = levels.last_mut() {
+        while let Some(level) = levels.last_mut().filter(|_| !self.visitor.is_stopped()) {
             let Some(entry) = level.entries.next() else {
                 levels.pop();
                 continue;
@@ -198,7 +204,7 @@ impl<'a> Walker<'a> {
 
     fn file(&self, fd: OwnedFd, path: &[u8]) {
         match sys::xattr::get(&fd, xattr::HSM) {
-            Ok(None) => {}
+            Ok(None) => self.visitor.unmanaged(path, &fd),
             Ok(Some(_)) => self.visitor.file(Seen { path: path.to_vec(), fd }),
             Err(error) if is_gone(&error) => {}
             Err(error) => self.visitor.trouble(path, &error),

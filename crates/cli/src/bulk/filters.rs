@@ -5,7 +5,7 @@ use jobs::filter::Filter;
 use std::time::Duration;
 
 /// See the module.
-#[derive(clap::Args, Debug, Clone, Default)]
+#[derive(clap::Args, Debug, Clone, Default, PartialEq)]
 pub(crate) struct FilterArgs {
     /// Leave out what matches; with a slash in it the whole path below the source is matched, else the name. Directories that match
     /// are not entered; a slash at the end: only directories. May be repeated
@@ -32,6 +32,11 @@ pub(crate) struct FilterArgs {
 }
 
 impl FilterArgs {
+    /// Whether nothing is left out.
+    pub(crate) fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
     pub(crate) fn filter(&self) -> Result<Filter, CliError> {
         let bad = |error: jobs::filter::BadPattern| {
             CliError::new(Exit::Usage, format!("a pattern cannot be understood: {error}"))

@@ -1,5 +1,6 @@
 //! What the commands that move or look at whole trees share: their filters, how they are ended, where they keep notes, what they tell.
 
+mod archived;
 mod buckets;
 mod filters;
 mod interrupt;

@@ -185,7 +185,7 @@ impl Telling {
     }
 
     /// Told at once, unless there were too many.
-    fn problem(&self, path: &Path, line: &impl Serialize, text: &str) {
+    pub(super) fn problem(&self, path: &Path, line: &impl Serialize, text: &str) {
         if self.problems.fetch_add(1, Ordering::Relaxed) < self.most {
             let is_root = path.as_os_str().is_empty();
             let name = if is_root { "the directory itself".to_owned() } else { escaped_path(path) };
@@ -193,7 +193,7 @@ impl Telling {
         }
     }
 
-    fn write(&self, line: &impl Serialize) {
+    pub(super) fn write(&self, line: &impl Serialize) {
         let Some(report) = &self.report else { return };
         let mut report = report.lock().unwrap_or_else(PoisonError::into_inner);
         let written = serde_json::to_writer(&mut *report, line).map_err(std::io::Error::from);
@@ -201,6 +201,13 @@ impl Telling {
             let mut broken = self.broken.lock().unwrap_or_else(PoisonError::into_inner);
             broken.get_or_insert_with(|| error.to_string());
         }
+    }
+}
+
+impl Telling {
+    /// Whether all is written down.
+    pub(super) fn has_report(&self) -> bool {
+        self.report.is_some()
     }
 }
 

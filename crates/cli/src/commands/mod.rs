@@ -32,6 +32,7 @@ pub(crate) mod set;
 pub(crate) mod status;
 pub(crate) mod undelete;
 pub(crate) mod verify;
+mod verify_archive;
 pub(crate) mod versions;
 pub(crate) mod walk;
 
@@ -63,7 +64,7 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Walk(args) => walk::run(&args),
         Command::Migrate(args) => migrate::run(&global.config_file(), &args),
         Command::Replicate(args) => replicate::run(&args),
-        Command::Verify(args) => verify::run(&args),
+        Command::Verify(args) => verify::run(&global.config_file(), &args),
         Command::Mirror(command) => mirror::run(command),
         Command::Rebalance(args) => rebalance::run(&global.config_file(), args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),

@@ -1,5 +1,7 @@
-//! `sifaka verify`: two trees compared.
+//! `sifaka verify`: two trees compared, or a tree with what an archive holds for it (`verify_archive`).
 
+use super::verify_archive;
+use crate::archives::ArchiveArgs;
 use crate::bulk::{FilterArgs, Interrupt, Telling, TellingArgs, ended};
 use crate::exit::{CliError, Exit, Outcome};
 use crate::render::units::bytes;
@@ -7,41 +9,45 @@ use crate::render::verified::human;
 use jobs::verify::{Ignore, Options, Tally, Totals, verify};
 use serde::Serialize;
 use std::num::{NonZeroU64, NonZeroUsize};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(clap::Args, Debug)]
 #[command(
     after_help = "Exit code 6: the trees differ; 1: no difference was found, but something could not be read, or changed \
-each time that it was compared.\n\nWithout --content no file is opened, and none is restored."
+each time that it was compared.\n\nWithout --content no file is opened, and none is restored. With --archive, released files are not opened with --content, either: their objects \
+are read."
 )]
 pub(crate) struct VerifyArgs {
     /// The first directory
-    a: PathBuf,
+    pub(super) a: PathBuf,
     /// The directory that is compared with it
-    b: PathBuf,
+    #[arg(required_unless_present = "id", conflicts_with = "id")]
+    b: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) archive: ArchiveArgs,
     /// Read what both have, past the page cache, and compare it
     #[arg(long)]
-    content: bool,
+    pub(super) content: bool,
     /// Do not compare these
     #[arg(long, value_name = "WHAT,…", value_delimiter = ',')]
-    ignore: Vec<Ignored>,
+    pub(super) ignore: Vec<Ignored>,
     /// Read so many bytes of content a second at most in each tree, such as 100MB/s
     #[arg(short, long, visible_alias = "bwlimit", value_name = "RATE", value_parser = crate::lustre::rate, requires = "content")]
-    bandwidth_limit: Option<NonZeroU64>,
+    pub(super) bandwidth_limit: Option<NonZeroU64>,
     /// Threads [default: adapted to what is fastest]
     #[arg(short, long, value_name = "N")]
-    jobs: Option<NonZeroUsize>,
+    pub(super) jobs: Option<NonZeroUsize>,
     /// Enter other filesystems that are mounted below A and B
-    #[arg(long)]
+    #[arg(long, conflicts_with = "id")]
     cross_filesystems: bool,
     #[command(flatten)]
-    filters: FilterArgs,
+    pub(super) filters: FilterArgs,
     #[command(flatten)]
-    telling: TellingArgs,
+    pub(super) telling: TellingArgs,
 }
 
 #[derive(clap::ValueEnum, Clone, Copy, PartialEq, Eq, Debug)]
-enum Ignored {
+pub(super) enum Ignored {
     /// Times of change
     Times,
     /// Users and groups
@@ -50,6 +56,8 @@ enum Ignored {
     Mode,
     /// Extended attributes, ACLs among them
     Xattrs,
+    /// Where files were when they were archived (with --archive)
+    Path,
 }
 
 /// The totals for programs.
@@ -60,8 +68,15 @@ struct Result {
     interrupted: bool,
 }
 
-pub(crate) fn run(args: &VerifyArgs) -> Outcome {
-    let ignores = |what| args.ignore.contains(&what);
+impl VerifyArgs {
+    pub(super) fn ignores(&self, what: Ignored) -> bool {
+        self.ignore.contains(&what)
+    }
+}
+
+pub(crate) fn run(config_file: &Path, args: &VerifyArgs) -> Outcome {
+    let Some(b) = &args.b else { return verify_archive::run(config_file, args) };
+    let ignores = |what| args.ignores(what);
     let options = Options {
         content: args.content,
         ignore: Ignore {
@@ -85,7 +100,7 @@ pub(crate) fn run(args: &VerifyArgs) -> Outcome {
         let rate = bytes(telling.per_second(read));
         format!("{seen} entries ({}/s), {} read ({rate}/s)", telling.per_second(seen), bytes(read))
     };
-    let job = || verify(&args.a, &args.b, &options, &tally, &telling, interrupt.flag());
+    let job = || verify(&args.a, b, &options, &tally, &telling, interrupt.flag());
     let complete = telling.saying(far, job).map_err(|error| ended(&error))?;
     let totals = tally.totals();
     let text = human(&totals, args.content);

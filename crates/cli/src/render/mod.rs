@@ -20,4 +20,5 @@ pub(crate) mod submitted;
 mod table;
 pub(crate) mod units;
 pub(crate) mod verified;
+pub(crate) mod verified_archive;
 pub(crate) mod versions;

@@ -38,4 +38,5 @@ mod release;
 mod scrub;
 mod support;
 mod thaw;
+mod verify;
 mod versions;

@@ -20,34 +20,34 @@ const TABLES: &str = "CREATE TABLE object (id TEXT PRIMARY KEY, object INTEGER N
      CREATE TABLE orphan (id TEXT PRIMARY KEY) STRICT, WITHOUT ROWID;";
 
 /// Rows of one turn of a listing.
-pub(super) const TURN: usize = 512;
+pub(crate) const TURN: usize = 512;
 
 type Result<T> = std::result::Result<T, rusqlite::Error>;
 
 /// See the module.
-pub(super) struct Comparison {
+pub(crate) struct Comparison {
     db: Connection,
 }
 
 /// A file that names an object of the archive.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct NamedBy {
-    pub(super) handle: FileHandle,
-    pub(super) path: Vec<u8>,
-    pub(super) uuid: String,
+pub(crate) struct NamedBy {
+    pub(crate) handle: FileHandle,
+    pub(crate) path: Vec<u8>,
+    pub(crate) uuid: String,
 }
 
 impl Comparison {
-    pub(super) fn new() -> Result<Self> {
+    pub(crate) fn new() -> Result<Self> {
         Ok(Self { db: scratch::open(TABLES)? })
     }
 
     /// All that is added between is one transaction.
-    pub(super) fn begin(&self) -> Result<()> {
+    pub(crate) fn begin(&self) -> Result<()> {
         self.db.execute_batch("BEGIN")
     }
 
-    pub(super) fn end(&self) -> Result<()> {
+    pub(crate) fn end(&self) -> Result<()> {
         self.db.execute_batch("COMMIT")
     }
 
@@ -55,33 +55,38 @@ impl Comparison {
         self.db.prepare_cached(sql)?.execute(params).map(drop)
     }
 
-    pub(super) fn add_object(&self, id: &str) -> Result<()> {
+    pub(crate) fn add_object(&self, id: &str) -> Result<()> {
         self.run("INSERT INTO object VALUES (?1, 1, 0) ON CONFLICT DO UPDATE SET object = 1", [id])
     }
 
-    pub(super) fn add_manifest(&self, id: &str) -> Result<()> {
+    pub(crate) fn add_manifest(&self, id: &str) -> Result<()> {
         self.run("INSERT INTO object VALUES (?1, 0, 1) ON CONFLICT DO UPDATE SET manifest = 1", [id])
     }
 
-    pub(super) fn add_name(&self, uuid: &str) -> Result<()> {
+    pub(crate) fn add_name(&self, uuid: &str) -> Result<()> {
         self.run("INSERT OR IGNORE INTO named VALUES (?1)", [uuid])
     }
 
-    pub(super) fn add_claim(&self, uuid: &str) -> Result<()> {
+    pub(crate) fn add_claim(&self, uuid: &str) -> Result<()> {
         self.run("INSERT OR IGNORE INTO claim VALUES (?1)", [uuid])
     }
 
-    pub(super) fn add_stamp(&self, uuid: &str, file: &FileHandle) -> Result<()> {
+    pub(crate) fn add_stamp(&self, uuid: &str, file: &FileHandle) -> Result<()> {
         self.run("INSERT OR IGNORE INTO stamp VALUES (?1, ?2)", params![uuid, file.to_bytes()])
     }
 
-    pub(super) fn add_file(&self, file: &NamedBy) -> Result<()> {
+    pub(crate) fn add_file(&self, file: &NamedBy) -> Result<()> {
         let NamedBy { handle, path, uuid } = file;
         self.run("INSERT OR REPLACE INTO file VALUES (?1, ?2, ?3)", params![handle.to_bytes(), path, uuid])
     }
 
+    /// Whether [`Self::add_file`] had this one.
+    pub(crate) fn has_file(&self, handle: &FileHandle) -> Result<bool> {
+        self.db.prepare_cached("SELECT 1 FROM file WHERE handle = ?1")?.exists([handle.to_bytes()])
+    }
+
     /// A directory is to be walked again at each move; anything else has to be seen once.
-    pub(super) fn add_moved(&self, handle: &FileHandle, moved: bool) -> Result<()> {
+    pub(crate) fn add_moved(&self, handle: &FileHandle, moved: bool) -> Result<()> {
         let sql = if moved {
             "INSERT INTO moved VALUES (?1, 1) ON CONFLICT DO UPDATE SET again = 1"
         } else {
@@ -91,7 +96,7 @@ impl Comparison {
     }
 
     /// What is to be looked at again; it counts as looked at from now on.
-    pub(super) fn take_moved(&self) -> Result<Vec<FileHandle>> {
+    pub(crate) fn take_moved(&self) -> Result<Vec<FileHandle>> {
         let sql = format!("SELECT handle FROM moved WHERE again = 1 LIMIT {TURN}");
         let taken: Vec<Vec<u8>> =
             self.db.prepare_cached(&sql)?.query_map([], |row| row.get(0))?.collect::<Result<_>>()?;
@@ -106,36 +111,36 @@ impl Comparison {
     }
 
     /// Objects, and manifests of no object.
-    pub(super) fn amounts(&self) -> Result<(u64, u64)> {
+    pub(crate) fn amounts(&self) -> Result<(u64, u64)> {
         let objects = self.count("SELECT count(*) FROM object WHERE object = 1")?;
         Ok((objects, self.count("SELECT count(*) FROM object WHERE object = 0")?))
     }
 
     /// Objects of the archive that some file names.
-    pub(super) fn known(&self) -> Result<u64> {
+    pub(crate) fn known(&self) -> Result<u64> {
         self.count("SELECT count(*) FROM object WHERE object = 1 AND id IN (SELECT uuid FROM named)")
     }
 
     /// Whether some file names this.
-    pub(super) fn is_named(&self, uuid: &str) -> Result<bool> {
+    pub(crate) fn is_named(&self, uuid: &str) -> Result<bool> {
         self.db.prepare_cached("SELECT 1 FROM named WHERE uuid = ?1")?.exists([uuid])
     }
 
     /// Objects and manifests that no file names, by id, after `after`.
-    pub(super) fn unnamed(&self, after: &str) -> Result<Vec<String>> {
+    pub(crate) fn unnamed(&self, after: &str) -> Result<Vec<String>> {
         self.ids("SELECT id FROM object WHERE id > ?1 AND id NOT IN (SELECT uuid FROM named)", after)
     }
 
-    pub(super) fn add_orphan(&self, id: &str) -> Result<()> {
+    pub(crate) fn add_orphan(&self, id: &str) -> Result<()> {
         self.run("INSERT OR IGNORE INTO orphan VALUES (?1)", [id])
     }
 
     /// What was added by [`Self::add_orphan`], by id, after `after`.
-    pub(super) fn orphans(&self, after: &str) -> Result<Vec<String>> {
+    pub(crate) fn orphans(&self, after: &str) -> Result<Vec<String>> {
         self.ids("SELECT id FROM orphan WHERE id > ?1", after)
     }
 
-    pub(super) fn orphan_count(&self) -> Result<u64> {
+    pub(crate) fn orphan_count(&self) -> Result<u64> {
         self.count("SELECT count(*) FROM orphan")
     }
 
@@ -145,7 +150,7 @@ impl Comparison {
     }
 
     /// Files whose object was not in the list, by handle, after `after`.
-    pub(super) fn without_object(&self, after: Option<&FileHandle>) -> Result<Vec<NamedBy>> {
+    pub(crate) fn without_object(&self, after: Option<&FileHandle>) -> Result<Vec<NamedBy>> {
         let sql = format!(
             "SELECT handle, path, uuid FROM file WHERE handle > ?1 AND uuid NOT IN (SELECT id FROM object WHERE object = 1) \
              ORDER BY handle LIMIT {TURN}"
@@ -164,7 +169,7 @@ impl Comparison {
     }
 
     /// Whether the agent sees to this object. An id that was proposed is a beginning of the object's own: a mover adds to it.
-    pub(super) fn is_claimed(&self, id: &str) -> Result<bool> {
+    pub(crate) fn is_claimed(&self, id: &str) -> Result<bool> {
         for proposed in beginnings(id) {
             let found = self.db.prepare_cached("SELECT 1 FROM claim WHERE uuid = ?1")?.exists([proposed])?;
             if found {
@@ -175,7 +180,7 @@ impl Comparison {
     }
 
     /// The files that named this object when the agent looked at them last; at most some hundred.
-    pub(super) fn stamped(&self, id: &str) -> Result<Vec<FileHandle>> {
+    pub(crate) fn stamped(&self, id: &str) -> Result<Vec<FileHandle>> {
         let mut found = Vec::new();
         for proposed in beginnings(id) {
             let sql = format!("SELECT file FROM stamp WHERE uuid = ?1 LIMIT {TURN}");

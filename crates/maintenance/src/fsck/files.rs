@@ -17,7 +17,7 @@ pub(crate) const RESIDENT: &str = "trusted.sifaka_resident";
 
 /// Something that a file's own attributes say, and that cannot be.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Wrong {
+pub(crate) enum Wrong {
     /// Released, and it names no object: its content is nowhere.
     ReleasedWithoutObject,
     /// It says that there is a copy, and names none.
@@ -31,13 +31,13 @@ pub(super) enum Wrong {
 }
 
 /// What a look at a file gives.
-pub(super) struct Look {
-    pub(super) state: Option<FileState>,
-    pub(super) wrong: Vec<Wrong>,
+pub(crate) struct Look {
+    pub(crate) state: Option<FileState>,
+    pub(crate) wrong: Vec<Wrong>,
 }
 
 /// Looks at a file's attributes.
-pub(super) fn look(fd: impl AsFd) -> io::Result<Look> {
+pub(crate) fn look(fd: impl AsFd) -> io::Result<Look> {
     let fd = fd.as_fd();
     let state = match FileState::read(fd) {
         Ok(state) => state,
@@ -63,7 +63,7 @@ pub(super) fn look(fd: impl AsFd) -> io::Result<Look> {
 
 /// Every object that a file names by any attribute, whatever archive it says: what somebody names is not removed. Of further
 /// copies those in this archive; of what is named by its URL, as imported files do, what is where objects of this archive are.
-pub(super) fn named_by(fd: impl AsFd, archive_id: u32, holdings: &dyn Holdings) -> io::Result<Vec<String>> {
+pub(crate) fn named_by(fd: impl AsFd, archive_id: u32, holdings: &dyn Holdings) -> io::Result<Vec<String>> {
     let fd = fd.as_fd();
     let mut names = Vec::new();
     for attribute in [xattr::UUID, xattr::SHARED] {
@@ -81,13 +81,13 @@ pub(super) fn named_by(fd: impl AsFd, archive_id: u32, holdings: &dyn Holdings) 
 }
 
 /// The file's further copy in this archive.
-pub(super) fn copy_here(fd: impl AsFd, state: &FileState, archive_id: u32) -> Option<String> {
+pub(crate) fn copy_here(fd: impl AsFd, state: &FileState, archive_id: u32) -> Option<String> {
     let copies = coordinator::further_copies(fd, state);
     copies.into_iter().find(|copy| copy.archive_id == archive_id).map(|copy| copy.identity.uuid)
 }
 
 /// Opens a file by its handle, as a name. `None` when it is gone.
-pub(super) fn open(fs: &Filesystem, file: &FileHandle) -> io::Result<Option<OwnedFd>> {
+pub(crate) fn open(fs: &Filesystem, file: &FileHandle) -> io::Result<Option<OwnedFd>> {
     let raw = sys::handle::RawHandle { kind: file.kind, bytes: file.bytes.to_vec() };
     match sys::handle::open_by_handle(fs.root(), &raw, OFlags::PATH | OFlags::NOFOLLOW) {
         Ok(fd) => Ok(Some(fd)),
@@ -96,35 +96,49 @@ pub(super) fn open(fs: &Filesystem, file: &FileHandle) -> io::Result<Option<Owne
     }
 }
 
+/// What a file is called that was found by its handle, having got another name meanwhile.
+pub(crate) const MOVED: &[u8] = b"(moved meanwhile)";
+
+/// Who looks at what a walk finds, besides. From any thread.
+pub(crate) trait Onlooker: Sync {
+    /// A file with HSM state; a file that names an object of the archive comes once, however many names it has.
+    fn file(&self, file: &Seen, handle: &FileHandle);
+    /// A regular file without.
+    fn unmanaged(&self, path: &[u8], fd: &OwnedFd);
+    /// Whether nothing more is to be looked at.
+    fn is_stopped(&self) -> bool;
+}
+
 /// Collects what a walk finds.
-pub(super) struct Collector<'a> {
-    pub(super) archive_id: u32,
-    pub(super) holdings: &'a dyn Holdings,
-    pub(super) comparison: Mutex<Comparison>,
-    pub(super) names: Option<Names>,
-    pub(super) managed: AtomicU64,
+pub(crate) struct Collector<'a> {
+    pub(crate) archive_id: u32,
+    pub(crate) holdings: &'a dyn Holdings,
+    pub(crate) comparison: Mutex<Comparison>,
+    pub(crate) names: Option<Names>,
+    pub(crate) managed: AtomicU64,
     /// Files that name somebody else's object in this archive's bucket.
-    pub(super) imported: AtomicU64,
-    pub(super) troubles: Mutex<Troubles>,
+    pub(crate) imported: AtomicU64,
+    pub(crate) troubles: Mutex<Troubles>,
     /// Files whose attributes are wrong.
-    pub(super) wrong: Mutex<Vec<(NamedBy, Vec<Wrong>)>>,
-    pub(super) watcher: &'a dyn crate::report::Watcher,
+    pub(crate) wrong: Mutex<Vec<(NamedBy, Vec<Wrong>)>>,
+    pub(crate) watcher: &'a dyn crate::report::Watcher,
+    pub(crate) onlooker: Option<&'a dyn Onlooker>,
 }
 
 /// Why the walk is not complete.
 #[derive(Default)]
-pub(super) struct Troubles {
-    pub(super) count: u64,
+pub(crate) struct Troubles {
+    pub(crate) count: u64,
     /// The first ones: path and error.
-    pub(super) first: Vec<(Vec<u8>, String)>,
-    pub(super) database: Option<rusqlite::Error>,
+    pub(crate) first: Vec<(Vec<u8>, String)>,
+    pub(crate) database: Option<rusqlite::Error>,
 }
 
 /// Kept of what a damaged filesystem could give by the million.
 const MAX_KEPT: usize = 10_000;
 
 impl Collector<'_> {
-    pub(super) fn comparison(&self) -> MutexGuard<'_, Comparison> {
+    pub(crate) fn comparison(&self) -> MutexGuard<'_, Comparison> {
         self.comparison.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -153,8 +167,10 @@ impl Collector<'_> {
         }
         let bound = |state: &&FileState| state.belongs_to(&file.handle);
         let further = state.as_ref().filter(bound).and_then(|state| copy_here(&seen.fd, state, self.archive_id));
+        let mut is_known = false;
         self.store(|comparison| {
             names.iter().try_for_each(|name| comparison.add_name(name))?;
+            is_known = self.onlooker.is_some() && comparison.has_file(&file.handle)?;
             if owns && !file.uuid.is_empty() && !is_imported {
                 comparison.add_file(&file)
             } else if let Some(uuid) = further {
@@ -163,6 +179,9 @@ impl Collector<'_> {
                 Ok(())
             }
         });
+        if let Some(onlooker) = self.onlooker.filter(|_| !is_known) {
+            onlooker.file(seen, &file.handle);
+        }
         if !wrong.is_empty() {
             let mut all = self.wrong.lock().unwrap_or_else(PoisonError::into_inner);
             if all.len() < MAX_KEPT {
@@ -182,6 +201,16 @@ impl Visitor for Collector<'_> {
         }
     }
 
+    fn unmanaged(&self, path: &[u8], fd: &OwnedFd) {
+        if let Some(onlooker) = self.onlooker {
+            onlooker.unmanaged(path, fd);
+        }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.onlooker.is_some_and(Onlooker::is_stopped)
+    }
+
     fn trouble(&self, path: &[u8], error: &io::Error) {
         let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
         troubles.count += 1;
@@ -199,7 +228,7 @@ impl Visitor for Collector<'_> {
 }
 
 /// Watches for what gets another name while a walk goes on.
-pub(super) struct Names {
+pub(crate) struct Names {
     group: ChangeGroup,
     state: Mutex<NamesState>,
 }
@@ -210,7 +239,7 @@ struct NamesState {
 }
 
 impl Names {
-    pub(super) fn watch(fs: &Filesystem) -> io::Result<Self> {
+    pub(crate) fn watch(fs: &Filesystem) -> io::Result<Self> {
         let group = ChangeGroup::new()?;
         group.mark_names(fs.root())?;
         let state = Mutex::new(NamesState { buffer: EventBuffer::with_capacity(64 << 10), lost: false });
@@ -218,7 +247,7 @@ impl Names {
     }
 
     /// Takes what has come together.
-    pub(super) fn drain(&self, comparison: &Comparison) -> Result<(), rusqlite::Error> {
+    pub(crate) fn drain(&self, comparison: &Comparison) -> Result<(), rusqlite::Error> {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         loop {
             let events = match self.group.read(&mut state.buffer) {
@@ -240,7 +269,7 @@ impl Names {
     }
 
     /// Whether something was missed.
-    pub(super) fn lost(&self) -> bool {
+    pub(crate) fn lost(&self) -> bool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner).lost
     }
 }

@@ -17,24 +17,24 @@ use transfer::Encoding;
 use transfer::manifest::{Kind, Manifest};
 
 /// Something that is nobody's.
-pub(super) struct Orphan {
-    pub(super) manifest: Option<Manifest>,
+pub(crate) struct Orphan {
+    pub(crate) manifest: Option<Manifest>,
     /// How its removal ended, if that was wanted.
-    pub(super) removed: Option<Result<(), MaintenanceError>>,
+    pub(crate) removed: Option<Result<(), MaintenanceError>>,
 }
 
 /// What judging needs.
-pub(super) struct Judge<'a> {
-    pub(super) fs: &'a Filesystem,
-    pub(super) holdings: &'a dyn Holdings,
+pub(crate) struct Judge<'a> {
+    pub(crate) fs: &'a Filesystem,
+    pub(crate) holdings: &'a dyn Holdings,
     comparison: Mutex<Comparison>,
-    pub(super) options: &'a Options,
+    pub(crate) options: &'a Options,
     /// What was stored since then is nobody's yet.
-    pub(super) young_from_ms: u64,
+    pub(crate) young_from_ms: u64,
 }
 
 impl<'a> Judge<'a> {
-    pub(super) fn new(
+    pub(crate) fn new(
         fs: &'a Filesystem,
         holdings: &'a dyn Holdings,
         comparison: Comparison,
@@ -45,12 +45,12 @@ impl<'a> Judge<'a> {
     }
 
     /// Held for single questions only: what the archive is asked takes long.
-    pub(super) fn comparison(&self) -> MutexGuard<'_, Comparison> {
+    pub(crate) fn comparison(&self) -> MutexGuard<'_, Comparison> {
         self.comparison.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Does this for each of these, by several threads: in a bucket each question to the archive is a request. In no order.
-    pub(super) fn for_each<T: Send>(
+    pub(crate) fn for_each<T: Send>(
         &self,
         ids: Vec<String>,
         work: impl Fn(&str) -> Result<T, MaintenanceError> + Sync,
@@ -74,14 +74,14 @@ impl<'a> Judge<'a> {
     }
 
     /// What there is to tell of an object that was just judged to be nobody's; removes it if that is wanted.
-    pub(super) fn orphan(&self, id: &str, remove: bool) -> Result<Orphan, MaintenanceError> {
+    pub(crate) fn orphan(&self, id: &str, remove: bool) -> Result<Orphan, MaintenanceError> {
         let object = ObjectId::parse(id)?;
         let manifest = self.holdings.manifest(&object).ok().flatten();
         Ok(Orphan { manifest, removed: remove.then(|| self.holdings.remove(&object)) })
     }
 
     /// What cannot be looked at is not nobody's.
-    pub(super) fn judge(&self, id: &str) -> Result<Verdict, MaintenanceError> {
+    pub(crate) fn judge(&self, id: &str) -> Result<Verdict, MaintenanceError> {
         match self.try_judge(id) {
             Err(MaintenanceError::Io { .. } | MaintenanceError::Archive(_)) => Ok(Verdict::Unreadable),
             other => other,

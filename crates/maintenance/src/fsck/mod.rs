@@ -9,10 +9,10 @@
 //! its way into or out of the archive is named by the queue. Whatever then is nobody's is judged (`judge`) once more by
 //! itself. Nothing is removed when the walk was not complete, or when the result looks like the wrong filesystem.
 
-mod comparison;
-mod files;
+pub(crate) mod comparison;
+pub(crate) mod files;
 mod flags;
-mod judge;
+pub(crate) mod judge;
 
 use crate::report::{Finding, Problem, Watcher};
 use crate::walk::Walker;
@@ -20,7 +20,7 @@ use crate::{Holdings, MaintenanceError};
 use comparison::{Comparison, NamedBy, TURN};
 use coordinator::Filesystem;
 pub(crate) use files::RESIDENT;
-use files::{Collector, Names, Troubles, Wrong, look, open};
+use files::{Collector, MOVED, Names, Onlooker, Troubles, Wrong, look, open};
 pub use flags::{Directly, SetFlags};
 use judge::{Judge, Orphan};
 use model::{HsmFlags, ObjectId};
@@ -109,7 +109,7 @@ impl Report {
 
 /// What is thought of something that no file was found to name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+pub(crate) enum Verdict {
     /// Nobody's.
     Orphan,
     /// A file names it all the same, or what it describes is there.
@@ -146,7 +146,7 @@ pub fn fsck(
     watcher.phase("listing the archive", None);
     list(holdings, &comparison, watcher, &mut report)?;
     watcher.phase("walking the filesystem", None);
-    let (comparison, wrong) = walk((fs, holdings), comparison, options, watcher, &mut report)?;
+    let (comparison, wrong) = walk((fs, holdings), comparison, options, watcher, &mut report, &Scope::default())?;
     watcher.phase("reading the queue again", None);
     read_claims(&comparison, options)?;
     (report.objects, report.manifests_alone) = comparison.amounts()?;
@@ -164,12 +164,22 @@ pub fn fsck(
     Ok(run.report)
 }
 
-fn now_ms() -> u64 {
+/// Where a walk begins, and who looks on.
+#[derive(Default)]
+pub(crate) struct Scope<'a> {
+    /// A directory, and where it is; `None`: the root. Only who walks all can say that nobody names something, so only then is it watched for what gets
+    /// another name meanwhile.
+    pub(crate) from: Option<(model::FileHandle, Vec<u8>)>,
+    /// See [`Onlooker`].
+    pub(crate) onlooker: Option<&'a dyn Onlooker>,
+}
+
+pub(crate) fn now_ms() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
-fn read_claims(comparison: &Comparison, options: &Options) -> Result<(), MaintenanceError> {
+pub(crate) fn read_claims(comparison: &Comparison, options: &Options) -> Result<(), MaintenanceError> {
     let mut added = Ok(());
     comparison.begin()?;
     let read = queue::claims(&options.queue, &mut |claim| {
@@ -187,7 +197,7 @@ fn read_claims(comparison: &Comparison, options: &Options) -> Result<(), Mainten
     Ok(added?)
 }
 
-fn list(
+pub(crate) fn list(
     holdings: &dyn Holdings,
     comparison: &Comparison,
     watcher: &dyn Watcher,
@@ -230,14 +240,15 @@ fn list(
     }
 }
 
-type WrongFiles = Vec<(NamedBy, Vec<Wrong>)>;
+pub(crate) type WrongFiles = Vec<(NamedBy, Vec<Wrong>)>;
 
-fn walk(
+pub(crate) fn walk(
     (fs, holdings): (&Filesystem, &dyn Holdings),
     comparison: Comparison,
     options: &Options,
     watcher: &dyn Watcher,
     report: &mut Report,
+    scope: &Scope<'_>,
 ) -> Result<(Comparison, WrongFiles), MaintenanceError> {
     let mut collector = Collector {
         archive_id: options.archive_id,
@@ -249,15 +260,21 @@ fn walk(
         troubles: Mutex::new(Troubles::default()),
         wrong: Mutex::new(Vec::new()),
         watcher,
+        onlooker: scope.onlooker,
     };
     let mut blind = None;
-    match Names::watch(fs) {
-        Ok(names) => collector.names = Some(names),
-        Err(error) => blind = Some(format!("renames cannot be watched for: {error}")),
+    if scope.from.is_none() {
+        match Names::watch(fs) {
+            Ok(names) => collector.names = Some(names),
+            Err(error) => blind = Some(format!("renames cannot be watched for: {error}")),
+        }
     }
     collector.comparison().begin()?;
     let walker = Walker::new(fs, &collector);
-    walker.run(options.threads);
+    match &scope.from {
+        Some((directory, path)) => walker.look_again(directory, path, options.threads),
+        None => walker.run(options.threads),
+    }
     let mut rounds = 0;
     while let Some(names) = &collector.names {
         names.drain(&collector.comparison())?;
@@ -271,7 +288,7 @@ fn walk(
             break;
         }
         for handle in moved {
-            walker.look_again(&handle, b"(moved meanwhile)", options.threads);
+            walker.look_again(&handle, MOVED, options.threads);
         }
     }
     collector.comparison().end()?;

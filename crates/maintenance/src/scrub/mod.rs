@@ -19,7 +19,7 @@ use std::path::PathBuf;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use transfer::manifest::Manifest;
-use transfer::{Encoding, Monitor, TransferError};
+use transfer::{Encoding, Expected, Monitor, TransferError};
 
 /// What is asked for.
 #[derive(Debug, Clone)]
@@ -308,7 +308,7 @@ impl Check<'_> {
             Ok(None) => return,
             Err(error) => return self.failed(id, None, error),
         }
-        match self.holdings.check_encoding(id, &Slowed(self.rate)) {
+        match self.holdings.check_content(id, Expected::default(), &Slowed(self.rate)) {
             Ok(bytes) => {
                 self.counts.objects += 1;
                 self.counts.bytes += bytes;

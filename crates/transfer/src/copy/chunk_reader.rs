@@ -1,7 +1,7 @@
 //! Reads an object's content by chunks, every one verified.
 
 use crate::compress::FrameDecoder;
-use crate::manifest::{ChunkTable, Content, Group, HoleMap, Manifest, ManifestError, ReadAt, Shape};
+use crate::manifest::{ChunkTable, Content, Group, HoleMap, Manifest, ManifestError, ReadAt, Shape, Value};
 use crate::{Encoding, TransferError};
 use model::Extent;
 use model::limits::CHUNK_SIZE_BYTES;
@@ -99,6 +99,16 @@ impl<O: ReadAt, M: ReadAt> ChunkReader<O, M> {
         }
         let why = format!("it has {found} bytes, and had {} when it was stored", self.stored_bytes);
         Err(TransferError::Damaged { path: self.object_path.clone(), why })
+    }
+
+    /// The hash that a chunk's content has to have. Nothing of the object is read.
+    ///
+    /// # Errors
+    /// [`TransferError::NoManifest`] when its part of the manifest does not verify.
+    pub fn value(&self, index: u64) -> Result<Value, TransferError> {
+        let chunk = self.group(self.shape().group_of(index))?.chunk(index);
+        let none = ManifestError::Damaged("it lacks a chunk");
+        Ok(chunk.ok_or_else(|| unusable(&self.manifest_path)(none))?.value)
     }
 
     /// Where the original had holes in an extent.

@@ -104,6 +104,11 @@ pub fn describe_beneath(root: impl AsFd, path: &[u8], fsid: [u8; 8]) -> Result<(
     Ok((description, kind))
 }
 
+/// Describes what a descriptor is of, which may be a name only (`O_PATH`): no event is raised. `path` and `fsid` as for [`describe`].
+pub fn describe_name(fd: impl AsFd, path: &[u8], fsid: [u8; 8]) -> io::Result<Description> {
+    describe_stat(fd.as_fd(), &statx(fd.as_fd())?, path, fsid)
+}
+
 fn statx(fd: BorrowedFd<'_>) -> io::Result<Statx> {
     Ok(rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::BTIME)?)
 }

@@ -7,7 +7,7 @@
 //! - [`Manifest`]: the descriptive part, to and from bytes.
 //! - [`Shape`]: how content is cut into chunks and groups, and how their hashes join. Pure.
 //! - [`ChunkTable`] reads and verifies the table one group at a time; [`TableBuilder`] makes it.
-//! - [`describe`], [`describe_beneath`]: from an inode to its description. [`apply`]: the way back.
+//! - [`describe`], [`describe_beneath`], [`describe_name`]: from an inode to its description. [`apply`]: the way back.
 //!
 //! Not here: where manifests are kept ([`crate::PosixStore`]), and making or naming the files that they describe.
 
@@ -21,7 +21,7 @@ mod tree;
 
 pub use apply::{Unset, apply};
 pub(crate) use describe::describe_small;
-pub use describe::{Description, describe, describe_beneath};
+pub use describe::{Description, describe, describe_beneath, describe_name};
 pub use read_at::{ReadAt, Window};
 pub use table::{Block, Chunk, ChunkTable, Frame, Group, TableBuilder};
 pub use tree::{CHUNKS_PER_GROUP, Shape, Value};
