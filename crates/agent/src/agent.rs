@@ -12,7 +12,6 @@ use crate::source::ActionSource;
 use crate::stats::{ActionStats, ArchiveStatus};
 use crate::transport::{Transport, TransportError, TransportRegistry};
 use config::AgentConfig;
-use config::agent::TransportKind;
 use model::limits::AUDIT_INTERVAL_S;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -133,7 +132,8 @@ pub struct HsmAgent {
 #[derive(Default)]
 struct Running {
     started: bool,
-    transport: Option<Box<dyn Transport>>,
+    /// The socket of our own movers first.
+    transports: Vec<Box<dyn Transport>>,
     /// Takes actions from the source.
     dispatching: JoinSet<()>,
     /// Passes cancels on, looks after things.
@@ -192,11 +192,16 @@ impl HsmAgent {
         if running.started {
             return Err(AgentError::Started);
         }
-        let TransportKind::Grpc = self.config.transport.kind;
-        let mut transport = self.services.transports.make("grpc", &self.config)?;
-        let address = transport.init(Arc::clone(&self.endpoints)).await?;
+        let mut socket = self.services.transports.make("grpc", &self.config)?;
+        let address = socket.init(Arc::clone(&self.endpoints)).await?;
+        if self.config.nats().is_some()
+            && let Err(error) = self.add_transport("nats", &mut running.transports).await
+        {
+            socket.shutdown().await;
+            return Err(error.into());
+        }
+        running.transports.insert(0, socket);
         running.started = true;
-        running.transport = Some(transport);
         for plugin in self.plugins(&address) {
             self.monitor.start_plugin(plugin);
         }
@@ -216,6 +221,14 @@ impl HsmAgent {
             hang_timeout: self.hang_timeout.subscribe(),
         };
         running.attending.spawn(watch.run());
+        Ok(())
+    }
+
+    /// For movers that this agent does not start.
+    async fn add_transport(&self, name: &str, to: &mut Vec<Box<dyn Transport>>) -> Result<(), TransportError> {
+        let mut transport = self.services.transports.make(name, &self.config)?;
+        transport.init(Arc::clone(&self.endpoints)).await?;
+        to.push(transport);
         Ok(())
     }
 
@@ -260,7 +273,7 @@ impl HsmAgent {
         self.endpoints.close();
         slots.all_free().await;
         running.attending.shutdown().await;
-        if let Some(mut transport) = running.transport.take() {
+        for mut transport in running.transports.drain(..).rev() {
             transport.shutdown().await;
         }
         let mounts = self.mounts.lock().take();

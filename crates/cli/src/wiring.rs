@@ -80,11 +80,27 @@ pub(crate) fn run_agent(config: AgentConfig, config_file: &Path, set_log_level: 
     make_private(&config.transport.socket_dir)?;
     match &config.client_device {
         ClientDevice::Local(path) if lustre_wiring::at(path)?.is_none() => {
+            if config.nats().is_some() {
+                return Err(CliError::new(Exit::Config, on_one_host_alone(path)));
+            }
             let mount_point = path.clone();
             run_local(config, mount_point, config_file, set_log_level)
         }
         _ => lustre_wiring::run(config, config_file, set_log_level),
     }
+}
+
+/// Whether a filesystem is one of this host's alone, as far as that can be seen.
+pub(crate) fn is_local(device: &ClientDevice) -> bool {
+    matches!(device, ClientDevice::Local(path) if path.is_dir() && matches!(lustre_wiring::at(path), Ok(None)))
+}
+
+/// Why the movers of other hosts are of no use to it.
+pub(crate) fn on_one_host_alone(path: &Path) -> String {
+    format!(
+        "transport \"nats\": {} is a filesystem of this host alone, whose files movers on other hosts cannot reach; use \"grpc\"",
+        path.display()
+    )
 }
 
 fn run_local(config: AgentConfig, mount_point: PathBuf, config_file: PathBuf, set_log_level: SetLogLevel) -> Outcome {

@@ -77,6 +77,12 @@ pub(crate) fn check(file: &Path) -> Vec<Finding> {
             findings.push(finding("warning", &file.to_string_lossy(), Problem::of_file(what)));
         }
     }
+    if let (Some(_), ClientDevice::Local(path)) = (config.nats(), &config.client_device)
+        && crate::wiring::is_local(&config.client_device)
+    {
+        let problem = Problem::of_file(crate::wiring::on_one_host_alone(path));
+        findings.push(finding("error", &file.to_string_lossy(), problem));
+    }
     let served = served(file, &config, &mut findings);
     findings.extend(same_numbers(&served));
     findings

@@ -116,6 +116,25 @@ fn two_movers_have_no_archive_of_one_number() {
 }
 
 #[test]
+fn movers_on_other_hosts_cannot_serve_a_local_filesystem() {
+    let directory = tempfile::tempdir().unwrap();
+    let agent = directory.path().join("agent");
+    let text = format!(
+        "client_device = {path:?}\nenabled_plugins = [\"noop\"]\nstate_dir = {state:?}\n\
+         transport {{\n  socket_dir = {state:?}\n  type = \"nats\"\n  servers = [\"localhost\"]\n  filesystem = \"f\"\n}}\n",
+        path = directory.path(),
+        state = directory.path().join("state"),
+    );
+    fs::write(&agent, text).unwrap();
+    for args in [&["config", "check"][..], &["agent"]] {
+        let output = sifaka("sifaka").arg("--config").arg(&agent).args(args).output().unwrap();
+        assert_eq!(output.status.code(), Some(4), "{}", stderr(&output));
+        let told = stdout(&output).to_owned() + &stderr(&output);
+        assert!(told.contains("is a filesystem of this host alone"), "{told}");
+    }
+}
+
+#[test]
 fn pages_and_completions_are_made() {
     let directory = tempfile::tempdir().unwrap();
     assert!(sifaka("sifaka").arg("man").arg("--dir").arg(directory.path()).status().unwrap().success());

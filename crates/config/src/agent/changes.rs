@@ -61,15 +61,17 @@ impl AgentConfig {
     /// Every value as a file would have it.
     fn values(&self) -> BTreeMap<String, String> {
         let mut values = BTreeMap::new();
-        let mut section = String::new();
+        let mut sections: Vec<&str> = Vec::new();
         // Control characters are escaped in what is shown: a value is on one line.
-        for line in self.to_string().lines().map(str::trim) {
+        let shown = self.to_string();
+        for line in shown.lines().map(str::trim) {
             if let Some((key, value)) = line.split_once(" = ") {
+                let section: String = sections.iter().map(|section| format!("{section}.")).collect();
                 values.insert(format!("{section}{key}"), value.to_owned());
             } else if let Some(name) = line.strip_suffix(" {") {
-                section = format!("{name}.");
+                sections.push(name);
             } else if line == "}" {
-                section.clear();
+                sections.pop();
             }
         }
         if !self.given.contains("handler_count") {

@@ -4,10 +4,14 @@
 //! its default and its range; `docs/configuration.md` is the same for administrators.
 
 mod changes;
+mod host;
+mod nats;
 mod read;
 mod show;
 
 pub use changes::KeyChange;
+pub use host::Host;
+pub use nats::{Nats, NatsAddress, NatsLogin, NatsTls};
 
 use crate::device::ClientDevice;
 use crate::error::{ConfigError, Warning};
@@ -63,6 +67,8 @@ pub struct AgentConfig {
     pub copies: Vec<u32>,
     /// `log { … }`.
     pub log: Log,
+    /// `host { … }`: of a host of movers.
+    pub host: Host,
     /// The keys that stood in the file, as `section.key`. What [`AgentConfig::merge`] goes by.
     given: BTreeSet<String>,
 }
@@ -83,11 +89,13 @@ pub struct Transport {
     pub socket_dir: PathBuf,
 }
 
-/// The transports this build holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How actions reach movers that this agent has not started itself. Its own always come by the socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TransportKind {
     /// pdm over gRPC on a unix socket.
     Grpc,
+    /// And by NATS to movers on other hosts.
+    Nats(Nats),
 }
 
 /// `influxdb { … }`: metrics are pushed there every 10 s.
@@ -254,6 +262,7 @@ impl AgentConfig {
             default_archive: 1,
             copies: Vec::new(),
             log: Log { level: LogLevel::Info },
+            host: Host::default(),
             given: BTreeSet::new(),
         }
     }
@@ -290,7 +299,7 @@ impl AgentConfig {
     }
 
     /// This configuration with what `other`'s file set explicitly laid over it. Mount options add up; every other
-    /// key, and the `influxdb` block as a whole, is replaced.
+    /// key, the `influxdb` block as a whole, and the transport with all that its type needs, is replaced.
     #[must_use]
     pub fn merge(mut self, other: Self) -> Self {
         // Destructured, so that a new field cannot be forgotten here.
@@ -314,6 +323,7 @@ impl AgentConfig {
             default_archive,
             copies,
             log,
+            host,
             given,
         } = other;
         let given_keys = given.clone();
@@ -351,6 +361,9 @@ impl AgentConfig {
             self.default_archive = *first;
         }
         replace(&mut self.log.level, log.level, set("log.level"));
+        replace(&mut self.host.name, host.name, set("host.name"));
+        replace(&mut self.host.groups, host.groups, set("host.groups"));
+        replace(&mut self.host.labels, host.labels, set("host.labels"));
         if set("transport.socket_dir") && !set("admin.socket") && !self.given.contains("admin.socket") {
             self.admin.socket = default_admin_socket(&self.transport.socket_dir);
         }
@@ -378,6 +391,15 @@ impl AgentConfig {
     /// Where the client of the plugin called `name` is mounted; an absolute path counts as its last part.
     pub fn plugin_mountpoint(&self, name: &str) -> PathBuf {
         self.mount_root.join(plugin_name(name))
+    }
+
+    /// How to reach movers on other hosts, when the transport is NATS.
+    #[must_use]
+    pub fn nats(&self) -> Option<&Nats> {
+        match &self.transport.kind {
+            TransportKind::Grpc => None,
+            TransportKind::Nats(nats) => Some(nats),
+        }
     }
 
     /// Every key an agent's file may hold, as `key` or `section.key`.

@@ -2,7 +2,7 @@
 
 use super::{
     AGENT_MOUNT, Admin, AgentConfig, InfluxDb, LogLevel, RestoreMode, Transport, TransportKind, default_admin_socket,
-    plugin_name, push_unique,
+    host, nats, plugin_name, push_unique,
 };
 use crate::device::ClientDevice;
 use crate::error::{ConfigError, Warning};
@@ -57,7 +57,7 @@ fn read(mut root: Section<'_>) -> AgentConfig {
     set(&mut config.snapshots.enabled, snapshots.optional_bool("enabled"));
     snapshots.finish();
 
-    transport(root.section("transport"), &mut config.transport);
+    transport(root.section("transport"), &config.client_device, &mut config.transport);
     config.influxdb = influxdb(root.section("influxdb"));
     set(&mut config.state_dir, root.optional_path("state_dir"));
     config.admin = admin(root.section("admin"), &config.transport);
@@ -91,6 +91,7 @@ fn read(mut root: Section<'_>) -> AgentConfig {
     let levels = [LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace];
     set(&mut config.log.level, log.optional_choice("level", &levels.map(|level| (level.as_str(), level))));
     log.finish();
+    config.host = host::read(root.section("host"));
 
     root.finish();
     config
@@ -166,20 +167,11 @@ fn enabled_plugins(root: &mut Section<'_>) -> Vec<String> {
     plugins
 }
 
-fn transport(mut section: Section<'_>, transport: &mut Transport) {
-    if let Some(At { pos, value }) = section.optional_string("type") {
-        match value.as_str() {
-            "grpc" => transport.kind = TransportKind::Grpc,
-            "nats" => section.reader().problem(
-                pos,
-                "transport \"nats\" is not built in",
-                Some("use \"grpc\", which serves the movers of this host"),
-            ),
-            other => {
-                let what = format!("`type` must be \"grpc\", found \"{}\"", other.escape_debug());
-                section.reader().problem(pos, what, None);
-            }
-        }
+fn transport(mut section: Section<'_>, device: &ClientDevice, transport: &mut Transport) {
+    let chosen = section.optional_choice("type", &[("grpc", false), ("nats", true)]);
+    let chosen = chosen.filter(|chosen| chosen.value).map(|chosen| chosen.pos);
+    if let Some(nats) = nats::read(&mut section, chosen, device) {
+        transport.kind = TransportKind::Nats(nats);
     }
     set(&mut transport.socket_dir, section.optional_path("socket_dir"));
     section.ignored("port", "the transport is a unix socket under socket_dir; remove this key");

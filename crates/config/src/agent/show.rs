@@ -1,6 +1,6 @@
 //! The configuration as text: HCL that reads back as itself, except that a password is never shown.
 
-use super::AgentConfig;
+use super::{AgentConfig, Host, Nats, NatsLogin, NatsTls, TransportKind};
 use std::fmt::{self, Display, Formatter};
 use std::path::Path;
 
@@ -19,8 +19,11 @@ impl Display for AgentConfig {
         writeln!(f, "default_archive = {}", self.default_archive)?;
         writeln!(f, "copies = {:?}", self.copies)?;
         writeln!(f, "snapshots {{\n  enabled = {}\n}}", self.snapshots.enabled)?;
-        let super::TransportKind::Grpc = self.transport.kind;
-        writeln!(f, "transport {{\n  type = \"grpc\"\n  socket_dir = {}\n}}", path(&self.transport.socket_dir))?;
+        writeln!(f, "transport {{\n  socket_dir = {}", path(&self.transport.socket_dir))?;
+        match &self.transport.kind {
+            TransportKind::Grpc => writeln!(f, "  type = \"grpc\"\n}}")?,
+            TransportKind::Nats(nats) => show_nats(nats, f)?,
+        }
         if let Some(influxdb) = &self.influxdb {
             writeln!(f, "influxdb {{\n  url = {}\n  db = {}", Quoted(&influxdb.url), Quoted(&influxdb.db))?;
             if let Some(user) = &influxdb.user {
@@ -45,8 +48,54 @@ impl Display for AgentConfig {
         let attempts = self.retry.max_attempts.map_or(0, u32::from);
         let delay_s = self.retry.max_delay.as_secs();
         writeln!(f, "retry {{\n  max_attempts = {attempts}\n  max_delay_s = {delay_s}\n}}")?;
-        writeln!(f, "log {{\n  level = \"{}\"\n}}", self.log.level.as_str())
+        writeln!(f, "log {{\n  level = \"{}\"\n}}", self.log.level.as_str())?;
+        show_host(&self.host, f)
     }
+}
+
+fn show_nats(nats: &Nats, f: &mut Formatter<'_>) -> fmt::Result {
+    let Nats { servers, filesystem, replicas, lease, tls, login } = nats;
+    let servers: Vec<String> = servers.iter().map(ToString::to_string).collect();
+    writeln!(f, "  type = \"nats\"\n  servers = {}\n  filesystem = {}", List(&servers), Quoted(filesystem))?;
+    writeln!(f, "  replicas = {replicas}\n  lease_s = {}", lease.as_secs())?;
+    match login {
+        None => {}
+        Some(NatsLogin::Credentials(file)) => writeln!(f, "  credentials = {}", path(file))?,
+        Some(NatsLogin::Password { user, file }) => {
+            writeln!(f, "  user = {}\n  password_file = {}", Quoted(user), path(file))?;
+        }
+    }
+    if let Some(NatsTls { ca, identity }) = tls {
+        writeln!(f, "  tls {{")?;
+        if let Some(ca) = ca {
+            writeln!(f, "    ca = {}", path(ca))?;
+        }
+        if let Some((cert, key)) = identity {
+            writeln!(f, "    cert = {}\n    key = {}", path(cert), path(key))?;
+        }
+        writeln!(f, "  }}")?;
+    }
+    writeln!(f, "}}")
+}
+
+/// Nothing for an agent, which has no such section.
+fn show_host(host: &Host, f: &mut Formatter<'_>) -> fmt::Result {
+    if *host == Host::default() {
+        return Ok(());
+    }
+    writeln!(f, "host {{")?;
+    if let Some(name) = &host.name {
+        writeln!(f, "  name = {}", Quoted(name))?;
+    }
+    writeln!(f, "  groups = {}", List(&host.groups))?;
+    if !host.labels.is_empty() {
+        writeln!(f, "  labels {{")?;
+        for (name, text) in &host.labels {
+            writeln!(f, "    {} = {}", Quoted(name), Quoted(text))?;
+        }
+        writeln!(f, "  }}")?;
+    }
+    writeln!(f, "}}")
 }
 
 /// Text as an HCL string.

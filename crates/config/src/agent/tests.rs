@@ -1,6 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
+mod nats;
+
 const MINIMAL: &str = "client_device = \"/srv/data\"\nenabled_plugins = [\"posix\"]\n";
 
 fn parsed(extra: &str) -> AgentConfig {
@@ -31,7 +33,8 @@ fn every_key_is_read() {
         plugin_dir = "/p" state_dir = "/s" mover_hang_timeout_s = 1 remove_grace_s = 0 keep_versions_s = 7 default_archive = 4294967295 copies = [2, 4294967295]
         snapshots { enabled = true } transport { socket_dir = "/t" } log { level = "trace" }
         admin { socket = "/a" group = "g" } restore { timeout_s = 0 mode = "range" threshold = "1MiB" readahead = 0 whole_for = ["x"] } retry { max_attempts = 3 max_delay_s = 9 }
-        influxdb { url = "http://h:8086" db = "d" user = "u" password = "pw" }"#,
+        influxdb { url = "http://h:8086" db = "d" user = "u" password = "pw" }
+        host { name = "h.example" groups = ["tape", "far"] labels { rack = "7, \"left\"" } }"#,
     );
     let expected = AgentConfig {
         client_device: ClientDevice::Local("/srv/data".into()),
@@ -64,6 +67,11 @@ fn every_key_is_read() {
         default_archive: u32::MAX,
         copies: vec![2, u32::MAX],
         log: Log { level: LogLevel::Trace },
+        host: Host {
+            name: Some("h.example".into()),
+            groups: vec!["tape".into(), "far".into()],
+            labels: [("rack".to_owned(), "7, \"left\"".to_owned())].into(),
+        },
         given: config.given.clone(),
     };
     assert_eq!(config, expected);
@@ -94,11 +102,7 @@ fn refusals() {
             "log { level = \"loud\" }",
             "f:3:15: `level` must be \"error\", \"warn\", \"info\", \"debug\" or \"trace\", found \"loud\"",
         ),
-        (
-            "transport { type = \"nats\" }",
-            "f:3:20: transport \"nats\" is not built in (use \"grpc\", which serves the movers of this host)",
-        ),
-        ("transport { type = \"tcp\" }", "f:3:20: `type` must be \"grpc\", found \"tcp\""),
+        ("transport { type = \"tcp\" }", "f:3:20: `type` must be \"grpc\" or \"nats\", found \"tcp\""),
         ("transport = \"grpc\"", "f:3:13: `transport` must be one block, found a string"),
         ("transport { socketdir = 1 }", "f:3:13: unknown key `socketdir` in `transport` (did you mean `socket_dir`?)"),
         ("admin { group = \"\" }", "f:3:17: `group` is empty (remove the key to let only root in)"),
@@ -203,12 +207,17 @@ fn merging_a_file_that_sets_every_key_gives_that_file() {
         remove_grace_s = 5 keep_versions_s = 7 default_archive = 6 copies = [5, 6] snapshots { enabled = true }
         transport { type = "grpc" socket_dir = "/t" } log { level = "trace" } restore { timeout_s = 0 mode = "range" threshold = "1MiB" readahead = 0 whole_for = ["x"] }
         admin { socket = "/a" group = "g" } retry { max_attempts = 3 max_delay_s = 9 }
-        influxdb { url = "http://h:8086" db = "d" } client_mount_options = []"#;
+        influxdb { url = "http://h:8086" db = "d" } client_mount_options = []
+        host { name = "h" groups = ["g"] labels { rack = "7" } }"#;
     let full = parsed(text);
     let values = AgentConfig::known_keys();
     let missing: Vec<_> = values.difference(&full.given).collect();
-    // Lemur's two dead keys have nothing to merge; the others are part of the influxdb block.
-    assert_eq!(missing, ["agent_mountpoint", "influxdb.password", "influxdb.user", "transport.port"]);
+    // Lemur's two dead keys have nothing to merge; the others are part of the influxdb block, or of another transport.
+    let nats =
+        ["credentials", "filesystem", "lease_s", "password_file", "port", "replicas", "servers", "tls", "tls.ca"];
+    let nats = nats.into_iter().chain(["tls.cert", "tls.key", "user"]).map(|key| format!("transport.{key}"));
+    let dead = ["agent_mountpoint", "influxdb.password", "influxdb.user"].map(str::to_owned);
+    assert_eq!(missing, dead.into_iter().chain(nats).collect::<Vec<_>>().iter().collect::<Vec<_>>());
 
     let defaults = AgentConfig::for_device(ClientDevice::Local("/other".into()));
     assert_eq!(defaults.merge(full.clone()), full);
@@ -240,6 +249,10 @@ fn each_key_alone_survives_a_merge() {
         "default_archive = 6",
         "copies = [6, 7]",
         "log { level = \"trace\" }",
+        "host { name = \"h\" }",
+        "host { groups = [\"g\"] }",
+        "host { labels { rack = \"7\" } }",
+        "transport { type = \"nats\" servers = [\"localhost\"] filesystem = \"f\" }",
     ] {
         let over = parsed(key);
         assert_ne!(over.to_string(), parsed("").to_string(), "{key} is not a default");
@@ -275,6 +288,7 @@ prop_compose! {
         default_archive in 1..=u32::MAX,
         enabled in any::<bool>(),
         level in prop::sample::select(vec![LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]),
+        (nats, host) in (prop::option::of(nats::any_nats()), nats::any_host()),
     ) -> AgentConfig {
         let mut config = AgentConfig::for_device(client_device);
         (config.mount_root, config.plugin_dir, config.state_dir, config.transport.socket_dir, config.admin.socket) = paths;
@@ -294,6 +308,8 @@ prop_compose! {
         config.default_archive = config.copies.last().copied().unwrap_or(default_archive);
         config.snapshots.enabled = enabled;
         config.log.level = level;
+        config.transport.kind = nats.map_or(TransportKind::Grpc, TransportKind::Nats);
+        config.host = host;
         config
     }
 }
