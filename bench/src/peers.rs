@@ -75,7 +75,6 @@ impl Copier {
 
     /// Copies what is in the directory `from` into `to`, which is not there.
     pub(crate) fn copy(self, from: &Path, to: &Path) {
-        let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).to_string();
         match self {
             Self::Cp => {
                 tool::run("coreutils", Command::new("cp").arg("-a").arg(from).arg(to));
@@ -98,28 +97,65 @@ impl Copier {
             }
             Self::Fpsync => {
                 std::fs::create_dir(to).expect("make a directory");
-                tool::run(
-                    "fpsync",
-                    Command::new("fpsync").args(["-n", &cores]).arg(directory(from)).arg(directory(to)),
-                );
+                fpsync(from, to);
             }
-            Self::Rclone => {
-                let mut rclone = Command::new("rclone");
-                rclone.args([
-                    "--config",
-                    "",
-                    "copy",
-                    "--metadata",
-                    "--links",
-                    "--transfers",
-                    AT_ONCE,
-                    "--checkers",
-                    AT_ONCE,
-                ]);
-                tool::run("rclone", rclone.arg(from).arg(to));
-            }
+            Self::Rclone => rclone_tree(from, to),
         }
     }
+}
+
+/// What brings a copy of a tree up to date, by sizes and times. Not xcp: it copies all again, or looks at names alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Updater {
+    Cp,
+    Rsync,
+    Rcp,
+    Fpsync,
+    Rclone,
+}
+
+impl Updater {
+    pub(crate) const ALL: [Self; 5] = [Self::Cp, Self::Rsync, Self::Rcp, Self::Fpsync, Self::Rclone];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Cp => "cp -au",
+            Self::Rsync => Copier::Rsync.name(),
+            Self::Rcp => "rcp --preserve --overwrite",
+            Self::Fpsync => Copier::Fpsync.name(),
+            Self::Rclone => Copier::Rclone.name(),
+        }
+    }
+
+    /// Brings `to`, an earlier copy of the directory `from`, up to date.
+    pub(crate) fn update(self, from: &Path, to: &Path) {
+        match self {
+            Self::Cp => {
+                tool::run("coreutils", Command::new("cp").args(["-a", "-u", "-T"]).arg(from).arg(to));
+            }
+            Self::Rcp => {
+                let mut rcp = Command::new(installed("cargo/bin/rcp"));
+                tool::run("rcp", rcp.args(["--preserve", "--overwrite", "--quiet"]).arg(from).arg(to));
+            }
+            Self::Rsync => {
+                let mut rsync = Command::new("rsync");
+                tool::run("rsync", rsync.arg("-aHAX").arg(directory(from)).arg(directory(to)));
+            }
+            Self::Fpsync => fpsync(from, to),
+            Self::Rclone => rclone_tree(from, to),
+        }
+    }
+}
+
+fn fpsync(from: &Path, to: &Path) {
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get).to_string();
+    tool::run("fpsync", Command::new("fpsync").args(["-n", &cores]).arg(directory(from)).arg(directory(to)));
+}
+
+fn rclone_tree(from: &Path, to: &Path) {
+    let mut rclone = Command::new("rclone");
+    rclone.args(["--config", "", "copy", "--metadata", "--links", "--transfers", AT_ONCE, "--checkers", AT_ONCE]);
+    tool::run("rclone", rclone.arg(from).arg(to));
 }
 
 /// Copies what is in the directory `from` below a prefix of a bucket; not measured.

@@ -1,21 +1,25 @@
 //! Whole trees copied between two filesystems, beside the programs that people do that with.
 
 use super::files::{fill_file, fill_tree};
-use crate::finding::{Finding, Series};
+use crate::finding::{Finding, Goal, Series};
 use crate::options::Options;
-use crate::peers::Copier;
+use crate::peers::{Copier, Updater};
+use crate::process::wait_and_watch;
 use crate::timing::{Cache, seconds, sync};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use testkit::{LoopFs, tool};
+use testkit::{FsKind, LoopFs, tool};
 
-pub(crate) const ABOUT_SMALL: &str = "100,000 files of 4 KiB in 1,000 directories, copied from one filesystem into a new directory of another one by \
+pub(crate) const ABOUT_SMALL: &str = "100,000 files of 4 KiB in 1,000 directories, copied from one filesystem into another one, made anew for each run, by \
 `sifaka migrate` (durable when it ends), and by each peer with its options for keeping modes, owners and times, then `sync -f`; in turns. Warm: what earlier runs left in the page \
 cache; cold: nothing.";
 
 pub(crate) const ABOUT_LARGE: &str = "20 files of 512 MiB that cannot be compressed; otherwise as with small files.";
 
 pub(crate) const ABOUT_MIXED: &str = "A copy of this machine's /usr/share and /usr/lib: files of all sizes, symbolic links, hard links; otherwise as with small files.";
+
+pub(crate) const ABOUT_AGAIN: &str = "1,000,000 files of 64 bytes in 1,000 directories and a whole copy of them: `sifaka migrate --update` and each peer that compares sizes and times look for what changed, \
+which is nothing; in turns. Ours keeps no state from earlier runs. Memory: the most that the process of each run had (VmHWM).";
 
 const MIB: u64 = 1 << 20;
 
@@ -46,36 +50,102 @@ pub(crate) fn mixed(options: &Options) -> Vec<Finding> {
     compare(options, &load)
 }
 
+/// A second pass with nothing to do.
+pub(crate) fn again(options: &Options) -> Vec<Finding> {
+    let (directories, each) = (options.size(1000, 20), 1000);
+    // A block and an inode each; ext4 makes an inode for every 16 KiB.
+    let bed = Bed::new(options, (directories * each * 20 / 1024).max(64));
+    fill_tree(&bed.data(), directories, each, |_| 64);
+    let target = bed.target();
+    let copy = target.path().join("copy");
+    bed.ours(&bed.data(), &copy);
+    let caches: &[Cache] = if options.quick { &[Cache::Warm] } else { &[Cache::Warm, Cache::Cold] };
+    let mut findings = Vec::new();
+    let mut most_mb = Vec::new();
+    for &cache in caches {
+        let (mut ours, mut peers) = (Vec::new(), vec![Vec::new(); Updater::ALL.len()]);
+        for number in 0..=options.long_runs {
+            let (time, mb) = bed.ours_again(&copy, cache);
+            eprintln!("second pass, {}: sifaka {time:.2} s, {mb:.0} MB", cache.name());
+            most_mb.push(mb);
+            if number > 0 {
+                ours.push(time);
+            }
+            for (peer, times) in Updater::ALL.into_iter().zip(&mut peers) {
+                cache.settle();
+                let time = seconds(|| peer.update(&bed.data(), &copy));
+                eprintln!("second pass, {}: {} {time:.2} s", cache.name(), peer.name());
+                if number > 0 {
+                    times.push(time);
+                }
+            }
+        }
+        for (peer, times) in Updater::ALL.into_iter().zip(peers) {
+            let name = format!("second pass, nothing changed, {}", cache.name());
+            let ours = Series::of("sifaka migrate --update", ours.clone());
+            findings.push(Finding::beside(name, 1.5, ours, Series::of(peer.name(), times)));
+        }
+    }
+    let memory = Series::of("sifaka migrate --update", most_mb);
+    findings.push(Finding::alone("memory at most", "MB", Goal::AtMost(200.0), memory));
+    findings
+}
+
+/// A tree, and room for what jobs note.
 struct Bed {
+    fs: FsKind,
+    size_mib: u64,
     source: LoopFs,
-    target: LoopFs,
     state: LoopFs,
 }
 
 impl Bed {
+    fn new(options: &Options, size_mib: u64) -> Self {
+        let new = |mib| LoopFs::new(options.fs, mib);
+        Self { fs: options.fs, size_mib, source: new(size_mib), state: new(64) }
+    }
+
     fn data(&self) -> PathBuf {
         self.source.path().join("data")
     }
 
-    fn copy(&self) -> PathBuf {
-        self.target.path().join("copy")
+    /// Nothing is on it: where the one before had its inodes and blocks makes one faster and another slower.
+    fn target(&self) -> LoopFs {
+        LoopFs::new(self.fs, self.size_mib)
     }
 
-    /// Seconds of one copy, which is removed.
+    /// Seconds of one copy.
     fn run(&self, cache: Cache, copy: impl Fn(&Path, &Path), check: bool) -> f64 {
+        let fs = self.target();
+        let target = fs.path().join("copy");
         cache.settle();
         let time = seconds(|| {
-            copy(&self.data(), &self.copy());
-            sync(&self.copy(), true);
+            copy(&self.data(), &target);
+            sync(&target, true);
         });
         if check {
             tool::run(
                 "diffutils",
-                Command::new("diff").args(["-r", "-q", "--no-dereference"]).arg(self.data()).arg(self.copy()),
+                Command::new("diff").args(["-r", "-q", "--no-dereference"]).arg(self.data()).arg(target),
             );
         }
-        tool::run("coreutils", Command::new("rm").arg("-rf").arg(self.copy()));
         time
+    }
+
+    /// Seconds and megabytes of a second pass.
+    fn ours_again(&self, copy: &Path, cache: Cache) -> (f64, f64) {
+        cache.settle();
+        let mut sifaka = Command::new(testkit::sifaka_binary());
+        sifaka.args(["migrate", "--update", "--quiet", "--state"]).arg(self.state.path().join("again.db"));
+        sifaka.arg(self.data()).arg(copy);
+        let mut most_mb = 0.0;
+        let time = seconds(|| {
+            let mut child = sifaka.spawn().expect("start sifaka");
+            let (status, mb) = wait_and_watch(&mut child);
+            assert!(status.success(), "sifaka migrate --update: {status}");
+            most_mb = mb;
+        });
+        (time, most_mb)
     }
 
     fn ours(&self, from: &Path, to: &Path) {
@@ -86,8 +156,7 @@ impl Bed {
 }
 
 fn compare(options: &Options, load: &Load) -> Vec<Finding> {
-    let new = |mib| LoopFs::new(options.fs, mib);
-    let bed = Bed { source: new(load.size_mib), target: new(load.size_mib), state: new(64) };
+    let bed = Bed::new(options, load.size_mib);
     (load.make)(options, &bed.data());
     let caches: &[Cache] = if options.quick { &[Cache::Warm] } else { &[Cache::Warm, Cache::Cold] };
     let mut findings = Vec::new();

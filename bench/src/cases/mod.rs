@@ -38,6 +38,7 @@ pub(crate) const ALL: &[Case] = &[
     Case { name: "migrate-small", about: migrate::ABOUT_SMALL, run: migrate::small },
     Case { name: "migrate-large", about: migrate::ABOUT_LARGE, run: migrate::large },
     Case { name: "migrate-mixed", about: migrate::ABOUT_MIXED, run: migrate::mixed },
+    Case { name: "migrate-again", about: migrate::ABOUT_AGAIN, run: migrate::again },
     Case { name: "resident", about: resident::ABOUT, run: resident::run },
     Case { name: "memory", about: memory::ABOUT, run: memory::run },
 ];

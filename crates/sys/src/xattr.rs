@@ -9,6 +9,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::fs::XattrFlags;
 use rustix::io::Errno;
@@ -88,8 +89,42 @@ pub fn get_at(dir: impl AsFd, name: &Path, attribute: impl Arg + Copy) -> io::Re
 
 /// As [`list`], of `name` in the directory `dir`, which is not opened; a symbolic link's own are meant.
 pub fn list_at(dir: impl AsFd, name: &Path) -> io::Result<Vec<CString>> {
-    let path = path_at(dir.as_fd(), name)?;
+    static KNOWN: AtomicBool = AtomicBool::new(true);
+    let dir = dir.as_fd();
+    if KNOWN.load(Ordering::Relaxed) {
+        let name = CString::new(name.as_os_str().as_bytes())?;
+        match read_growing(|buffer| listxattrat(dir, &name, buffer)) {
+            Err(Errno::NOSYS) => KNOWN.store(false, Ordering::Relaxed),
+            other => return Ok(split(&other?)),
+        }
+    }
+    let path = path_at(dir, name)?;
     Ok(split(&read_growing(|buffer| rustix::fs::llistxattr(path.as_c_str(), buffer))?))
+}
+
+/// listxattrat(2), since Linux 6.13. Several times as fast as the way through `/proc`. `name` is not followed.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64"))]
+fn listxattrat(dir: BorrowedFd<'_>, name: &CStr, buffer: &mut [u8]) -> Result<usize, Errno> {
+    /// Of every architecture here.
+    const SYS_LISTXATTRAT: libc::c_long = 465;
+    // SAFETY: the name ends with a NUL, and the kernel writes no more than the buffer's length.
+    let written = unsafe {
+        libc::syscall(
+            SYS_LISTXATTRAT,
+            dir.as_raw_fd(),
+            name.as_ptr(),
+            libc::AT_SYMLINK_NOFOLLOW,
+            buffer.as_mut_ptr(),
+            buffer.len(),
+        )
+    };
+    usize::try_from(written).map_err(|_| Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
+}
+
+/// The call has another number there.
+#[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "riscv64")))]
+fn listxattrat(_: BorrowedFd<'_>, _: &CStr, _: &mut [u8]) -> Result<usize, Errno> {
+    Err(Errno::NOSYS)
 }
 
 /// Tries a small buffer, then the largest there can be: no second question for the size, hence no race with a change.

@@ -72,6 +72,13 @@ fn attributes_are_set_read_listed_and_removed(fs: &LoopFs) {
         assert_eq!(xattr::get(&read_only, name).unwrap(), Some(value));
     }
     assert!(xattr::list(&read_only).unwrap().iter().any(|found| found.to_bytes() == name.as_bytes()));
+    // By its name in its directory: of the name itself, whatever a link leads to.
+    std::os::unix::fs::symlink("file", fs.path("link")).unwrap();
+    let directory = File::open(fs.path("")).unwrap();
+    let list_at = |name: &str| xattr::list_at(&directory, std::path::Path::new(name));
+    assert_eq!(list_at("file").unwrap(), xattr::list(&read_only).unwrap());
+    assert!(list_at("link").unwrap().iter().all(|found| found.to_bytes() != name.as_bytes()));
+    assert_eq!(errno(list_at("none")), libc::ENOENT);
     assert!(xattr::remove(&path_only, name).unwrap());
     assert!(!xattr::remove(&read_only, name).unwrap());
     assert!(xattr::list(&path_only).unwrap().iter().all(|found| found.to_bytes() != name.as_bytes()));

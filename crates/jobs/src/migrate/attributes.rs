@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd as _, BorrowedFd};
+use std::path::Path;
 use sys::file::{FileStamp, Moment};
 use sys::xattr;
 
@@ -206,6 +207,16 @@ pub(crate) fn align(
         changed = true;
     }
     Ok((changed, unset))
+}
+
+/// Whether [`align`] would find nothing to do, as far as that shows without opening either one: with attributes, it does not.
+pub(crate) fn are_plainly_the_same(
+    (source, stamp): (BorrowedFd<'_>, &FileStamp),
+    (target, found): (BorrowedFd<'_>, &FileStamp),
+    name: &Path,
+) -> bool {
+    let has_none = |directory| listed(xattr::list_at(directory, name)).is_ok_and(|names| names.is_empty());
+    (stamp.uid, stamp.gid, stamp.mode) == (found.uid, found.gid, found.mode) && has_none(source) && has_none(target)
 }
 
 /// Of any descriptor, also one that is `O_PATH`.

@@ -208,6 +208,9 @@ impl Migration<'_> {
             return Ok(Done { verify, ..Done::plain(Did::Same) });
         }
         let Some(directory) = spot.place().fd() else { return Ok(Done::plain(Did::Same)) };
+        if attributes::are_plainly_the_same((spot.source(), source), (directory, existing), spot.name()) {
+            return Ok(Done { verify, ..Done::plain(Did::Same) });
+        }
         // Only to be looked at: an open would restore what is released.
         let from = node(spot.source(), spot.name()).map_err(Failure::source("open"))?;
         let to = node(directory, spot.name()).map_err(Failure::destination("open"))?;
