@@ -8,6 +8,7 @@
 //! Waiting for several descriptors needs no wrapper: everything waitable is [`AsFd`](std::os::fd::AsFd), for `poll` or
 //! a runtime.
 
+pub mod btrfs;
 pub mod caller;
 pub mod children;
 pub mod directory;

@@ -4,22 +4,23 @@ use crate::bulk::{FilterArgs, Interrupt, Telling, TellingArgs, age, ended, state
 use crate::exit::{CliError, Exit, Outcome};
 use crate::output::{Output, complain};
 use crate::render::{migrated, replicated, units::span};
-use jobs::replicate::{Ended, Observer, Plan, Status, look, promote, replicate};
+use jobs::replicate::{Ended, Observer, Plan, Point, Retention, Status, look, points, promote, replicate};
 use jobs::report::{Event, Tally, Watcher};
 use serde::Serialize;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 #[derive(clap::Args, Debug)]
 #[command(
-    override_usage = "sifaka replicate [OPTIONS] <SRC> <DST>\n       sifaka replicate --status|--promote <DST>",
+    override_usage = "sifaka replicate [OPTIONS] <SRC> <DST>\n       sifaka replicate --status|--list-points|--promote <DST>",
     after_help = "What is in the directory SRC comes into the directory DST, which is made if it is not there, and what SRC does not have any more goes \
 from it; what went or was replaced stays in DST/.sifaka-replica/removed for the grace period. It runs until it is ended, and goes on when it is started again."
 )]
 pub(crate) struct ReplicateArgs {
-    /// SRC and DST: the directory whose content is copied, and the replica; the replica alone with --status or --promote
+    /// SRC and DST: the directory whose content is copied, and the replica; the replica alone with --status, --list-points or --promote
     #[arg(value_names = ["SRC", "DST"], num_args = 1..=2, required = true)]
     paths: Vec<PathBuf>,
     /// Make one pass and end
@@ -34,19 +35,28 @@ pub(crate) struct ReplicateArgs {
     /// Keep what was removed or replaced in the replica for so long; 0s: not at all
     #[arg(long, value_name = "TIME", value_parser = age, default_value = "7d")]
     grace: Duration,
+    /// Keep points in time: what the replica was, for so long, in DST/.sifaka-replica/points
+    #[arg(long, value_name = "TIME", value_parser = age)]
+    points: Option<Duration>,
+    /// From one point in time to the next
+    #[arg(long, value_name = "TIME", value_parser = age, default_value = "1h", requires = "points")]
+    point_every: Duration,
     /// Make DST a replica of SRC whatever it was: not empty, another's replica, or promoted
     #[arg(long)]
     adopt: bool,
     /// Say how the replica DST goes; exit code 6 if it lags by more than --alarm-after
-    #[arg(long, conflicts_with_all = ["promote", "once", "every", "adopt"])]
+    #[arg(long, conflicts_with_all = ["promote", "list_points", "once", "every", "adopt", "points"])]
     status: bool,
+    /// List the points in time of the replica DST
+    #[arg(long, conflicts_with_all = ["promote", "once", "every", "adopt", "points"])]
+    list_points: bool,
     /// Take DST into use: nothing is replicated into it any more, and a replicator that runs ends
-    #[arg(long, conflicts_with_all = ["once", "every", "adopt"])]
+    #[arg(long, conflicts_with_all = ["once", "every", "adopt", "points"])]
     promote: bool,
     /// Tell on standard error when the replica lags by more
     #[arg(long, value_name = "TIME", value_parser = age)]
     alarm_after: Option<Duration>,
-    /// Run this with sh then, too, with SIFAKA_REPLICA and SIFAKA_LAG_SECONDS in its environment
+    /// Run this with sh then, too, and when a point in time cannot be taken, with SIFAKA_REPLICA and SIFAKA_LAG_SECONDS or SIFAKA_TROUBLE in its environment
     #[arg(long, value_name = "COMMAND", requires = "alarm_after")]
     alarm_command: Option<String>,
     /// Move so many bytes of content a second at most, such as 100MB/s
@@ -70,10 +80,14 @@ pub(crate) struct ReplicateArgs {
 pub(crate) fn run(args: &ReplicateArgs) -> Outcome {
     match args.paths.as_slice() {
         [target] if args.status => tell(args, target),
+        [target] if args.list_points => listed(args, target),
         [target] if args.promote => promoted(target),
-        [source, target] if !args.status && !args.promote => replicated(args, source, target),
-        [_] => Err(CliError::new(Exit::Usage, "SRC and DST are needed; DST alone goes with --status or --promote")),
-        _ => Err(CliError::new(Exit::Usage, "with --status or --promote only the replica is named")),
+        [source, target] if !(args.status || args.list_points || args.promote) => replicated(args, source, target),
+        [_] => {
+            let why = "SRC and DST are needed; DST alone goes with --status, --list-points or --promote";
+            Err(CliError::new(Exit::Usage, why))
+        }
+        _ => Err(CliError::new(Exit::Usage, "with --status, --list-points or --promote only the replica is named")),
     }
 }
 
@@ -104,6 +118,23 @@ fn tell(args: &ReplicateArgs, target: &Path) -> Outcome {
     Ok(if late && replica.promoted.is_none() { Exit::Problems } else { Exit::Ok })
 }
 
+#[derive(Serialize)]
+struct Listed<'a> {
+    points: &'a [Point],
+}
+
+fn listed(args: &ReplicateArgs, target: &Path) -> Outcome {
+    let points = points(target).map_err(|error| ended(&error))?;
+    let mut output = Output::new();
+    if args.telling.json() {
+        output.json(&Listed { points: &points })?;
+    } else {
+        output.put(replicated::points(&points))?;
+    }
+    output.flush()?;
+    Ok(Exit::Ok)
+}
+
 fn promoted(target: &Path) -> Outcome {
     match promote(target) {
         Ok(_) => Ok(Exit::Ok),
@@ -121,6 +152,8 @@ struct Observed<'a> {
     target: &'a Path,
     command: Option<&'a str>,
     json: bool,
+    /// A point in time could not be taken.
+    pointless: AtomicBool,
 }
 
 impl Watcher for Observed<'_> {
@@ -138,6 +171,30 @@ struct Line<'a> {
     status: &'a Status,
 }
 
+#[derive(Serialize)]
+struct PointLine<'a> {
+    point: Option<&'a Point>,
+    trouble: Option<&'a str>,
+}
+
+impl Observed<'_> {
+    /// Runs the command of the alarm, if there is one.
+    fn run(&self, about: (&str, &str)) {
+        let Some(text) = self.command else { return };
+        let mut command = Command::new("sh");
+        command.arg("-c").arg(text).env("SIFAKA_REPLICA", self.target).env(about.0, about.1);
+        let started = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
+        // Nobody waits for it while it runs; it is waited for so that nothing is left of it.
+        let waited = started.and_then(|mut child| {
+            let wait = move || drop(child.wait());
+            std::thread::Builder::new().name("alarm".to_owned()).spawn(wait).map(drop)
+        });
+        if let Err(error) = waited {
+            complain(&format!("cannot run the command of the alarm: {error}"));
+        }
+    }
+}
+
 impl Observer for Observed<'_> {
     fn watcher(&self) -> &dyn Watcher {
         self
@@ -151,17 +208,17 @@ impl Observer for Observed<'_> {
 
     fn alarm(&self, lag: u64) {
         complain(&format!("the replica {} lags by {}", self.target.display(), span(lag.saturating_mul(1000))));
-        let Some(text) = self.command else { return };
-        let mut command = Command::new("sh");
-        command.arg("-c").arg(text).env("SIFAKA_REPLICA", self.target).env("SIFAKA_LAG_SECONDS", lag.to_string());
-        let started = command.stdin(Stdio::null()).stdout(Stdio::null()).spawn();
-        // Nobody waits for it while it runs; it is waited for so that nothing is left of it.
-        let waited = started.and_then(|mut child| {
-            let wait = move || drop(child.wait());
-            std::thread::Builder::new().name("alarm".to_owned()).spawn(wait).map(drop)
-        });
-        if let Err(error) = waited {
-            complain(&format!("cannot run the command of the alarm: {error}"));
+        self.run(("SIFAKA_LAG_SECONDS", &lag.to_string()));
+    }
+
+    fn point(&self, taken: Result<&Point, &str>) {
+        if let Err(why) = taken {
+            self.pointless.store(true, Ordering::Relaxed);
+            complain(&format!("no point in time of the replica {} could be taken: {why}", self.target.display()));
+            self.run(("SIFAKA_TROUBLE", why));
+        }
+        if self.json {
+            self.telling.line(&PointLine { point: taken.ok(), trouble: taken.err() }, None);
         }
     }
 
@@ -191,15 +248,22 @@ fn replicated(args: &ReplicateArgs, source: &Path, target: &Path) -> Outcome {
         cross: args.cross_filesystems,
         state: args.state.clone().unwrap_or_else(usual),
         alarm_after: args.alarm_after,
+        points: args.points.map(|keep| Retention { keep, every: args.point_every }),
     };
     sys::process::raise_nofile_limit();
     let interrupt = Interrupt::on_signals()?;
     let (telling, tally) = (Telling::new(&args.telling, false)?, Tally::default());
     let json = args.telling.json();
-    let observed = Observed { telling: &telling, target, command: args.alarm_command.as_deref(), json };
+    let observed = Observed {
+        telling: &telling,
+        target,
+        command: args.alarm_command.as_deref(),
+        json,
+        pointless: AtomicBool::new(false),
+    };
     let job = || replicate(source, target, &plan, &tally, &observed, interrupt.flag());
     let end = telling.during(&tally, job).map_err(|error| ended(&error))?;
-    let totals = tally.totals();
+    let (totals, pointless) = (tally.totals(), observed.pointless.into_inner());
     telling.finish(&Totals { totals, promoted: end == Ended::Promoted }, &migrated::human(&totals, false))?;
     match end {
         Ended::Promoted => {
@@ -208,6 +272,6 @@ fn replicated(args: &ReplicateArgs, source: &Path, target: &Path) -> Outcome {
         // Without --once this is how it ends.
         Ended::Interrupted if !args.once => Ok(Exit::Ok),
         Ended::Interrupted => Err(CliError::new(Exit::Interrupted, "interrupted; the same command goes on from here")),
-        Ended::Done => Ok(if totals.is_complete() { Exit::Ok } else { Exit::SomeFailed }),
+        Ended::Done => Ok(if totals.is_complete() && !pointless { Exit::Ok } else { Exit::SomeFailed }),
     }
 }

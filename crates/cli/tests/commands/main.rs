@@ -12,6 +12,7 @@ mod migrate_buckets;
 mod migrate_limits;
 mod names;
 mod replicate;
+mod replicate_points;
 mod tiers;
 mod unreachable;
 mod verify;

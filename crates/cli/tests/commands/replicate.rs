@@ -10,13 +10,13 @@ use std::time::{Duration, Instant};
 use testkit::tree::TreeSpec;
 use testkit::{FsKind, LoopFs, Random, Scratch, wait_until};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A replicator, which ends with the test.
-struct Replicator(Child);
+pub(crate) struct Replicator(pub(crate) Child);
 
 impl Replicator {
-    fn signal(mut self, signal: Signal) -> Option<i32> {
+    pub(crate) fn signal(mut self, signal: Signal) -> Option<i32> {
         let pid = rustix::process::Pid::from_child(&self.0);
         rustix::process::kill_process(pid, signal).unwrap();
         self.0.wait().unwrap().code()
@@ -30,29 +30,29 @@ impl Drop for Replicator {
     }
 }
 
-struct Site {
-    scratch: Scratch,
-    from: LoopFs,
-    to: LoopFs,
+pub(crate) struct Site {
+    pub(crate) scratch: Scratch,
+    pub(crate) from: LoopFs,
+    pub(crate) to: LoopFs,
 }
 
 impl Site {
-    fn new(name: &str, from: FsKind, to: FsKind) -> Self {
+    pub(crate) fn new(name: &str, from: FsKind, to: FsKind) -> Self {
         let (from, to) = (LoopFs::new(from, 400), LoopFs::new(to, 400));
         let site = Self { scratch: Scratch::new(name), from, to };
         fs::create_dir(site.source()).unwrap();
         site
     }
 
-    fn source(&self) -> PathBuf {
+    pub(crate) fn source(&self) -> PathBuf {
         self.from.path().join("src")
     }
 
-    fn replica(&self) -> PathBuf {
+    pub(crate) fn replica(&self) -> PathBuf {
         self.to.path().join("dst")
     }
 
-    fn command(&self, args: &[&str], paths: &[&Path]) -> Command {
+    pub(crate) fn command(&self, args: &[&str], paths: &[&Path]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_sifaka"));
         command.arg("replicate").args(args).args(paths).stdin(Stdio::null());
         if paths.len() > 1 {
@@ -61,22 +61,22 @@ impl Site {
         command
     }
 
-    fn once(&self, args: &[&str]) -> (Option<i32>, String) {
+    pub(crate) fn once(&self, args: &[&str]) -> (Option<i32>, String) {
         let args = [&["--once", "-q"], args].concat();
         ran(&mut self.command(&args, &[&self.source(), &self.replica()]))
     }
 
     /// Goes on until it is ended.
-    fn follow(&self, args: &[&str]) -> Replicator {
+    pub(crate) fn follow(&self, args: &[&str]) -> Replicator {
         Replicator(self.command(&[&["-q"], args].concat(), &[&self.source(), &self.replica()]).spawn().unwrap())
     }
 
-    fn assert_same(&self) {
+    pub(crate) fn assert_same(&self) {
         let differing = differences(&self.source(), &self.replica());
         assert!(differing.is_empty(), "{differing}");
     }
 
-    fn wait_until_same(&self) {
+    pub(crate) fn wait_until_same(&self) {
         let began = Instant::now();
         while !differences(&self.source(), &self.replica()).is_empty() {
             if began.elapsed() > PATIENCE {
@@ -94,13 +94,13 @@ impl Site {
     }
 }
 
-fn ran(command: &mut Command) -> (Option<i32>, String) {
+pub(crate) fn ran(command: &mut Command) -> (Option<i32>, String) {
     let Output { status, stderr, .. } = command.output().unwrap();
     (status.code(), String::from_utf8(stderr).unwrap())
 }
 
 /// By rsync: content, names, links, owners, modes, times, attributes and ACLs, in both directions.
-fn differences(source: &Path, replica: &Path) -> String {
+pub(crate) fn differences(source: &Path, replica: &Path) -> String {
     let mut rsync = Command::new("rsync");
     rsync.args(["-n", "-aciHAXS", "--delete", "--devices", "--specials", "--exclude=/.sifaka-replica"]);
     rsync.args(["--filter=-x trusted.SGI_ACL_*", "--filter=-x system.*"]);
@@ -266,7 +266,7 @@ fn who_waits_for_the_replica_is_told_how_it_goes() {
 }
 
 /// Changes a tree as users do: writes, renames, removals, links, modes.
-fn change(root: &Path, random: &mut Random, links: bool) {
+pub(crate) fn change(root: &Path, random: &mut Random, links: bool) {
     let mut directories = vec![root.to_owned()];
     let mut files = Vec::new();
     let mut at = 0;
@@ -346,7 +346,7 @@ fn p7_killed_while_events_come_it_ends_with_what_is_there() {
     }
 }
 
-fn status(site: &Site) -> Value {
+pub(crate) fn status(site: &Site) -> Value {
     let output = site.command(&["--status", "--json"], &[&site.replica()]).output().unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or_default()
 }

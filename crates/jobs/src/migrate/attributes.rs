@@ -267,9 +267,7 @@ fn align_attributes(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(b
     let found = found.map_err(Failure::destination("list the attributes of"))?;
     let (mut changed, mut unset) = (false, None);
     for name in found.iter().filter(|name| !wanted.contains(name)) {
-        let bytes = name.to_bytes();
-        // The kernel's security modules give files theirs, and take it badly if they are taken away. NFS shows every file's mode as ACLs.
-        if bytes.starts_with(b"security.") && bytes != b"security.capability" || bytes.starts_with(b"system.nfs4_") {
+        if comes_by_itself(name) {
             continue;
         }
         match xattr::remove(target, name.as_c_str()) {
@@ -299,6 +297,31 @@ fn align_attributes(source: BorrowedFd<'_>, target: BorrowedFd<'_>) -> Result<(b
         }
     }
     Ok((changed, unset))
+}
+
+/// The kernel's security modules give files theirs, and take it badly if they are taken away. NFS shows every file's mode as ACLs.
+fn comes_by_itself(name: &CStr) -> bool {
+    let bytes = name.to_bytes();
+    bytes.starts_with(b"security.") && bytes != b"security.capability" || bytes.starts_with(b"system.nfs4_")
+}
+
+/// Whether [`align`] would have anything to do. The descriptors may be `O_PATH`.
+pub(crate) fn differ(source: BorrowedFd<'_>, stamp: &FileStamp, target: BorrowedFd<'_>) -> Result<bool, Failure> {
+    let found = sys::file::stamp(target).map_err(Failure::destination("read attributes of"))?;
+    let plain = |stamp: &FileStamp| (stamp.uid, stamp.gid, stamp.mode & PERMISSIONS);
+    if plain(&found) != plain(stamp) {
+        return Ok(true);
+    }
+    let (wanted, found) = (names(source)?, listed(xattr::list(target)));
+    let found = found.map_err(Failure::destination("list the attributes of"))?;
+    if found.iter().any(|name| !wanted.contains(name) && !comes_by_itself(name)) {
+        return Ok(true);
+    }
+    let differs = |name: &CString| {
+        let value = |file| xattr::get(file, name.as_c_str()).ok().flatten();
+        value(source).is_some_and(|value_there| value(target) != Some(value_there))
+    };
+    Ok(wanted.iter().any(differs))
 }
 
 fn cannot(doing: &str, name: &CStr, error: &io::Error) -> Unset {

@@ -5,6 +5,7 @@
 
 use super::Migration;
 use super::attributes::{self, Unset};
+use super::options::Leaf;
 use super::spot::{Spot, node, unlink};
 use crate::content::{Compared, compare, fill};
 use crate::failure::Failure;
@@ -105,6 +106,11 @@ thread_local! {
 impl Migration<'_> {
     /// Does what is to be done about a regular file. `None`: later.
     pub(super) fn file(&self, spot: Spot<'_>) -> Result<Option<Done>, Failure> {
+        if self.options.leaf == Leaf::Link
+            && let Some(done) = self.another_name(spot)?
+        {
+            return Ok(Some(done));
+        }
         let existing = match spot.place().is_fresh {
             true => None,
             false => spot.find().map_err(Failure::destination("find"))?,
@@ -116,7 +122,11 @@ impl Migration<'_> {
             }
             if source.nlink < 2 {
                 match self.judge(spot, &source, existing)? {
-                    Verdict::Same => return self.same(spot, &source, existing).map(Some),
+                    Verdict::Same => {
+                        if let Some(done) = self.same(spot, &source, existing)? {
+                            return Ok(Some(done));
+                        }
+                    }
                     Verdict::Refuse(why) => return Ok(Some(Done::with_note(Did::Refused, why))),
                     Verdict::Replace => {}
                 }
@@ -133,7 +143,11 @@ impl Migration<'_> {
         self.one_of_several_names(spot, &seen, existing.as_ref(), || {
             if let Some(existing) = &existing {
                 match self.judge(spot, &seen, existing)? {
-                    Verdict::Same => return self.same(spot, &seen, existing),
+                    Verdict::Same => {
+                        if let Some(done) = self.same(spot, &seen, existing)? {
+                            return Ok(done);
+                        }
+                    }
                     Verdict::Refuse(why) => return Ok(Done::with_note(Did::Refused, why)),
                     Verdict::Replace => {}
                 }
@@ -191,7 +205,8 @@ impl Migration<'_> {
     /// change those.
     fn is_shared(&self, source: &FileStamp, existing: &FileStamp) -> bool {
         let owners_differ = self.myself.is_root() && (source.uid, source.gid) != (existing.uid, existing.gid);
-        existing.nlink > 1 && (source.nlink < 2 || owners_differ)
+        let outside = self.options.names_outside.unwrap_or(0);
+        existing.nlink > outside.saturating_add(1) && (source.nlink < 2 || owners_differ)
     }
 
     fn has_same_content(&self, spot: Spot<'_>) -> Result<bool, Failure> {
@@ -199,17 +214,17 @@ impl Migration<'_> {
         Ok(compare(&source, &target, |_| self.is_stopped())? == Compared::Same)
     }
 
-    /// Nothing to copy. Where files may be changed, the rest is brought in line.
-    fn same(&self, spot: Spot<'_>, source: &FileStamp, existing: &FileStamp) -> Result<Done, Failure> {
+    /// Nothing to copy. Where files may be changed, the rest is brought in line. `None`: it has to be replaced for that.
+    fn same(&self, spot: Spot<'_>, source: &FileStamp, existing: &FileStamp) -> Result<Option<Done>, Failure> {
         // What an interrupted run has copied may not have been verified.
         let begun = self.earlier.as_ref().is_some_and(|earlier| existing.ctime >= earlier.started);
         let verify = (self.options.verify && begun).then_some(*source);
         if self.options.existing == super::options::Existing::Keep || self.options.dry_run {
-            return Ok(Done { verify, ..Done::plain(Did::Same) });
+            return Ok(Some(Done { verify, ..Done::plain(Did::Same) }));
         }
-        let Some(directory) = spot.place().fd() else { return Ok(Done::plain(Did::Same)) };
+        let Some(directory) = spot.place().fd() else { return Ok(Some(Done::plain(Did::Same))) };
         if attributes::are_plainly_the_same((spot.source(), source), (directory, existing), spot.name()) {
-            return Ok(Done { verify, ..Done::plain(Did::Same) });
+            return Ok(Some(Done { verify, ..Done::plain(Did::Same) }));
         }
         // Only to be looked at: an open would restore what is released.
         let from = node(spot.source(), spot.name()).map_err(Failure::source("open"))?;
@@ -220,9 +235,45 @@ impl Migration<'_> {
         if (found.dev, found.ino) != (existing.dev, existing.ino) || self.is_shared(source, &found) {
             return Err(Failure::destination("bring in line")(Errno::BUSY));
         }
+        if self.options.names_outside.is_some() {
+            return self.same_throughout(directory, from.as_fd(), source, to.as_fd());
+        }
         let (changed, unset) = attributes::align(self.myself, from.as_fd(), source, to.as_fd())?;
         let did = if changed { Did::Updated } else { Did::Same };
-        Ok(Done { verify, ..self.done(did, 0, unset) })
+        Ok(Some(Done { verify, ..self.done(did, 0, unset) }))
+    }
+
+    /// As [`same`](Self::same), where nothing may be changed in place.
+    fn same_throughout(
+        &self,
+        directory: BorrowedFd<'_>,
+        source: BorrowedFd<'_>,
+        seen: &FileStamp,
+        existing: BorrowedFd<'_>,
+    ) -> Result<Option<Done>, Failure> {
+        if !attributes::differ(source, seen, existing)? {
+            return Ok(Some(Done::plain(Did::Same)));
+        }
+        // What the destination cannot have is no reason to copy it again and again: an empty file shows what it can.
+        let name = self.temporary();
+        let made = attributes::Made { mode: 0o600, inherits: true };
+        let sample = make(directory, &name, made.mode)?;
+        let _removed = Unfinished { directory, name, kept: false };
+        let names = attributes::names(source)?;
+        let unset = attributes::give(self.myself, source, seen, &names, sample.as_fd(), made)?;
+        let best = stamp(&sample).map_err(Failure::destination("read attributes of"))?;
+        let improves = attributes::differ(sample.as_fd(), &best, existing)?;
+        Ok((!improves).then(|| self.done(Did::Same, 0, unset)))
+    }
+
+    /// Makes the source's file have its name at the destination, too. `None`: it can have no more of them.
+    fn another_name(&self, spot: Spot<'_>) -> Result<Option<Done>, Failure> {
+        let Some(directory) = spot.place().fd() else { return Ok(None) };
+        match rustix::fs::linkat(spot.source(), spot.name(), directory, spot.name(), AtFlags::empty()) {
+            Ok(()) => Ok(Some(Done::plain(Did::Linked))),
+            Err(Errno::MLINK) => Ok(None),
+            Err(error) => Err(Failure::destination("give another name to")(error)),
+        }
     }
 
     pub(super) fn done(&self, did: Did, bytes: u64, unset: Option<Unset>) -> Done {
@@ -304,6 +355,9 @@ impl Migration<'_> {
     /// Gives the file back, open for writing.
     fn content(&self, source: &OpenFile, seen: &FileStamp, target: File) -> Result<File, Halt> {
         if seen.size == 0 {
+            return Ok(target);
+        }
+        if self.options.leaf == Leaf::Reflink && sys::file::reflink(source.file(), &target).is_ok() {
             return Ok(target);
         }
         if seen.size <= SMALL_BYTES && seen.blocks.saturating_mul(512) >= seen.size {

@@ -29,7 +29,8 @@ pub(crate) use attic::names as names_in;
 pub(crate) use batch::{Part, refresh};
 pub(crate) use extraneous::remove_tree;
 pub(crate) use links::open_directory;
-pub use options::{Existing, Options};
+
+pub use options::{Existing, Leaf, Options};
 
 use crate::climber::Climber;
 use crate::failure::{Failure, JobError};
@@ -148,6 +149,28 @@ pub fn migrate(
     };
     separate(&root, source, &target_fd, target, matches!(made, Target::Missing))?;
     let mut migration = Migration::new(options, tally, watcher, stop, target_fd, &made)?;
+    migration.remember(source, &root, target)?;
+    migration.run(root, target)
+}
+
+/// As [`migrate`], into a directory that is made here, and may lie in the source where that is [reserved](Options::reserved).
+///
+/// # Errors
+/// As [`migrate`]; the directory is there.
+pub(crate) fn migrate_into_new(
+    source: &Path,
+    target: &Path,
+    options: &Options,
+    tally: &Tally,
+    watcher: &dyn Watcher,
+    stop: &AtomicBool,
+) -> Result<End, JobError> {
+    rustix::process::umask(Mode::empty());
+    let root = open_root(source)?;
+    rustix::fs::mkdir(target, Mode::RWXU).map_err(JobError::io("make the directory", target))?;
+    let made = open_root(target)?;
+    let target_fd = made.try_clone().map_err(JobError::io("open", target))?;
+    let mut migration = Migration::new(options, tally, watcher, stop, target_fd, &Target::Made(made))?;
     migration.remember(source, &root, target)?;
     migration.run(root, target)
 }

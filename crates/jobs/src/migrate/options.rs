@@ -20,6 +20,18 @@ pub enum Existing {
     Overwrite,
 }
 
+/// How a regular file that the destination does not have comes there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Leaf {
+    /// Its content is copied, or its blocks are shared where that costs less.
+    #[default]
+    Copy,
+    /// Its blocks are shared. It is copied only where a single file cannot have them so.
+    Reflink,
+    /// It becomes another name of the source's file. It is copied only where that can have no more of them.
+    Link,
+}
+
 /// See the module.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -47,6 +59,10 @@ pub struct Options {
     pub attic: Option<Arc<Attic>>,
     /// What has this name in either root is none of the job's.
     pub reserved: Option<&'static str>,
+    /// Nothing is changed in place at the destination, where each file may have so many names outside of the tree: what is to be changed is replaced.
+    pub names_outside: Option<u64>,
+    /// See [`Leaf`].
+    pub leaf: Leaf,
 }
 
 impl Options {

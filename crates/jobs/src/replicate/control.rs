@@ -120,6 +120,29 @@ impl Control {
         }
     }
 
+    /// As a whole.
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether there is anything of this name.
+    pub(crate) fn has(&self, name: &str) -> io::Result<bool> {
+        match rustix::fs::statat(&self.fd, name, AtFlags::SYMLINK_NOFOLLOW) {
+            Ok(_) => Ok(true),
+            Err(Errno::NOENT) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// A directory in it, whose files are kept in the same way; made if it is not there.
+    pub(crate) fn below(&self, name: &str) -> Result<Self, JobError> {
+        Ok(Self { path: self.path.join(name), fd: self.directory(name)? })
+    }
+
     /// A directory in it; made if it is not there.
     pub(crate) fn directory(&self, name: &str) -> Result<OwnedFd, JobError> {
         let path = self.path.join(name);

@@ -81,7 +81,12 @@ impl Replication<'_> {
                     status.synced_to = Some(time);
                 }
             }
-            if !is_empty && first.get_or_insert_with(Instant::now).elapsed() >= DELAY.max(took) {
+            if is_empty && passes.settled {
+                self.point(true);
+            }
+            // In a hurry the source is more likely to be met at rest.
+            let delay = if self.wants_point() { Duration::ZERO } else { DELAY.max(took) };
+            if !is_empty && first.get_or_insert_with(Instant::now).elapsed() >= delay {
                 first = None;
                 let (began, time) = (Instant::now(), now());
                 let batch = listener.with(Pending::take);
@@ -142,6 +147,9 @@ impl Replication<'_> {
         passes.settled &= !applied.missed && !applied.failed;
         if passes.settled {
             self.pulse.status.lock().synced_to = Some(time);
+            if self.wants_point_now() {
+                self.point(false);
+            }
         }
         Ok(())
     }
@@ -156,7 +164,8 @@ impl Replication<'_> {
         if !batch.moves.is_empty() && !filters {
             let (target, staging) = (open_root(self.target)?, self.control.directory(STAGING)?);
             let path = format!("{}/{STAGING}", control::NAME);
-            let mut moving = Moving::new(finder, target, staging, &path, self.attic.as_deref());
+            let outside = self.names_outside().unwrap_or(0);
+            let mut moving = Moving::new(finder, target, staging, &path, self.attic.as_deref(), outside);
             let done = moving.run(&batch.moves).map_err(JobError::io("rename things in", self.target))?;
             self.pulse.status.lock().renamed += done;
             parts.extend(moving.made.into_iter().map(|path| (path, Part::Whole)));

@@ -5,20 +5,24 @@
 //! - `control`: what a replica says of itself, and who may write to it.
 //! - `follow`: what the kernel tells of changes is brought over (`listener`, `pending`); `moves`: renames.
 //! - `pulse`: what goes on beside the copying. `status`: what is told of it.
+//! - `points`: what the replica was at some moments; `instants`: when.
 //!
 //! What is removed or replaced in the replica stays in it for a grace period ([`crate::migrate::Attic`]). Whoever replicates into a directory that is no
 //! replica of the same source, or was promoted, has to say so ([`Plan::adopt`]).
 
 mod control;
 mod follow;
+mod instants;
 mod listener;
 mod moves;
 mod pending;
+mod points;
 mod pulse;
 mod status;
 
 pub use control::{NAME, Replica};
-pub use status::{Mode, Pass, Status};
+pub use points::{Method, Point, Retention};
+pub use status::{Mode, Pass, PointsStatus, Status};
 
 use crate::failure::JobError;
 use crate::filter::Filter;
@@ -26,6 +30,8 @@ use crate::migrate::{Attic, End, Existing, Options, migrate};
 use crate::report::{Tally, Watcher};
 use control::Control;
 use listener::Listener;
+use parking_lot::Mutex;
+use points::Points;
 use pulse::Pulse;
 use std::num::NonZeroU64;
 use std::os::fd::{AsFd as _, OwnedFd};
@@ -69,6 +75,8 @@ pub struct Plan {
     pub state: PathBuf,
     /// Somebody is told when the replica lags by more.
     pub alarm_after: Option<Duration>,
+    /// Points in time are taken. Without it those that there are stay as they are.
+    pub points: Option<Retention>,
 }
 
 /// Who is told how it goes.
@@ -79,6 +87,8 @@ pub trait Observer: Watcher {
     fn status(&self, status: &Status);
     /// The replica lags by so many seconds, which is more than it should.
     fn alarm(&self, lag: u64);
+    /// A point in time was taken, or could not be, for this reason.
+    fn point(&self, taken: Result<&Point, &str>);
     /// A pass begins: problems are told again.
     fn begins(&self);
 }
@@ -126,7 +136,10 @@ pub fn replicate(
     let attic = (!plan.grace.is_zero())
         .then(|| control.directory(REMOVED).map(|root| Arc::new(Attic::new(root, plan.grace))))
         .transpose()?;
-    let replication = Replication { source, target, plan, tally, observer, control: &control, pulse: &pulse, attic };
+    let points = Points::open(&control)?;
+    let due = Mutex::new(Due::first(plan, &points)?);
+    let control = &control;
+    let replication = Replication { source, target, plan, tally, observer, control, pulse: &pulse, attic, points, due };
     std::thread::scope(|scope| {
         scope.spawn(|| pulse.run());
         let ended = replication.run();
@@ -158,7 +171,13 @@ pub fn promote(target: &Path) -> Result<Replica, JobError> {
         match control.lock() {
             Err(JobError::Running { .. }) if began.elapsed() < PATIENCE => std::thread::sleep(TICK),
             Err(error) => return Err(error),
-            Ok(_) => return Ok(replica),
+            Ok(_) => {
+                // Nobody else would do it any more.
+                if let Err(error) = Points::open(&control)?.sweep(&|| false) {
+                    tracing::warn!(%error, "cannot remove what is left of points in time");
+                }
+                return Ok(replica);
+            }
         }
     }
 }
@@ -172,6 +191,19 @@ pub fn look(target: &Path) -> Result<(Replica, Status), JobError> {
     let none = || JobError::Senseless(format!("{} is no replica", target.display()));
     let replica = control.replica()?.ok_or_else(none)?;
     Ok((replica, control.read(status::NAME)?.unwrap_or_default()))
+}
+
+/// The points in time of a replica, the oldest first.
+///
+/// # Errors
+/// It is no replica, or cannot be read.
+pub fn points(target: &Path) -> Result<Vec<Point>, JobError> {
+    let control = of_replica(target)?;
+    if control.has(points::NAME).map_err(JobError::io("find points in time in", target))? {
+        Points::open(&control)?.list()
+    } else {
+        Ok(Vec::new())
+    }
 }
 
 fn of_replica(target: &Path) -> Result<Control, JobError> {
@@ -259,6 +291,24 @@ fn adopt(control: &Control, source: &Path, target: &Path, plan: &Plan) -> Result
     }
 }
 
+/// When the next point in time is due.
+struct Due {
+    at: Instant,
+    /// The last look at what was kept for long enough.
+    expired: Option<Instant>,
+}
+
+impl Due {
+    fn first(plan: &Plan, points: &Points) -> Result<Self, JobError> {
+        let every = plan.points.map(|retention| retention.every).unwrap_or_default();
+        // Who is called by a clock is not always called at the same moment.
+        let every = if plan.once { every - every / 10 } else { every };
+        let newest = points.list()?.pop();
+        let age = newest.map_or(every, |point| Duration::from_secs(now().saturating_sub(point.synced_to)));
+        Ok(Self { at: Instant::now() + every.saturating_sub(age), expired: None })
+    }
+}
+
 /// One run.
 struct Replication<'a> {
     source: &'a Path,
@@ -269,16 +319,21 @@ struct Replication<'a> {
     control: &'a Control,
     pulse: &'a Pulse<'a>,
     attic: Option<Arc<Attic>>,
+    points: Points,
+    due: Mutex<Due>,
 }
 
 impl Replication<'_> {
     fn run(&self) -> Result<Ended, JobError> {
+        self.tell_points();
         let may_listen = self.plan.events && !self.plan.once && !self.plan.cross;
         if let Some(listener) = may_listen.then(|| Listener::new(self.source)).flatten() {
             return self.follow(&listener);
         }
         loop {
-            self.pass()?;
+            if self.pass()? {
+                self.point(false);
+            }
             if let Some(ended) = self.ended() {
                 return Ok(ended);
             }
@@ -311,6 +366,7 @@ impl Replication<'_> {
             state: Some(self.plan.state.clone()),
             attic: self.attic.clone(),
             reserved: Some(NAME),
+            names_outside: self.names_outside(),
             ..Options::default()
         }
     }
@@ -364,9 +420,15 @@ impl Replication<'_> {
     }
 
     fn purge(&self) {
+        self.expire();
         let Some(attic) = &self.attic else { return };
         if let Err(error) = attic.purge(&|| self.pulse.is_stopped()) {
             tracing::warn!(%error, "cannot remove all that was kept for longer than the grace period");
         }
+    }
+
+    /// Of files of the replica: where there are any in points in time, none of those is changed in place.
+    fn names_outside(&self) -> Option<u64> {
+        self.points.names_outside()
     }
 }

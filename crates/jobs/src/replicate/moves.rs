@@ -95,6 +95,8 @@ pub(crate) struct Moving<'a> {
     /// Its way from the root of the destination.
     staging_path: &'a str,
     attic: Option<&'a Attic>,
+    /// So many names may a file of the destination have outside of it.
+    names_outside: u64,
     /// Directories that are not where the source has them.
     away: HashMap<RawHandle, Away>,
     /// By their ways: made here, so that the destination has something to put things into. All in them has to be looked at.
@@ -116,8 +118,9 @@ impl<'a> Moving<'a> {
         staging: OwnedFd,
         staging_path: &'a str,
         attic: Option<&'a Attic>,
+        names_outside: u64,
     ) -> Self {
-        Self { finder, target, staging, staging_path, attic, away: HashMap::new(), made: HashSet::new() }
+        Self { finder, target, staging, staging_path, attic, names_outside, away: HashMap::new(), made: HashSet::new() }
     }
 
     /// Does them. How many were done; the rest is for whoever refreshes the directories.
@@ -171,7 +174,9 @@ impl<'a> Moving<'a> {
             let found = rustix::fs::statat(&parent, name, AtFlags::SYMLINK_NOFOLLOW)?;
             let is_directory = rustix::fs::FileType::from_raw_mode(found.st_mode) == rustix::fs::FileType::Directory;
             // What has several names may have been renamed by another one.
-            if is_directory != one.is_directory || !is_directory && found.st_nlink != 1 {
+            if is_directory != one.is_directory
+                || !is_directory && found.st_nlink > self.names_outside.saturating_add(1)
+            {
                 return Ok(false);
             }
             sys::file::rename_noreplace(&parent, name, &self.staging, number.to_string())?;

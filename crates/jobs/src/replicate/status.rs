@@ -1,5 +1,6 @@
 //! How a replica goes, for whoever looks at it: `status.json` in its control directory.
 
+use super::points::Method;
 use crate::report::Totals;
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,24 @@ pub struct Status {
     /// What was renamed in one, since the start.
     pub renamed: u64,
     /// What went wrong with the replication as a whole, at last.
+    pub trouble: Option<String>,
+    /// Where points in time are kept: how that goes.
+    pub points: Option<PointsStatus>,
+}
+
+/// Of points in time.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, Default)]
+#[serde(default)]
+pub struct PointsStatus {
+    /// How the next one is made.
+    pub method: Option<Method>,
+    /// How many there are.
+    pub count: u64,
+    /// The moment that the oldest one stands for.
+    pub oldest: Option<u64>,
+    /// And the newest one.
+    pub newest: Option<u64>,
+    /// Why the last one could not be made.
     pub trouble: Option<String>,
 }
 
