@@ -99,8 +99,10 @@ pub struct Board {
     /// Works are published.
     open: bool,
     opens_at: Time,
-    /// Hosts that may run works of earlier epochs, as far as the registry knows; `None`: it cannot be read.
-    expected: Option<BTreeSet<HostId>>,
+    /// Hosts that may run works of earlier epochs, with their names, as far as the registry knows.
+    members: BTreeMap<HostId, String>,
+    /// The registry could be read.
+    knows_members: bool,
     hosts: BTreeMap<HostId, Host>,
     works: BTreeMap<u64, Entry>,
     /// When something has to be done about works.
@@ -121,7 +123,8 @@ impl Board {
             deposed: false,
             open: false,
             opens_at: now + terms.dead_after(),
-            expected: members.map(|members| members.into_iter().map(|member| member.id).collect()),
+            knows_members: members.is_some(),
+            members: members.into_iter().flatten().map(|member| (member.id, member.name)).collect(),
             hosts: BTreeMap::new(),
             works: BTreeMap::new(),
             due: BTreeSet::new(),
@@ -161,8 +164,10 @@ impl Board {
         if self.leads(now) {
             self.end_dead_hosts(now);
             self.open_if_clear(now);
-            self.end_unserved(now);
-            self.attend_works(now);
+            if self.open {
+                self.end_unserved(now);
+                self.attend_works(now);
+            }
         }
     }
 
@@ -185,10 +190,7 @@ impl Board {
         if self.open {
             return Vec::new();
         }
-        let expected = self.expected.iter().flatten().map(|id| self.hosts.get(id).map_or(id.to_string(), Host::called));
-        let ending = self.hosts.values().filter(|host| host.is_ending()).map(Host::called);
-        let all: BTreeSet<String> = expected.chain(ending).collect();
-        all.into_iter().collect()
+        self.members.iter().map(|(id, name)| if name.is_empty() { id.to_string() } else { name.clone() }).collect()
     }
 
     /// Messages that made no sense.
@@ -209,15 +211,15 @@ impl Board {
 
     /// Begins to publish when nothing of earlier epochs can be running.
     fn open_if_clear(&mut self, now: Time) {
-        if self.open || self.hosts.values().any(Host::is_ending) {
+        if self.open {
             return;
         }
-        let clear = self.expected.as_ref().is_some_and(BTreeSet::is_empty);
+        let clear = self.knows_members && self.members.is_empty();
         if !clear && now < self.opens_at {
             return;
         }
         // Who has not been heard in all that time has lost its lease, and is in the registry for nothing.
-        for id in self.expected.take().unwrap_or_default() {
+        for id in std::mem::take(&mut self.members).into_keys() {
             self.out.push_back(Output::Unregister(id));
         }
         self.open = true;

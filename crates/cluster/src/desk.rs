@@ -41,8 +41,8 @@ pub type PullId = u64;
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Put this host into the registry ([`proto::cluster::Member`], under the key [`HostId`] has as text), for as long as it takes; then [`Desk::registered`].
-    /// Nothing is announced before.
+    /// Put this session into the registry ([`proto::cluster::Member`], under the key that [`HostId`] has as text), for as long as it takes; then remove those of earlier sessions of
+    /// this instance, and call [`Desk::registered`]. Nothing is announced before.
     Register(HostId),
     /// Send this to the agent, with a subject for the reply; then [`Desk::answered`], or [`Desk::unanswered`] if it is known that nobody is there. Needs no timeout.
     Ask {
@@ -102,8 +102,10 @@ pub struct Desk {
     /// The agent it works for; 0: none that it knows.
     epoch: u64,
     lease: Option<Lease>,
-    /// The lease is over, and movers have something yet.
-    lost: bool,
+    /// The session is over, and movers have something yet.
+    over: bool,
+    /// When the session began.
+    began: Time,
     /// Movers that have something then are killed, and again after a while.
     kill_at: Option<Time>,
     served: Vec<Served>,
@@ -141,7 +143,8 @@ impl Desk {
             registered: false,
             epoch: 0,
             lease: None,
-            lost: false,
+            over: false,
+            began: now,
             kill_at: None,
             served: Vec::new(),
             works: BTreeMap::new(),
@@ -162,7 +165,7 @@ impl Desk {
             moved_bytes: 0,
             out: VecDeque::new(),
         };
-        desk.begin_session();
+        desk.begin_session(now);
         desk
     }
 
@@ -246,7 +249,8 @@ impl Desk {
         }
     }
 
-    fn begin_session(&mut self) {
+    fn begin_session(&mut self, now: Time) {
+        self.began = now;
         self.registered = false;
         self.out.push_back(Output::Register(self.id()));
     }

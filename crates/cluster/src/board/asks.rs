@@ -81,15 +81,11 @@ impl Board {
         for over in sessions.into_iter().filter(|id| *id != from) {
             self.end_session(now, over, true);
         }
-        if let Some(expected) = &mut self.expected {
-            let over: Vec<HostId> =
-                expected.range(of_instance).filter(|id| id.session < from.session).copied().collect();
-            for id in &over {
-                expected.remove(id);
-                self.out.push_back(Output::Unregister(*id));
-            }
-            if announce.ending == 0 {
-                expected.remove(&from);
+        let members: Vec<HostId> = self.members.range(of_instance).map(|(&id, _)| id).collect();
+        for id in members.into_iter().filter(|id| id.session <= from.session) {
+            self.members.remove(&id);
+            if id != from {
+                self.out.push_back(Output::Unregister(id));
             }
         }
         if !self.hosts.contains_key(&from) && self.hosts.len() >= MAX_HOSTS {

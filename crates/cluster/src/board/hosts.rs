@@ -55,11 +55,6 @@ impl Host {
         self.announce.name.clone()
     }
 
-    /// It has not ended what it had of earlier epochs.
-    pub(super) fn is_ending(&self) -> bool {
-        self.announce.ending > 0
-    }
-
     fn is_draining(&self) -> bool {
         self.drain || self.announce.draining
     }

@@ -71,7 +71,8 @@ impl Board {
         }
     }
 
-    /// Stops a work. One that no host has ends at once; else its host is told until there is a result.
+    /// Stops a work. One that no host has ends at once, or when nothing of earlier epochs runs any more: the same action may be among that. Else its host is told until
+    /// there is a result.
     pub fn cancel(&mut self, _now: Time, id: u64) {
         let Some(entry) = self.works.get_mut(&id) else { return };
         entry.cancelled = true;
@@ -83,7 +84,8 @@ impl Board {
                 let tell = Tell { epoch: self.epoch, cancel: vec![id], ..Tell::default() };
                 self.out.push_back(Output::Tell { to: Some(by.instance), payload: tell.encode() });
             }
-            _ => self.fail(id, Failure::cancelled()),
+            _ if self.open => self.fail(id, Failure::cancelled()),
+            _ => {}
         }
     }
 
@@ -114,7 +116,13 @@ impl Board {
     pub(super) fn publish_all(&mut self, now: Time) {
         let queued: Vec<u64> =
             self.works.iter().filter(|(_, entry)| entry.state == State::Queued).map(|(&id, _)| id).collect();
-        queued.into_iter().for_each(|id| self.publish(now, id));
+        for id in queued {
+            if self.works.get(&id).is_some_and(|entry| entry.cancelled) {
+                self.fail(id, Failure::cancelled());
+            } else {
+                self.publish(now, id);
+            }
+        }
     }
 
     /// A new publication.

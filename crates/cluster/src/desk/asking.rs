@@ -25,7 +25,7 @@ impl Desk {
     pub(super) fn ask_at(&self) -> Option<Time> {
         match &self.flight {
             Some(flight) => Some(flight.gives_up),
-            None if !self.registered || self.lost => None,
+            None if !self.registered || self.over => None,
             None if self.moved.is_empty() => Some(self.announce_at),
             None => Some(self.announce_at.min(self.progress_at)),
         }
@@ -37,13 +37,13 @@ impl Desk {
             self.fail_flight(now);
         }
         let leaving = self.draining && self.is_idle();
-        if self.flight.is_some() || !self.registered || self.lost || self.left || (leaving && self.lease.is_none()) {
+        if self.flight.is_some() || !self.registered || self.over || self.left || (leaving && self.lease.is_none()) {
             return;
         }
         let announced = now >= self.announce_at || leaving;
         let progress = !self.moved.is_empty() && now >= self.progress_at;
         let urgent = self.works.values().any(|entry| !matches!(entry, Entry::Running { .. }));
-        if !announced && !progress && !(urgent && self.lease.is_some()) {
+        if !(announced || progress || (urgent && self.lease.is_some())) {
             return;
         }
         let (mut statuses, results) = self.results();
@@ -83,7 +83,6 @@ impl Desk {
     }
 
     fn announcement(&self, told: &[u64], leaving: bool) -> Announce {
-        let ending = self.movers.values().filter(|work| work.is_none()).count();
         Announce {
             version: VERSION,
             name: self.identity.name.clone(),
@@ -94,7 +93,6 @@ impl Desk {
             draining: self.draining,
             leaving,
             held: self.works.keys().copied().filter(|id| told.binary_search(id).is_err()).collect(),
-            ending: u32::try_from(ending).unwrap_or(u32::MAX),
             finished: self.finished,
             moved_bytes: self.moved_bytes,
         }
@@ -169,6 +167,8 @@ impl Desk {
     /// There is another agent: what the one before it wanted is of no interest any more, and must end soon.
     fn change_epoch(&mut self, now: Time, epoch: u64) {
         tracing::info!(epoch, "another agent leads: works of the one before it end");
+        // Who heard of no agent before has nothing to end.
+        self.over |= self.epoch != 0;
         self.epoch = epoch;
         self.drop_works();
         self.flight = None;
@@ -179,6 +179,7 @@ impl Desk {
             let at = now + self.terms.grace();
             self.kill_at = Some(self.kill_at.map_or(at, |before| before.min(at)));
         }
+        self.advance(now);
     }
 
     /// The agent says something unasked. Anything may be in it.

@@ -38,8 +38,10 @@ impl Desk {
     pub(super) fn advance(&mut self, now: Time) {
         let terms = self.terms;
         let Some(lease) = &mut self.lease else {
+            // The agent may have heard of it, and given it up since.
+            self.over |= now.since(self.began) >= terms.lease();
             self.kill_remains(now);
-            return self.begin_again();
+            return self.begin_again(now);
         };
         let age = now.since(lease.since);
         if age >= terms.cancel_after() && !lease.cautious {
@@ -54,12 +56,13 @@ impl Desk {
         if age >= terms.lease() {
             tracing::warn!("the lease is over: what was here belongs to others");
             self.lease = None;
-            self.lost = true;
+            self.over = true;
             self.drop_works();
             self.flight = None;
+            self.announce_at = now;
         }
         self.kill_remains(now);
-        self.begin_again();
+        self.begin_again(now);
     }
 
     fn kill_remains(&mut self, now: Time) {
@@ -72,11 +75,12 @@ impl Desk {
     }
 
     /// The next session begins when nothing of the last one runs.
-    fn begin_again(&mut self) {
-        if self.lost && self.movers.is_empty() {
-            self.lost = false;
+    fn begin_again(&mut self, now: Time) {
+        if self.over && self.movers.is_empty() {
+            self.over = false;
+            self.flight = None;
             self.session += 1;
-            self.begin_session();
+            self.begin_session(now);
         }
     }
 }

@@ -193,9 +193,7 @@ impl Desk {
         self.works.clear();
         self.moved.clear();
         self.movers.values_mut().for_each(|work| *work = None);
-        if !self.movers.is_empty() {
-            self.cancel_all();
-        }
+        self.cancel_all();
     }
 
     /// How many works of each archive there are that movers do not have done.

@@ -10,12 +10,12 @@ use model::limits::MAX_CREDITS;
 use prost::Message;
 use std::fmt;
 
-/// A host's process between two losses of its lease.
+/// A session of a host: it begins when nothing of the one before it runs, and is over when its lease is lost, or another agent leads.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct HostId {
     /// The process: random.
     pub instance: u128,
-    /// Counts the leases that it lost.
+    /// Counts its sessions.
     pub session: u32,
 }
 
@@ -58,8 +58,6 @@ pub struct Announce {
     pub leaving: bool,
     /// The works of this epoch that it has, or claims: ascending.
     pub held: Vec<u64>,
-    /// How many works of earlier epochs its movers have not ended.
-    pub ending: u32,
     /// Works that it finished since it started.
     pub finished: u64,
     /// Bytes that it moved since it started.
@@ -155,7 +153,6 @@ impl From<Announce> for wire::Announce {
             draining: announce.draining,
             leaving: announce.leaving,
             held: differences(&announce.held),
-            ending: announce.ending,
             finished: announce.finished,
             moved_bytes: announce.moved_bytes,
         }
@@ -191,7 +188,6 @@ impl TryFrom<wire::Announce> for Announce {
             draining: announce.draining,
             leaving: announce.leaving,
             held: sums(&announce.held).ok_or(MessageError::Field("held"))?,
-            ending: announce.ending,
             finished: announce.finished,
             moved_bytes: announce.moved_bytes,
         })

@@ -24,7 +24,8 @@ pub struct Ask {
     /// Of the host's process, 16 bytes.
     #[prost(bytes = "vec", tag = "1")]
     pub instance: ::prost::alloc::vec::Vec<u8>,
-    /// Counts the leases that this process lost: a session that is over never comes back, and had nothing running at its end.
+    /// A session begins when nothing of the one before it runs. It is over, and never comes back, when its lease is lost, when another agent leads, or
+    /// when it gets no lease in time.
     #[prost(uint32, tag = "2")]
     pub session: u32,
     /// Grows with each Ask of an instance. An agent takes them in this order only, and ignores what comes late or twice.
@@ -70,13 +71,10 @@ pub struct Announce {
     /// All works of this epoch that it has, also those it claims: ascending, each as the difference to the one before it.
     #[prost(uint64, repeated, tag = "9")]
     pub held: ::prost::alloc::vec::Vec<u64>,
-    /// Works of earlier epochs that its movers have not ended yet.
-    #[prost(uint32, tag = "10")]
-    pub ending: u32,
     /// Since it started.
-    #[prost(uint64, tag = "11")]
+    #[prost(uint64, tag = "10")]
     pub finished: u64,
-    #[prost(uint64, tag = "12")]
+    #[prost(uint64, tag = "11")]
     pub moved_bytes: u64,
 }
 /// What the movers of a host can do for one archive.
