@@ -55,8 +55,8 @@ use transfer::Limiter;
 
 /// Between two checkpoints, each with a sync of the destination.
 const CHECKPOINT: Duration = Duration::from_secs(10);
-/// So much, and the device has something to do while more is copied: otherwise all of it would be left for the end.
-const CHECKPOINT_BYTES: u64 = 256 << 20;
+/// So many things, and the device has something to do while more is copied: otherwise all of them would be left for the end. Large files are handed to it while they are written.
+const CHECKPOINT_THINGS: u64 = 4096;
 /// Between two looks at whether a checkpoint is due.
 const TICK: Duration = Duration::from_millis(100);
 /// A filesystem's clock goes on every ten milliseconds at the latest.
@@ -83,15 +83,15 @@ pub struct End {
 struct Synced {
     at: Instant,
     took: Duration,
-    /// By then.
-    cost: u64,
+    /// Done by then.
+    things: u64,
 }
 
 impl Synced {
     /// Whoever makes files waits for the journal meanwhile: no more than a fifth of the time is spent so.
-    fn is_due(&self, cost: u64) -> bool {
+    fn is_due(&self, things: u64) -> bool {
         let since = self.at.elapsed();
-        since >= CHECKPOINT || cost - self.cost >= CHECKPOINT_BYTES && since >= (self.took * 4).max(ADAPT)
+        since >= CHECKPOINT || things - self.things >= CHECKPOINT_THINGS && since >= (self.took * 4).max(ADAPT)
     }
 }
 
@@ -285,7 +285,7 @@ impl<'a> Migration<'a> {
     fn tick(&self, walker: &Walker<'_, Self>, pace: &Pace, end: Receiver<()>) -> Result<(), JobError> {
         let mut climber = Climber::new(pace.limit(), pace.most());
         let (mut adapted, mut before) = (Instant::now(), self.cost());
-        let mut synced = Synced { at: Instant::now(), took: Duration::ZERO, cost: before };
+        let mut synced = Synced { at: Instant::now(), took: Duration::ZERO, things: self.things() };
         while let Err(RecvTimeoutError::Timeout) = end.recv_timeout(TICK) {
             let cost = self.cost();
             if self.options.threads.is_none() && adapted.elapsed() >= ADAPT {
@@ -293,22 +293,27 @@ impl<'a> Migration<'a> {
                 (adapted, before) = (Instant::now(), cost);
                 walker.wake();
             }
-            if !self.options.dry_run && (synced.is_due(cost) || self.state.as_ref().is_some_and(State::is_full)) {
+            let things = self.things();
+            if !self.options.dry_run && (synced.is_due(things) || self.state.as_ref().is_some_and(State::is_full)) {
                 let began = Instant::now();
                 if let Err(error) = self.checkpoint(Path::new("the destination")) {
                     // Whatever is copied now could be lost as well.
                     self.stop.store(true, Ordering::Relaxed);
                     return Err(error);
                 }
-                synced = Synced { at: Instant::now(), took: began.elapsed(), cost };
+                synced = Synced { at: Instant::now(), took: began.elapsed(), things };
             }
         }
         Ok(())
     }
 
     fn cost(&self) -> u64 {
+        self.tally.totals().bytes + self.things() * FILE_BYTES
+    }
+
+    fn things(&self) -> u64 {
         let totals = self.tally.totals();
-        totals.bytes + (totals.seen() + totals.directories) * FILE_BYTES
+        totals.seen() + totals.directories
     }
 
     /// What was written so far is on stable storage, and is known to be done.
