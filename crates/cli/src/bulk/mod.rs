@@ -6,12 +6,14 @@ mod filters;
 mod interrupt;
 mod notes;
 mod telling;
+mod textfile;
 
 pub(crate) use buckets::{BucketArgs, End};
 pub(crate) use filters::{FilterArgs, age};
 pub(crate) use interrupt::Interrupt;
 pub(crate) use notes::state_file;
 pub(crate) use telling::{Telling, TellingArgs};
+pub(crate) use textfile::TextFile;
 
 use crate::exit::{CliError, Exit};
 use jobs::JobError;

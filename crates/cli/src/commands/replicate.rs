@@ -1,6 +1,6 @@
 //! `sifaka replicate`: a copy of a tree kept up to date.
 
-use crate::bulk::{FilterArgs, Interrupt, Telling, TellingArgs, age, ended, state_file};
+use crate::bulk::{FilterArgs, Interrupt, Telling, TellingArgs, TextFile, age, ended, state_file};
 use crate::exit::{CliError, Exit, Outcome};
 use crate::output::{Output, complain};
 use crate::render::{migrated, replicated, units::span};
@@ -59,6 +59,9 @@ pub(crate) struct ReplicateArgs {
     /// Run this with sh then, too, and when a point in time cannot be taken, with SIFAKA_REPLICA and SIFAKA_LAG_SECONDS or SIFAKA_TROUBLE in its environment
     #[arg(long, value_name = "COMMAND", requires = "alarm_after")]
     alarm_command: Option<String>,
+    /// Write lag and counts into this file every ten seconds, in Prometheus' text format, for node_exporter's textfile collector: its name ends in .prom there
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["status", "list_points", "promote"])]
+    metrics_file: Option<PathBuf>,
     /// Move so many bytes of content a second at most, such as 100MB/s
     #[arg(short, long, visible_alias = "bwlimit", value_name = "RATE", value_parser = crate::lustre::rate)]
     bandwidth_limit: Option<NonZeroU64>,
@@ -152,6 +155,9 @@ struct Observed<'a> {
     target: &'a Path,
     command: Option<&'a str>,
     json: bool,
+    metrics: Option<TextFile>,
+    /// The last one could not be written.
+    mute: AtomicBool,
     /// A point in time could not be taken.
     pointless: AtomicBool,
 }
@@ -204,6 +210,14 @@ impl Observer for Observed<'_> {
         if self.json {
             self.telling.line(&Line { status }, None);
         }
+        let Some(metrics) = &self.metrics else { return };
+        let written = metrics.write(status);
+        let was_mute = self.mute.swap(written.is_err(), Ordering::Relaxed);
+        if let Err(error) = written
+            && !was_mute
+        {
+            complain(&format!("cannot write the metrics file: {error}"));
+        }
     }
 
     fn alarm(&self, lag: u64) {
@@ -254,11 +268,15 @@ fn replicated(args: &ReplicateArgs, source: &Path, target: &Path) -> Outcome {
     let interrupt = Interrupt::on_signals()?;
     let (telling, tally) = (Telling::new(&args.telling, false)?, Tally::default());
     let json = args.telling.json();
+    let unusable = |error| CliError::new(Exit::Usage, format!("--metrics-file: {error}"));
+    let metrics = args.metrics_file.as_deref().map(|path| TextFile::new(path, target)).transpose().map_err(unusable)?;
     let observed = Observed {
         telling: &telling,
         target,
         command: args.alarm_command.as_deref(),
         json,
+        metrics,
+        mute: AtomicBool::new(false),
         pointless: AtomicBool::new(false),
     };
     let job = || replicate(source, target, &plan, &tally, &observed, interrupt.flag());

@@ -258,9 +258,18 @@ fn who_waits_for_the_replica_is_told_how_it_goes() {
 
     // A replica that lags: nothing more comes to it.
     let alarm = format!("echo $SIFAKA_REPLICA >> {}", told.display());
-    let late = site.follow(&["--no-events", "--every", "1d", "--alarm-after", "1s", "--alarm-command", &alarm]);
+    let metrics = site.scratch.join("replica.prom");
+    let always = ["--no-events", "--every", "1d", "--alarm-after", "1s", "--alarm-command", &alarm];
+    let late = site.follow(&[&always[..], &["--metrics-file", metrics.to_str().unwrap()]].concat());
     wait_until(PATIENCE, "the alarm is told", || told.exists() && fs::metadata(&told).unwrap().len() > 0);
     assert_eq!(fs::read_to_string(&told).unwrap().lines().next(), replica.to_str());
+    let metric = |name: &str| {
+        let line = format!("sifaka_replica_{name}{{replica=\"{}\"}} ", replica.display());
+        let text = fs::read_to_string(&metrics).unwrap_or_default();
+        text.lines().find_map(|found| found.strip_prefix(&line)?.parse::<u64>().ok())
+    };
+    wait_until(PATIENCE, "the metrics are written", || metric("synced_to_timestamp_seconds").is_some());
+    assert!(metric("lag_seconds").is_some() && metric("up") == Some(1), "{}", fs::read_to_string(&metrics).unwrap());
     late.signal(Signal::KILL);
     wait_until(PATIENCE, "it is late for who asks", || look(&["--alarm-after", "1s"]).0 == Some(6));
 }
