@@ -141,10 +141,8 @@ proptest! {
                 7 | 8 => desk.delivered(time, n, "a".into(), &payload),
                 _ => desk.told(time, &Tell { epoch: 1 + n % 2, cancel: vec![n], ..Tell::default() }.encode()),
             }
-            if later % 7 == 0 {
-                if let Some(key) = keys.pop() {
-                    desk.ended(time, key, model::Outcome::Removed);
-                }
+            if let Some(key) = keys.pop_if(|_| later % 7 == 0) {
+                desk.ended(time, key, model::Outcome::Removed);
             }
             while let Some(output) = desk.next_output() {
                 match output {

@@ -1,5 +1,7 @@
 //! The committed code is what the .proto gives: a build needs no protoc, and nobody edits the output by hand.
 
+#![allow(clippy::unwrap_used, reason = "the lints do not see that functions beside tests belong to them")]
+
 use std::fs;
 use std::path::Path;
 

@@ -343,7 +343,7 @@ impl World {
                 node.last_id += 1;
                 let id = node.last_id;
                 let item = self.truth.item(key, id);
-                self.truth.actions.get_mut(&key).unwrap().stage = Stage::With { agent, epoch: node.epoch, id };
+                self.truth.offered(key, Stage::With { agent, epoch: node.epoch, id });
                 node.given.insert(id, key);
                 let board = node.board.as_mut().unwrap();
                 board.offer(now, self.now, pool.clone(), item).unwrap();

@@ -308,12 +308,27 @@ impl World {
             let life = node.life;
             self.say(|| format!("host {host} begins action {action}"));
             self.truth.starts(action, host, |other| frozen[other]);
+            self.check_reader(action);
             let time = self.random.below(self.plan.longest_ms);
             self.at(time, Event::MoverEnds { host, life, run: number });
             if self.truth.actions[&action].poison {
                 self.crash_host(host, 500);
                 return;
             }
+        }
+    }
+
+    /// Without faults, a reader's restore is behind no more than twice what all pools' credits let be under way: what was there before it, and what went into
+    /// requests of other lanes that waited already.
+    fn check_reader(&mut self, action: u64) {
+        let slots = self.plan.slots;
+        let window = self.hosts.len() as u64 * 2 * 2 * (slots + slots / 8 + 1);
+        if let Some(overtaken) = self.truth.overtaken(action).filter(|_| self.plan.faults == 0) {
+            self.counts.readers_waited += u64::from(overtaken > 0);
+            assert!(
+                overtaken <= 2 * window,
+                "{overtaken} works began before a reader's restore, {window} may be under way"
+            );
         }
     }
 

@@ -44,6 +44,13 @@ fn nothing_goes_wrong_when_nothing_fails() {
     assert_eq!(counts.losses, 0);
 }
 
+/// See [`World::check_reader`].
+#[test]
+fn p5_a_reader_s_restore_is_behind_what_is_under_way_and_nothing_else() {
+    let counts = run(40_000..40_200, Plan::busy);
+    assert!(counts.readers_waited > 200, "{counts:?}");
+}
+
 #[test]
 fn p3_one_result_for_each_action_whatever_fails() {
     let counts = run(10_000..10_000 + HISTORIES, Plan::wild);
@@ -84,7 +91,8 @@ fn one_history() {
         0 => Plan::calm(seed),
         1 => Plan::wild(seed),
         2 => Plan::agents(seed),
-        _ => Plan::pauses(seed),
+        3 => Plan::pauses(seed),
+        _ => Plan::busy(seed),
     };
     let mut world = World::new(seed, plan);
     world.tells = true;

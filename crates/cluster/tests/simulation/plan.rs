@@ -78,6 +78,12 @@ impl Plan {
         }
     }
 
+    /// Much more to do than there is room for.
+    pub(crate) fn busy(seed: u64) -> Self {
+        let calm = Self::calm(seed);
+        Self { hosts: 1 + seed as usize % 3, slots: 1 + seed % 2, actions: 250, longest_ms: 300, ..calm }
+    }
+
     pub(crate) fn wild(seed: u64) -> Self {
         let mut random = Random::new(seed ^ 0x417d);
         let calm = Self::calm(seed);

@@ -25,6 +25,8 @@ pub(crate) struct Todo {
     pub(crate) fails: bool,
     pub(crate) poison: bool,
     attempts: u32,
+    /// How many less urgent works had begun when it was offered.
+    begun_before: u64,
     /// The hosts whose movers run it at this moment.
     pub(crate) running: Vec<usize>,
 }
@@ -32,13 +34,16 @@ pub(crate) struct Todo {
 #[derive(Default)]
 pub(crate) struct Truth {
     pub(crate) actions: BTreeMap<u64, Todo>,
+    /// Works begun for which nobody waits.
+    begun: u64,
 }
 
 impl Truth {
     pub(crate) fn add(&mut self, key: u64, pool: Pool, class: Class, fails: bool, poison: bool) {
         let stage = Stage::Waiting(0);
         let lane = Lane { pool, class };
-        let todo = Todo { lane, stage, cancelled: false, fails, poison, attempts: 0, running: Vec::new() };
+        let todo =
+            Todo { lane, stage, cancelled: false, fails, poison, attempts: 0, begun_before: 0, running: Vec::new() };
         self.actions.insert(key, todo);
     }
 
@@ -100,6 +105,19 @@ impl Truth {
         assert!(others.is_empty(), "action {key} begins on host {host} and runs on {others:?}");
         assert!(todo.stage != Stage::Done, "action {key} begins on host {host} and is done");
         todo.running.push(host);
+        self.begun += u64::from(todo.lane.class != Class::Reader);
+    }
+
+    /// An agent gives it to its board.
+    pub(crate) fn offered(&mut self, key: u64, stage: Stage) {
+        let todo = self.actions.get_mut(&key).unwrap();
+        (todo.stage, todo.begun_before) = (stage, self.begun);
+    }
+
+    /// How many less urgent works began since it was offered, if somebody waits for it.
+    pub(crate) fn overtaken(&self, key: u64) -> Option<u64> {
+        let todo = &self.actions[&key];
+        (todo.lane.class == Class::Reader).then(|| self.begun - todo.begun_before)
     }
 
     pub(crate) fn ends(&mut self, key: u64, host: usize) {

@@ -73,6 +73,7 @@ pub(crate) struct Counts {
     /// Deliveries that a new server did not know of.
     pub(crate) forgotten: u64,
     pub(crate) done: u64,
+    pub(crate) readers_waited: u64,
     pub(crate) longest_ms: u64,
 }
 
@@ -91,6 +92,7 @@ impl Counts {
         self.cancelled += more.cancelled;
         self.forgotten += more.forgotten;
         self.done += more.done;
+        self.readers_waited += more.readers_waited;
         self.longest_ms = self.longest_ms.max(more.longest_ms);
     }
 }
