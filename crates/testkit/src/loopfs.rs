@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -111,6 +112,29 @@ impl LoopFs {
         fs
     }
 
+    /// Damages the device where it holds these bytes, which have to lie on it in one piece: on btrfs, whoever reads them then gets `EIO`.
+    ///
+    /// # Panics
+    /// When they are not there, or something uses the filesystem.
+    #[track_caller]
+    pub fn damage(&self, content: &[u8]) {
+        self.unmounted(|image| {
+            let file = File::options().read(true).write(true).open(image).expect("open a filesystem image");
+            let mut buffer = vec![0; content.len()];
+            let size = file.metadata().expect("look at a filesystem image").len();
+            let mut found = false;
+            for at in (0..size.saturating_sub(content.len() as u64)).step_by(4096) {
+                file.read_exact_at(&mut buffer, at).expect("read a filesystem image");
+                if buffer == content {
+                    file.write_all_at(b"damaged", at).expect("write a filesystem image");
+                    found = true;
+                }
+            }
+            assert!(found, "the content is not on the device");
+            file.sync_all().expect("sync a filesystem image");
+        });
+    }
+
     /// Makes a directory whose files are encrypted (`fs/crypto`), with a key that the kernel has until the filesystem is unmounted.
     #[track_caller]
     pub fn encrypted_directory(&self, path: &Path) {
@@ -199,12 +223,35 @@ impl LoopFs {
         rustix::fs::statvfs(self.path()).expect("statvfs of a loop filesystem").f_files
     }
 
+    /// Takes it from its place, which is an empty directory then. Whoever has something open on it keeps that.
+    ///
+    /// # Panics
+    /// When it cannot.
+    #[track_caller]
+    pub fn unmount(&self) {
+        tool::run("util-linux", Command::new("umount").arg("-l").arg(self.path()));
+    }
+
+    /// Mounts it again after [`unmount`](Self::unmount): the same one, also if somebody still has it open.
+    ///
+    /// # Panics
+    /// When it cannot.
+    #[track_caller]
+    pub fn mount_again(&self) {
+        self.mount();
+    }
+
     /// Unmounts and mounts again: what is read afterwards comes from the image, and not from a cache.
     ///
     /// # Panics
     /// When something uses the filesystem, and goes on using it.
     #[track_caller]
     pub fn remount(&self) {
+        self.unmounted(|_| {});
+    }
+
+    #[track_caller]
+    fn unmounted(&self, work: impl FnOnce(&Path)) {
         let mut command = Command::new("umount");
         command.arg(self.path());
         for attempt in 1.. {
@@ -217,6 +264,7 @@ impl LoopFs {
             assert!(text.contains("busy") && attempt < MOUNT_ATTEMPTS, "umount (attempt {attempt}): {}", text.trim());
             std::thread::sleep(Duration::from_millis(20 * u64::from(attempt)));
         }
+        work(&self.image());
         self.mount();
     }
 

@@ -55,7 +55,8 @@ pub struct Site {
 struct Archive {
     name: String,
     id: u32,
-    root: PathBuf,
+    /// At least one.
+    roots: Vec<PathBuf>,
     text: String,
 }
 
@@ -131,9 +132,9 @@ impl Site {
         self.socket_dir().join("admin.sock")
     }
 
-    /// The root of the first archive.
+    /// The root of the first archive, or the first of its roots.
     pub fn archive_root(&self) -> &Path {
-        &self.archives[0].root
+        &self.archives[0].roots[0]
     }
 
     /// The files in the first archive's `objects`, in no order: what a test corrupts or counts. Without the manifests of objects that are there,
@@ -165,7 +166,12 @@ impl Site {
 
     /// Moves the first archive to another directory, which should be on a filesystem that is not served. Nothing is copied.
     pub fn set_archive_root(&mut self, root: &Path) {
-        root.clone_into(&mut self.archives[0].root);
+        self.set_archive_roots(&[root.to_owned()]);
+    }
+
+    /// As [`Site::set_archive_root`], with several.
+    pub fn set_archive_roots(&mut self, roots: &[PathBuf]) {
+        roots.clone_into(&mut self.archives[0].roots);
         self.write_configs();
     }
 
@@ -178,7 +184,7 @@ impl Site {
     /// Adds an archive.
     pub fn add_archive(&mut self, name: &str, id: u32, root: &Path, settings: &str) {
         let text = settings.to_owned();
-        self.archives.push(Archive { name: name.to_owned(), id, root: root.to_owned(), text });
+        self.archives.push(Archive { name: name.to_owned(), id, roots: vec![root.to_owned()], text });
         self.write_configs();
     }
 
@@ -290,8 +296,9 @@ impl Site {
         );
         write_private(&self.agent_config(), &agent);
         let archives = self.archives.iter().map(|archive| {
-            let Archive { name, id, root, text } = archive;
-            format!("archive \"{name}\" {{\n  id = {id}\n  root = {}\n{text}\n}}\n", quoted(root))
+            let Archive { name, id, roots, text } = archive;
+            let roots: Vec<_> = roots.iter().map(|root| quoted(root)).collect();
+            format!("archive \"{name}\" {{\n  id = {id}\n  root = [{}]\n{text}\n}}\n", roots.join(", "))
         });
         write_private(&self.posix_config(), &archives.collect::<String>());
         for (name, text) in &self.movers {

@@ -38,5 +38,6 @@ mod release;
 mod scrub;
 mod support;
 mod thaw;
+mod tiers;
 mod verify;
 mod versions;

@@ -11,6 +11,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc::channel;
+use transfer::manifest::describe_beneath;
 use transfer::{
     DigestKind, Encoding, Expected, Limiter, MovesWatcher, OpenFile, PutOptions, Rebalance, Rebalanced, Store, Stored,
     TransferError, Unwatched,
@@ -297,4 +298,48 @@ fn listing_and_moving_exclude_each_other_and_a_root_has_to_be_known_to_the_mover
     fs::remove_file(tier.roots()[0].join(".sifaka-root")).unwrap();
     let refused = rebalance(&tier, None, false).map(|_| ()).unwrap_err().to_string();
     assert!(refused.contains("the mover has to be started"), "{refused}");
+}
+
+/// Records are written anew under their ids, when a directory gets another owner, say.
+#[test]
+fn of_a_record_the_newest_is_left() {
+    let tier = Tier::with(2);
+    let name = id("be0d9e05d3a956168e8e51dd36e0744f.rec");
+    let put = |mode: u32| {
+        let root = fs::File::open(tier.base()).unwrap();
+        let (mut description, kind) = describe_beneath(root, b"", [3; 8]).unwrap();
+        description.inode.mode = mode;
+        let record = description.with_kind(name.clone(), kind);
+        let (tell, told) = channel();
+        tier.store.put_record(&record, Box::new(move |result| tell.send(result).unwrap()));
+        told.recv().unwrap().unwrap();
+    };
+    let mode = || tier.store.manifest(&name).unwrap().unwrap().inode.mode;
+    let homes = || [0, 1].map(|root| tier.place(root, &name, Half::Manifest).exists());
+    put(1);
+    let first = homes().iter().position(|is_there| *is_there).unwrap();
+    // Its root takes nothing new: it is put into the other one, and gone from there.
+    fs::write(tier.roots()[first].join(".sifaka-drained"), "").unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    put(2);
+    assert_eq!((homes()[first], homes()[1 - first], mode()), (false, true, 2));
+    // What a crash in between left: an older one in the root that is emptied, or in the one that takes it.
+    let newer = tier.place(1 - first, &name, Half::Manifest);
+    let older = tier.place(first, &name, Half::Manifest);
+    fs::remove_file(tier.roots()[first].join(".sifaka-drained")).unwrap();
+    for drain in [first, 1 - first] {
+        let second = fs::read(&newer).unwrap();
+        put(if drain == first { 3 } else { 5 });
+        let third = if newer.exists() { fs::read(&newer).unwrap() } else { fs::read(&older).unwrap() };
+        fs::create_dir_all(older.parent().unwrap()).unwrap();
+        fs::create_dir_all(newer.parent().unwrap()).unwrap();
+        fs::write(&older, &second).unwrap();
+        fs::write(&newer, &third).unwrap();
+        let (done, told) = rebalance(&tier, Some(drain), false).unwrap();
+        assert!(done.done && done.failed == 0, "{done:?} {:?}", told.stays.lock());
+        assert_eq!((homes()[drain], homes()[1 - drain]), (false, true));
+        assert_eq!(mode(), if drain == first { 3 } else { 5 });
+        fs::remove_file(tier.roots()[drain].join(".sifaka-drained")).unwrap();
+        tier.store.enrol().unwrap();
+    }
 }

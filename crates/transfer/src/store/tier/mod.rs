@@ -394,10 +394,25 @@ impl Store for TierStore {
         } else {
             roots.only()
         };
-        match placed {
-            Ok(store) => store.put_record(record, done),
-            Err(error) => done(Err(error)),
-        }
+        let store = match placed {
+            Ok(store) => store,
+            Err(error) => return done(Err(error)),
+        };
+        // One that may not be replaced where it is, since its root is full or being emptied, must not outlive this one.
+        let is_elsewhere = roots.are_several()
+            && roots.members.iter().any(|member| member.path() != store.root() && roots.has_a_form(member, id));
+        let done: Done = if is_elsewhere {
+            let (roots, here) = (self.roots.clone(), store.root().to_owned());
+            Box::new(move |result| {
+                if let Ok(stored) = &result {
+                    roots.forget_elsewhere(&stored.id, &here);
+                }
+                done(result);
+            })
+        } else {
+            done
+        };
+        store.put_record(record, done);
     }
 
     fn manifest(&self, id: &ObjectId) -> Result<Option<Manifest>, TransferError> {

@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use sys::{Mode, OFlags};
+use twins::Settled;
 
 /// Whoever moves things has this file's lock, in each root; whoever lists all objects has it shared.
 const RUN: &str = ".sifaka-rebalance";
@@ -312,11 +313,19 @@ impl<'a> Run<'a> {
             }
             Outcome::Twin(bytes) => {
                 self.plan.moved(to, source, bytes);
-                if self.settle(source, to, item) {
-                    pass.moved += 1;
-                    self.plan.gone(source, bytes);
-                } else {
-                    self.failed(source, item, "another root has one of the same id, which is not the same", pass);
+                match self.settle(source, to, item) {
+                    Settled::Gone => {
+                        pass.moved += 1;
+                        self.plan.gone(source, bytes);
+                    }
+                    Settled::Newer => {
+                        // Its place is free now: another pass takes it there.
+                        (pass.moved, pass.left) = (pass.moved + 1, pass.left + 1);
+                        self.plan.gone(to, bytes);
+                    }
+                    Settled::Both => {
+                        self.failed(source, item, "another root has one of the same id, which is not the same", pass);
+                    }
                 }
             }
             Outcome::Failed(bytes, error) => {
@@ -345,18 +354,17 @@ impl<'a> Run<'a> {
         }
     }
 
-    /// Removes one of two equal copies; whether it did.
-    fn settle(&mut self, from: usize, keep: usize, item: &Item) -> bool {
-        let (Some(from), Some(keep)) = (self.stores.get(from), self.stores.get(keep)) else { return false };
+    /// Removes one of two equal copies, or the older of two records.
+    fn settle(&mut self, from: usize, keep: usize, item: &Item) -> Settled {
+        let (Some(from), Some(keep)) = (self.stores.get(from), self.stores.get(keep)) else { return Settled::Both };
         match twins::settle(from, keep, item, &Pace(self.how)) {
-            Ok(true) => {
-                self.result.twins += 1;
-                true
+            Ok(settled) => {
+                self.result.twins += u64::from(settled != Settled::Both);
+                settled
             }
-            Ok(false) => false,
             Err(error) => {
                 tracing::warn!(root = %from.root().display(), %error, "cannot compare what is in two roots");
-                false
+                Settled::Both
             }
         }
     }

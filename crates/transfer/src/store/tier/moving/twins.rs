@@ -1,7 +1,7 @@
 //! The same object in two roots: one goes, if they are equal.
 //!
 //! That is what a run that was killed leaves, or an archive that was tried again while a root was away. Two that differ stay: who reads takes the one whose hash
-//! is right, and who removes removes both.
+//! is right, and who removes removes both. But of two records, which are written anew under their ids, the older one goes.
 
 use super::super::super::directories::Directories;
 use super::super::super::hold::{Alone, Hold};
@@ -10,9 +10,11 @@ use super::super::super::posix::PosixStore;
 use super::super::super::root::Root;
 use super::batch::{is_same, open, take_away};
 use super::item::Item;
-use crate::copy::hash_file;
+use crate::copy::{hash_file, unusable};
+use crate::manifest::Manifest;
 use crate::pack::{MemberName, PackError, PackId};
 use crate::{DigestKind, Monitor, OpenFile, TransferError};
+use model::Timestamp;
 use std::collections::HashSet;
 use std::io;
 use std::path::Path;
@@ -21,13 +23,49 @@ use sys::file::FileStamp;
 
 type Opened = Vec<Option<(OpenFile, FileStamp)>>;
 
-/// Removes an item from `from`, if `keep` has an equal one, which is made durable first. `false`: they differ, or one of them just changed or went.
+/// What became of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Settled {
+    /// The first root has it no more.
+    Gone,
+    /// The other one has it no more: it was older.
+    Newer,
+    /// They differ, or one of them just changed or went.
+    Both,
+}
+
+/// Removes an item from `from`, if `keep` has an equal one or a newer record, which is made durable first; or an older record from `keep`.
 pub(super) fn settle(
     from: &PosixStore,
     keep: &PosixStore,
     item: &Item,
     monitor: &dyn Monitor,
-) -> Result<bool, TransferError> {
+) -> Result<Settled, TransferError> {
+    if let Item::Record(_) = item {
+        let [ours, theirs] = [from, keep].map(|store| made(store.root_dir(), item));
+        if let (Some(ours), Some(theirs)) = (ours?, theirs?)
+            && ours > theirs
+        {
+            let gone = settled(keep, from, item, monitor)?;
+            return Ok(if gone { Settled::Newer } else { Settled::Both });
+        }
+    }
+    Ok(if settled(from, keep, item, monitor)? { Settled::Gone } else { Settled::Both })
+}
+
+/// When a record was written; `None` when there is none.
+///
+/// # Errors
+/// It cannot be read.
+fn made(root: &Root, item: &Item) -> Result<Option<Timestamp>, TransferError> {
+    let Some(name) = item.files().pop() else { return Ok(None) };
+    let Some((file, _)) = open(root, item, &name)? else { return Ok(None) };
+    let (record, _) = Manifest::read(&file).map_err(unusable(file.path()))?;
+    Ok(Some(record.made))
+}
+
+/// Whether `from` has it no more.
+fn settled(from: &PosixStore, keep: &PosixStore, item: &Item, monitor: &dyn Monitor) -> Result<bool, TransferError> {
     let (one, other) = (from.root_dir(), keep.root_dir());
     let files = item.files();
     let open_all = |root: &Root| files.iter().map(|name| open(root, item, name)).collect::<Result<Opened, _>>();
@@ -38,7 +76,8 @@ pub(super) fn settle(
     }
     let is_equal = match item {
         Item::Pack(pack) => are_members_equal(one, other, *pack)?,
-        Item::Object(_) | Item::Record(_) => are_equal(&ours, &theirs, monitor)?,
+        Item::Object(_) => are_equal(&ours, &theirs, monitor)?,
+        Item::Record(_) => made(one, item)? < made(other, item)? || are_equal(&ours, &theirs, monitor)?,
     };
     if !is_equal {
         return Ok(false);
