@@ -40,6 +40,11 @@ impl TellingArgs {
         Self { report: None, json, quiet }
     }
 
+    /// Where all is written down.
+    pub(crate) fn report(&self) -> Option<&Path> {
+        self.report.as_deref()
+    }
+
     /// For programs.
     pub(crate) fn json(&self) -> bool {
         self.json

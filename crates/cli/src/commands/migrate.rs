@@ -4,7 +4,7 @@ use crate::bulk::{BucketArgs, End as Place, FilterArgs, Interrupt, Telling, Tell
 use crate::exit::{CliError, Exit, Outcome};
 use crate::render::migrated::human;
 use jobs::buckets::{copy, download, upload};
-use jobs::migrate::{Existing, Options, migrate};
+use jobs::migrate::{Existing, Options, keep_clear, migrate};
 use jobs::report::{Tally, Totals};
 use serde::Serialize;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -102,6 +102,9 @@ pub(crate) fn run(config_file: &Path, args: &MigrateArgs) -> Outcome {
     };
     // Each directory that is being worked on takes two descriptors.
     sys::process::raise_nofile_limit();
+    if let (Some(report), true, Place::Directory) = (args.telling.report(), args.delete, &destination) {
+        keep_clear(report, &args.dst).map_err(|error| ended(&error))?;
+    }
     let (telling, tally) = (Telling::new(&args.telling, args.dry_run)?, Tally::default());
     let job = || match (&source, &destination) {
         (Place::Directory, Place::Directory) => {

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fs;
-use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
@@ -64,6 +64,13 @@ fn it_says_what_it_did_and_what_it_could_not_do() {
     assert!(stdout.starts_with("1 files (3 B) copied"), "{stdout}");
     let (code, _, stderr) = run(&mut sifaka(&state, &[], [&source.join("two"), &target]));
     assert_eq!(code, Some(2), "{stderr}");
+    let inside = target.join("report");
+    let inside_arg = format!("--report={}", inside.display());
+    let (code, _, stderr) = run(&mut sifaka(&state, &["--update", "--delete", &inside_arg], [&source, &target]));
+    assert!(code == Some(2) && stderr.contains("put it elsewhere") && !inside.exists(), "{stderr}");
+    fs::set_permissions(source.join("two"), fs::Permissions::from_mode(0o751)).unwrap();
+    let (code, stdout, _) = run(&mut sifaka(&state, &["--update", "--dry-run"], [&source, &target]));
+    assert_eq!((code, stdout.lines().next()), (Some(0), Some("would update two")));
     let (code, _, stderr) = run(&mut sifaka(&state, &["--exclude", "[x"], [&source, &target]));
     assert!(code == Some(2) && stderr.contains("pattern"), "{stderr}");
 }

@@ -324,6 +324,21 @@ pub(crate) fn differ(source: BorrowedFd<'_>, stamp: &FileStamp, target: Borrowed
     Ok(wanted.iter().any(differs))
 }
 
+/// As [`differ`], for this process: of owners, who is not root would change nothing. Groups are not tried.
+pub(crate) fn would_differ(
+    myself: Myself,
+    source: BorrowedFd<'_>,
+    stamp: &FileStamp,
+    target: BorrowedFd<'_>,
+) -> Result<bool, Failure> {
+    if myself.is_root() {
+        return differ(source, stamp, target);
+    }
+    let found = sys::file::stamp(target).map_err(Failure::destination("read attributes of"))?;
+    let mode = if stamp.uid == myself.uid { stamp.mode } else { stamp.mode & !0o4000 };
+    differ(source, &FileStamp { uid: found.uid, gid: found.gid, mode, ..*stamp }, target)
+}
+
 fn cannot(doing: &str, name: &CStr, error: &io::Error) -> Unset {
     Unset(format!("cannot {doing} its attribute {}: {error}", name.to_string_lossy()))
 }

@@ -165,7 +165,12 @@ impl Migration<'_> {
         written: &mut Vec<Written>,
     ) {
         if self.is_temporary(name) {
-            return;
+            return match kind_of(directory.fd(), name) {
+                Ok(kind) if kind != FileType::Directory => {
+                    self.entry(Some(walk), Spot::new(directory, name), kind, written);
+                }
+                _ => {}
+            };
         }
         let done = match kind_of(directory.fd(), name) {
             Ok(FileType::Directory) => {

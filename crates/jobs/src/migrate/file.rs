@@ -219,7 +219,7 @@ impl Migration<'_> {
         // What an interrupted run has copied may not have been verified.
         let begun = self.earlier.as_ref().is_some_and(|earlier| existing.ctime >= earlier.started);
         let verify = (self.options.verify && begun).then_some(*source);
-        if self.options.existing == super::options::Existing::Keep || self.options.dry_run {
+        if self.options.existing == super::options::Existing::Keep {
             return Ok(Some(Done { verify, ..Done::plain(Did::Same) }));
         }
         let Some(directory) = spot.place().fd() else { return Ok(Some(Done::plain(Did::Same))) };
@@ -234,6 +234,10 @@ impl Migration<'_> {
         // Whoever may write into the directory may have put something else there, to have it given away.
         if (found.dev, found.ino) != (existing.dev, existing.ino) || self.is_shared(source, &found) {
             return Err(Failure::destination("bring in line")(Errno::BUSY));
+        }
+        if self.options.dry_run {
+            let differs = attributes::would_differ(self.myself, from.as_fd(), source, to.as_fd())?;
+            return Ok(Some(Done::plain(if differs { Did::Updated } else { Did::Same })));
         }
         if self.options.names_outside.is_some() {
             return self.same_throughout(directory, from.as_fd(), source, to.as_fd());

@@ -148,6 +148,9 @@ pub fn migrate(
         Target::Missing => open_root(parent_of(target))?,
     };
     separate(&root, source, &target_fd, target, matches!(made, Target::Missing))?;
+    if let Some(state) = options.state.as_ref().filter(|_| options.delete && matches!(made, Target::There(_))) {
+        keep_clear(state, target)?;
+    }
     let mut migration = Migration::new(options, tally, watcher, stop, target_fd, &made)?;
     migration.remember(source, &root, target)?;
     migration.run(root, target)
@@ -446,6 +449,40 @@ pub(crate) fn separate(
     }
     if !missing && lies_in(root, to).map_err(JobError::io("find what is above", source))? {
         return nested(source, target);
+    }
+    Ok(())
+}
+
+/// Refuses a file of the job's own that lies below a destination from which is removed what the source does not have: it would be removed, or be copied over.
+///
+/// # Errors
+/// It lies there, or that cannot be found out.
+pub fn keep_clear(file: &Path, target: &Path) -> Result<(), JobError> {
+    let absolute = std::path::absolute(file).map_err(JobError::io("find", file))?;
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let outer = match rustix::fs::stat(target) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other.map_err(JobError::io("find", target))?,
+    };
+    // What is not there yet will be made below what is.
+    for above in absolute.ancestors().skip(1) {
+        let opened = match rustix::fs::open(above, flags, Mode::empty()) {
+            Err(Errno::NOENT) => continue,
+            other => other.map_err(JobError::io("open", above))?,
+        };
+        let found = stamp(&opened).map_err(JobError::io("find", above))?;
+        let outer = (outer.st_dev, outer.st_ino);
+        let is_inside = (found.dev, found.ino) == outer
+            || lies_in(&opened, outer).map_err(JobError::io("find what is above", above))?;
+        if !is_inside {
+            return Ok(());
+        }
+        let why = format!(
+            "{} lies in {}, from which --delete removes what the source does not have: put it elsewhere",
+            file.display(),
+            target.display()
+        );
+        return Err(JobError::Senseless(why));
     }
     Ok(())
 }

@@ -156,8 +156,14 @@ impl Migration<'_> {
         kind: FileType,
         written: &mut Vec<Written>,
     ) {
-        if self.is_temporary(spot.bytes) || self.is_reserved(spot.directory, spot.bytes) {
+        if self.is_reserved(spot.directory, spot.bytes) {
             return;
+        }
+        if self.is_temporary(spot.bytes) {
+            // At the destination it would be taken for what an interrupted run has left, and be removed.
+            let why = "its name is one that this job gives to what it is making: rename it";
+            spot.directory.mark_flawed();
+            return self.told(kind_told(kind), Did::Refused, 0, Some(why.to_owned()), || spot.path());
         }
         if !self.options.filter.wants_name(spot.directory, spot.bytes, false) {
             return self.told(kind_told(kind), Did::Filtered, 0, None, || spot.path());
@@ -322,9 +328,14 @@ impl Migration<'_> {
 
     /// All in and below it is done: now it may have its owner, mode and times.
     fn finished(&self, directory: &Directory<Place>) -> Result<Option<Done>, Failure> {
-        let Some(target) = directory.kept.fd().filter(|_| !self.options.dry_run) else {
+        let Some(target) = directory.kept.fd() else {
             return Ok(directory.kept.is_fresh.then(|| Done::plain(Did::Copied)));
         };
+        if self.options.dry_run {
+            let brings = self.options.existing != super::options::Existing::Keep;
+            let differs = brings && attributes::would_differ(self.myself, directory.fd(), directory.stamp(), target)?;
+            return Ok(differs.then(|| Done::plain(Did::Updated)));
+        }
         if self.is_stopped() {
             return Err(stopped());
         }

@@ -6,6 +6,7 @@ mod deleting;
 mod hostile;
 mod inherited;
 mod nasty;
+mod odd;
 mod oracle;
 mod passes;
 mod random;
