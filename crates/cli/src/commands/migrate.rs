@@ -98,6 +98,7 @@ pub(crate) fn run(config_file: &Path, args: &MigrateArgs) -> Outcome {
         threads: args.jobs.map(NonZeroUsize::get),
         state: Some(args.state.clone().unwrap_or_else(usual)),
         restart: args.restart,
+        own: args.telling.report().map(Path::to_owned).into_iter().collect(),
         ..Options::default()
     };
     // Each directory that is being worked on takes two descriptors.

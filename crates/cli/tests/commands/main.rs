@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "a panic is how a test fails")]
 
 mod agent_double;
+mod buckets_removal;
 mod credentials;
 mod doctor;
 mod files;

@@ -14,15 +14,15 @@ use testkit::tree::{TreeSpec, assert_same, snapshot};
 use testkit::{FsKind, LoopFs, Scratch, faults};
 
 /// A place for a source, a target, and a configuration that knows how to get into the bucket: by an archive beside what is migrated.
-struct Bed {
-    scratch: Scratch,
-    url: String,
+pub(crate) struct Bed {
+    pub(crate) scratch: Scratch,
+    pub(crate) url: String,
     /// The server has objects whose keys end in a slash. Those that keep objects as files in directories have not.
-    slashes: bool,
+    pub(crate) slashes: bool,
 }
 
 impl Bed {
-    fn new(url: &str, keys: &str) -> Self {
+    pub(crate) fn new(url: &str, keys: &str) -> Self {
         let scratch = Scratch::new("migrate-buckets");
         let file = scratch.join("lhsm-plugin-object");
         fs::write(&file, format!("archive \"a\" {{ id = 1\nurl = \"{url}/archive\"\n{keys}\n}}\n")).unwrap();
@@ -31,7 +31,7 @@ impl Bed {
         Self { scratch, url: format!("{url}/a prefix"), slashes: true }
     }
 
-    fn of_s3(endpoint: &str, region: &str) -> Self {
+    pub(crate) fn of_s3(endpoint: &str, region: &str) -> Self {
         let keys = format!(
             "endpoint = \"{endpoint}\" region = \"{region}\"\ncredentials {{ access_key_id = \"{}\" secret_access_key = \"{}\" }}\nlimits {{ part_size = \"5MiB\" }}",
             Rgw::ACCESS_KEY,
@@ -40,11 +40,11 @@ impl Bed {
         Self::new("s3://bucket", &keys)
     }
 
-    fn source(&self) -> PathBuf {
+    pub(crate) fn source(&self) -> PathBuf {
         self.scratch.join("src")
     }
 
-    fn command(&self, args: &[&str], source: impl AsRef<Path>, target: impl AsRef<Path>) -> Command {
+    pub(crate) fn command(&self, args: &[&str], source: impl AsRef<Path>, target: impl AsRef<Path>) -> Command {
         let mut command = sifaka("sifaka");
         command.arg("--config").arg(self.scratch.join("agent")).arg("migrate");
         command.arg("--state").arg(self.scratch.join("state")).args(args);
@@ -52,24 +52,24 @@ impl Bed {
         command
     }
 
-    fn down(&self, args: &[&str]) -> (Option<i32>, Value, String) {
+    pub(crate) fn down(&self, args: &[&str]) -> (Option<i32>, Value, String) {
         ended(&self.command(&[args, &["--json"]].concat(), &self.url, self.scratch.join("back")).output().unwrap())
     }
 
-    fn up(&self, args: &[&str]) -> (Option<i32>, Value, String) {
+    pub(crate) fn up(&self, args: &[&str]) -> (Option<i32>, Value, String) {
         ended(&self.command(&[args, &["--json"]].concat(), self.source(), &self.url).output().unwrap())
     }
 }
 
 /// The exit code, the totals, and what was complained about.
-fn ended(output: &Output) -> (Option<i32>, Value, String) {
+pub(crate) fn ended(output: &Output) -> (Option<i32>, Value, String) {
     let lines = String::from_utf8_lossy(&output.stdout).into_owned();
     let totals = lines.lines().last().map_or(Value::Null, |line| serde_json::from_str(line).unwrap());
     (output.status.code(), totals, format!("{lines}{}", stderr(output)))
 }
 
 /// Files of several kinds and sizes, one of which takes several parts.
-fn build(source: &Path) {
+pub(crate) fn build(source: &Path) {
     fs::create_dir_all(source.join("d/e")).unwrap();
     fs::create_dir(source.join("empty")).unwrap();
     fs::write(source.join("d/small"), "small").unwrap();
@@ -137,14 +137,14 @@ fn passes(bed: &Bed, keys: &dyn Fn() -> Vec<String>) {
     assert_eq!(sorted(), expected(&|key| !key.contains("/e/") && !key.contains("large")));
 }
 
-fn rgw() -> (Rgw, Bed) {
+pub(crate) fn rgw() -> (Rgw, Bed) {
     let server = Rgw::start();
     server.create_bucket("bucket");
     let bed = Bed::of_s3(&server.endpoint(), server.region());
     (server, bed)
 }
 
-fn azurite() -> (Azurite, Bed) {
+pub(crate) fn azurite() -> (Azurite, Bed) {
     let server = Azurite::start();
     server.create_container("bucket");
     let keys = format!(
@@ -156,7 +156,7 @@ fn azurite() -> (Azurite, Bed) {
     (server, Bed::new("az://bucket", &keys))
 }
 
-fn fake_gcs() -> (FakeGcs, Bed) {
+pub(crate) fn fake_gcs() -> (FakeGcs, Bed) {
     let server = FakeGcs::start();
     server.create_bucket("bucket");
     let keys = format!(
@@ -484,6 +484,9 @@ fn p7_what_is_lost_on_its_way_to_the_device_never_gets_its_name() {
 #[test]
 fn p3_what_stands_in_a_bucket_leads_nobody_out_of_the_destination() {
     let service = FaultProxy::start("127.0.0.1:1");
+    // As long as a key may be, and with a part that is longer than a name may be.
+    let long = format!("p/{}", ["n".repeat(254), "n".repeat(255), "n".repeat(255), "n".repeat(255)].join("/"));
+    let too_long = format!("p/{}", "x".repeat(256));
     let keys = [
         "p/../up",
         "p//etc/x",
@@ -501,6 +504,10 @@ fn p3_what_stands_in_a_bucket_leads_nobody_out_of_the_destination() {
         "q/other",
         "p/ends/..",
         "p/plain",
+        "p/Case",
+        "p/case",
+        &long,
+        &too_long,
     ];
     let content: String =
         keys.iter().map(|key| format!("<Contents><Key>{key}</Key><Size>4</Size><ETag>\"x\"</ETag><LastModified>2020-01-02T03:04:05.000Z</LastModified></Contents>")).collect();
@@ -510,6 +517,7 @@ fn p3_what_stands_in_a_bucket_leads_nobody_out_of_the_destination() {
         Reply::status(200).header("etag", "\"x\"").header("x-amz-meta-mode", "106777").header("x-amz-meta-uid", "4711")
     };
     let reply = || reply().header("x-amz-meta-xattrs", "security.capability=AQAAAgAAAAAAAAAAAAAAAAAAAAA=,user.a=YQ==");
+    let missing = service.add(When::method("HEAD").path("gone"), Fault::Answer(Reply::status(404)));
     service.add(When::method("HEAD"), Fault::Answer(reply().body("evil")));
     service.add(When::method("GET"), Fault::Answer(reply().body("evil")));
     let bed = Bed { url: "s3://bucket/p".to_owned(), ..Bed::of_s3(&service.url(), "default") };
@@ -519,12 +527,13 @@ fn p3_what_stands_in_a_bucket_leads_nobody_out_of_the_destination() {
     symlink(&outside, back.join("link")).unwrap();
     let (code, totals, said) = bed.down(&["--jobs", "1", "--overwrite"]);
     assert_eq!(code, Some(1), "{said}");
-    assert!(totals["failed"].as_u64() == Some(10), "{said}");
+    assert!(totals["failed"].as_u64() == Some(11), "{said}");
     assert_eq!(fs::read_dir(&outside).unwrap().count(), 0);
     let mut names: Vec<_> =
         fs::read_dir(&back).unwrap().flatten().map(|entry| entry.file_name().into_string().unwrap()).collect();
     names.sort();
-    assert_eq!(names, ["a\tb", "dir", "fine", "link", "plain"], "{said}");
+    assert_eq!(names, ["Case", "a\tb", "case", "dir", "fine", "link", &"n".repeat(254), "plain"], "{said}");
+    assert_eq!((long.len(), fs::read_to_string(back.join(&long[2..])).unwrap().as_str()), (1024, "evil"));
     assert!(!bed.scratch.join("up").exists() && !bed.scratch.join("b").exists());
     let plain = fs::metadata(back.join("plain")).unwrap();
     let content = fs::read_to_string(back.join("plain")).unwrap();
@@ -532,8 +541,14 @@ fn p3_what_stands_in_a_bucket_leads_nobody_out_of_the_destination() {
     let file = fs::File::open(back.join("plain")).unwrap();
     assert_eq!(sys::xattr::get(&file, "security.capability").unwrap(), None);
     assert_eq!(sys::xattr::get(&file, "user.a").unwrap().as_deref(), Some(&b"a"[..]));
-    let (code, _, said) = bed.down(&["--delete"]);
-    assert!(code == Some(2) && said.contains("--delete"), "{said}");
+    // What is removed is no way out either.
+    fs::write(outside.join("kept"), "kept").unwrap();
+    fs::create_dir(back.join("fine/more")).unwrap();
+    symlink(&outside, back.join("fine/more/link")).unwrap();
+    symlink(&outside, back.join("gone")).unwrap();
+    let (code, totals, said) = bed.down(&["--delete"]);
+    assert!(code == Some(1) && totals["deleted"].as_u64() == Some(1), "{said}");
+    assert!(service.hits(missing) == 1 && !back.join("gone").is_symlink() && outside.join("kept").exists(), "{said}");
 }
 
 /// From one service into another, and within one bucket.

@@ -55,7 +55,7 @@ pub fn copy(
     let job = Copying { run, from, to, source: &source.prefix, target: &target.prefix, notes };
     let threads = job.run.threads();
     each(&job.from, job.source, threads, stop, || (), |(), listed| job.object(&listed))?;
-    if options.delete && !job.run.is_stopped() {
+    if options.delete && !job.run.is_stopped() && job.run.may_delete(&job.from, job.source)? {
         each(&job.to, job.target, threads, stop, || (), |(), listed| job.extraneous(&listed))?;
     }
     if !job.to.settle(SETTLE) {

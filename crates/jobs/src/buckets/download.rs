@@ -6,6 +6,7 @@ use super::group::{Group, Waiting};
 use super::key::path_of;
 use super::listing::each;
 use super::steps::{Reading, STEP};
+use super::surplus::remove_surplus;
 use super::target::{OpenDirectories, Target, Unfinished};
 use super::{Done, Place, Run, TRIES, Trouble};
 use crate::failure::{Failure, JobError};
@@ -32,10 +33,10 @@ const MAX_LINK_BYTES: u64 = 4095;
 const ONE_RANGE_BYTES: u64 = 8 << 20;
 
 /// One run.
-struct Download<'a> {
-    run: Run<'a>,
-    plain: Plain,
-    prefix: &'a str,
+pub(super) struct Download<'a> {
+    pub(super) run: Run<'a>,
+    pub(super) plain: Plain,
+    pub(super) prefix: &'a str,
     /// `None` in a dry run, where it would be made.
     target: Option<Target>,
     granularity: Granularity,
@@ -54,11 +55,6 @@ pub fn download(
     watcher: &dyn Watcher,
     stop: &AtomicBool,
 ) -> Result<End, JobError> {
-    if options.delete {
-        let why =
-            "--delete is not done from a bucket into a directory: compare both, and remove what is to go yourself";
-        return Err(JobError::Senseless(why.to_owned()));
-    }
     let plain = Plain::new(source.bucket.clone());
     plain.check()?;
     let opened = Target::open(target, options.cross, owners, options.dry_run)?;
@@ -70,9 +66,15 @@ pub fn download(
     let job = Download { run, plain, prefix: &source.prefix, target: opened, granularity, group: Group::new() };
     let threads = job.run.threads();
     let begin = OpenDirectories::default;
-    each(&job.plain, job.prefix, threads, stop, begin, |open, listed| job.object(open, &listed))?;
+    let listed = each(&job.plain, job.prefix, threads, stop, begin, |open, listed| job.object(open, &listed));
     if let Some(target) = &job.target {
         job.group.finish(&job.run, target.root());
+    }
+    listed?;
+    if let Some(target) = job.target.as_ref().filter(|_| options.delete && !job.run.is_stopped())
+        && job.run.may_delete(&job.plain, job.prefix)?
+    {
+        remove_surplus(&job, target)?;
     }
     if let Some(target) = job.target.as_ref().filter(|_| !job.run.is_stopped() && !options.dry_run) {
         // Now that all is in them.

@@ -2,7 +2,7 @@
 //!
 //! For: `sifaka migrate` where source or destination is an object store's URL. **Blocks.**
 //!
-//! - `key`: which object has which key; `about`: the texts; `upload`: what happens in each directory; `extraneous`: removal; `notes`: uploads that
+//! - `key`: which object has which key; `about`: the texts; `upload`: what happens in each directory; `extraneous`, `surplus`: removal from the bucket, from the tree; `notes`: uploads that
 //!   a killed run has left.
 //! - `listing`: what is below a prefix; `download`: what happens with each object; `target`: the tree; `group`: files that wait for their names; `copy`: between buckets; `steps`: how content goes, whichever way. What stands in a bucket leads nobody out of that, and gives
 //!   nobody rights.
@@ -20,6 +20,7 @@ mod key;
 mod listing;
 mod notes;
 mod steps;
+mod surplus;
 mod target;
 mod upload;
 
@@ -32,6 +33,7 @@ use crate::migrate::Options;
 use crate::report::{Did, Event, Kind, Tally, Watcher};
 use model::Extent;
 use objects::Bucket;
+use objects::plain::Plain;
 use parking_lot::Mutex;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -141,6 +143,16 @@ impl<'a> Run<'a> {
     /// What ended the run, if anything did.
     fn end(&self) -> Result<(), JobError> {
         self.fatal.lock().take().map_or(Ok(()), Err)
+    }
+
+    /// An empty source is what a wrong name looks like, too: nothing is removed for that.
+    fn may_delete(&self, source: &Plain, prefix: &str) -> Result<bool, TransferError> {
+        if source.has_below(prefix)? {
+            return Ok(true);
+        }
+        let why = "nothing is removed from the destination, since there is nothing in the source: is its name right?";
+        self.told(Kind::Directory, Done::with_note(Did::Failed, why), || "".into());
+        Ok(false)
     }
 
     fn threads(&self) -> usize {

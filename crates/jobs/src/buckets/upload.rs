@@ -60,11 +60,7 @@ pub fn upload(
     let plain = Plain::new(target.bucket.clone());
     plain.check()?;
     let (notes, resumed) = abort_earlier(&plain, &target.prefix, options)?;
-    let mut is_fresh = true;
-    plain.list(&target.prefix, &mut |listed| {
-        is_fresh = listed.is_empty();
-        std::ops::ControlFlow::Break(())
-    })?;
+    let is_fresh = !plain.has_below(&target.prefix)?;
     let run = Run::new(options, tally, watcher, stop);
     let prefix = target.prefix.clone();
     let upload = Upload { run, plain, prefix, is_fresh, notes, unlisted: AtomicBool::new(false) };

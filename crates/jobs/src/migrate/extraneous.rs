@@ -201,10 +201,10 @@ impl Level {
 }
 
 /// Whether something stays: an entry of a directory, and the way to that from the top.
-type Stays<'a> = dyn Fn(BorrowedFd<'_>, &Entry, &[u8]) -> io::Result<bool> + 'a;
+pub(crate) type Stays<'a> = dyn Fn(BorrowedFd<'_>, &Entry, &[u8]) -> io::Result<bool> + 'a;
 
 /// Removes what need not stay. Whether that was all. `enters` is asked of every directory, now and then.
-fn remove_but(
+pub(crate) fn remove_but(
     parent: BorrowedFd<'_>,
     name: &[u8],
     enters: &dyn Fn(BorrowedFd<'_>) -> io::Result<()>,

@@ -14,7 +14,7 @@
 mod attic;
 pub(crate) mod attributes;
 mod batch;
-mod extraneous;
+pub(crate) mod extraneous;
 mod file;
 pub(crate) mod granularity;
 mod leftover;

@@ -55,6 +55,8 @@ pub struct Options {
     pub state: Option<PathBuf>,
     /// What an interrupted run has done is forgotten.
     pub restart: bool,
+    /// Files of the job's own besides, such as its report: never removed, wherever they are.
+    pub own: Vec<PathBuf>,
     /// What is removed or replaced at the destination is kept here for a while.
     pub attic: Option<Arc<Attic>>,
     /// What has this name in either root is none of the job's.

@@ -122,6 +122,16 @@ impl Plain {
         Foreign::of(&self.bucket).list(prefix, visit)
     }
 
+    /// Whether there is anything whose key begins with `prefix`, which is empty or ends in a slash.
+    pub fn has_below(&self, prefix: &str) -> Result<bool, TransferError> {
+        let mut found = false;
+        self.list(prefix, &mut |listed| {
+            found |= !listed.is_empty();
+            ControlFlow::Break(())
+        })?;
+        Ok(found)
+    }
+
     /// Asks for one object; `None` when it is not there. A key may end in a slash.
     pub fn look(&self, key: &str) -> Result<Option<Found>, TransferError> {
         self.askable(key)?;
