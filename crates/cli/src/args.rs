@@ -89,7 +89,7 @@ pub(crate) enum Command {
     /// Keep a copy of a tree in another place up to date
     Replicate(Box<replicate::ReplicateArgs>),
     /// Compare two trees, by what is known of each file or by content
-    Verify(verify::VerifyArgs),
+    Verify(Box<verify::VerifyArgs>),
     /// Keep mirrors of files on Lustre: add, bring up to date, compare, remove
     #[command(subcommand)]
     Mirror(mirror::MirrorCommand),

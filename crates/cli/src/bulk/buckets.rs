@@ -14,9 +14,9 @@ use std::path::Path;
 /// Variables that name Azure's storage account.
 const ACCOUNT: [&str; 2] = ["AZURE_STORAGE_ACCOUNT_NAME", "AZURE_STORAGE_ACCOUNT"];
 
-/// See the module.
+/// How to get into a bucket.
 #[derive(clap::Args, Debug, Clone, Default)]
-pub(crate) struct BucketArgs {
+pub(crate) struct ReachArgs {
     /// Where the service of a bucket is, such as <http://host:port> [default: that of an archive in the bucket, else the environment's, else the service's own]
     #[arg(long, value_name = "URL", help_heading = "Buckets")]
     endpoint: Option<String>,
@@ -29,6 +29,13 @@ pub(crate) struct BucketArgs {
     /// The storage account of an az:// container [default: likewise]
     #[arg(long, value_name = "NAME", help_heading = "Buckets")]
     account: Option<String>,
+}
+
+/// See the module.
+#[derive(clap::Args, Debug, Clone, Default)]
+pub(crate) struct BucketArgs {
+    #[command(flatten)]
+    reach: ReachArgs,
     /// Put objects into this storage class [default: the bucket's]
     #[arg(long, value_name = "CLASS", help_heading = "Buckets")]
     storage_class: Option<String>,
@@ -43,15 +50,14 @@ pub(crate) enum End {
 impl BucketArgs {
     /// What a source is.
     pub(crate) fn source(&self, config_file: &Path, text: &Path) -> Result<End, CliError> {
-        let Some(url) = BucketUrl::parse(text) else { return Ok(End::Directory) };
-        let (place, _) = self.resolve(config_file, text, &url)?;
-        open(text, &url, &place)
+        self.reach.source(config_file, text)
     }
 
     /// What a destination is. An archive's own objects are kept out of it.
     pub(crate) fn destination(&self, config_file: &Path, text: &Path) -> Result<End, CliError> {
         let Some(url) = BucketUrl::parse(text) else { return Ok(End::Directory) };
-        let (place, archives) = self.resolve(config_file, text, &url)?;
+        let (place, archives) = self.reach.resolve(config_file, text, &url)?;
+        let place = Bucket { storage_class: self.storage_class.clone(), ..place };
         for (id, archive) in archives.iter().filter(|(_, archive)| is_same_bucket(archive, &place)) {
             let slash = if archive.prefix.is_empty() { "" } else { "/" };
             let below = format!("{}{slash}", archive.prefix);
@@ -61,6 +67,21 @@ impl BucketArgs {
             }
         }
         open(text, &url, &place)
+    }
+}
+
+impl ReachArgs {
+    /// What is only read.
+    pub(crate) fn source(&self, config_file: &Path, text: &Path) -> Result<End, CliError> {
+        let Some(url) = BucketUrl::parse(text) else { return Ok(End::Directory) };
+        let (place, _) = self.resolve(config_file, text, &url)?;
+        open(text, &url, &place)
+    }
+
+    /// Whether anything was said.
+    pub(crate) fn is_given(&self) -> bool {
+        let Self { endpoint, region, profile, account } = self;
+        [endpoint, region, profile, account].into_iter().any(Option::is_some)
     }
 
     /// Where the bucket is, and which archives there are.
@@ -149,7 +170,7 @@ impl BucketArgs {
             prefix: String::new(),
             endpoint: self.endpoint.clone().or_else(|| place.endpoint.clone()),
             layout: Layout::Uuid,
-            storage_class: self.storage_class.clone(),
+            storage_class: None,
             ..place
         }
     }

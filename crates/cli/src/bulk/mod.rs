@@ -8,7 +8,7 @@ mod notes;
 mod telling;
 mod textfile;
 
-pub(crate) use buckets::{BucketArgs, End};
+pub(crate) use buckets::{BucketArgs, End, ReachArgs};
 pub(crate) use filters::{FilterArgs, age};
 pub(crate) use interrupt::Interrupt;
 pub(crate) use notes::state_file;

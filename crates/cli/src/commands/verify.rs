@@ -1,11 +1,12 @@
-//! `sifaka verify`: two trees compared, or a tree with what an archive holds for it (`verify_archive`).
+//! `sifaka verify`: two trees compared, each of which may be in a bucket, or a tree with what an archive holds for it (`verify_archive`).
 
 use super::verify_archive;
 use crate::archives::ArchiveArgs;
-use crate::bulk::{FilterArgs, Interrupt, Telling, TellingArgs, ended};
+use crate::bulk::{End, FilterArgs, Interrupt, ReachArgs, Telling, TellingArgs, ended};
 use crate::exit::{CliError, Exit, Outcome};
 use crate::render::units::bytes;
 use crate::render::verified::human;
+use jobs::buckets::{verify_buckets, verify_tree};
 use jobs::verify::{Ignore, Options, Tally, Totals, verify};
 use serde::Serialize;
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -18,9 +19,9 @@ each time that it was compared.\n\nWithout --content no file is opened, and none
 are read."
 )]
 pub(crate) struct VerifyArgs {
-    /// The first directory
+    /// The first directory, or a bucket's URL
     pub(super) a: PathBuf,
-    /// The directory that is compared with it
+    /// The directory that is compared with it, or a bucket's URL
     #[arg(required_unless_present = "id", conflicts_with = "id")]
     b: Option<PathBuf>,
     #[command(flatten)]
@@ -42,6 +43,8 @@ pub(crate) struct VerifyArgs {
     cross_filesystems: bool,
     #[command(flatten)]
     pub(super) filters: FilterArgs,
+    #[command(flatten)]
+    reach: ReachArgs,
     #[command(flatten)]
     pub(super) telling: TellingArgs,
 }
@@ -75,7 +78,16 @@ impl VerifyArgs {
 }
 
 pub(crate) fn run(config_file: &Path, args: &VerifyArgs) -> Outcome {
-    let Some(b) = &args.b else { return verify_archive::run(config_file, args) };
+    let Some(b) = &args.b else {
+        if args.reach.is_given() {
+            let why = "with --archive, the configuration says where the archive is: no --endpoint, --region, --profile and --account";
+            return Err(CliError::new(Exit::Usage, why));
+        }
+        return verify_archive::run(config_file, args);
+    };
+    // Before anything has threads.
+    let interrupt = Interrupt::on_signals()?;
+    let ends = (args.reach.source(config_file, &args.a)?, args.reach.source(config_file, b)?);
     let ignores = |what| args.ignores(what);
     let options = Options {
         content: args.content,
@@ -92,7 +104,6 @@ pub(crate) fn run(config_file: &Path, args: &VerifyArgs) -> Outcome {
     };
     // Each directory that is being worked on takes two descriptors.
     sys::process::raise_nofile_limit();
-    let interrupt = Interrupt::on_signals()?;
     let (telling, tally) = (Telling::new(&args.telling, false)?, Tally::default());
     let far = || {
         let totals = tally.totals();
@@ -100,7 +111,18 @@ pub(crate) fn run(config_file: &Path, args: &VerifyArgs) -> Outcome {
         let rate = bytes(telling.per_second(read));
         format!("{seen} entries ({}/s), {} read ({rate}/s)", telling.per_second(seen), bytes(read))
     };
-    let job = || verify(&args.a, b, &options, &tally, &telling, interrupt.flag());
+    let job = || match &ends {
+        (End::Directory, End::Directory) => verify(&args.a, b, &options, &tally, &telling, interrupt.flag()),
+        (End::Directory, End::Bucket(bucket)) => {
+            verify_tree((&args.a, bucket, true), &options, &tally, &telling, interrupt.flag())
+        }
+        (End::Bucket(bucket), End::Directory) => {
+            verify_tree((b, bucket, false), &options, &tally, &telling, interrupt.flag())
+        }
+        (End::Bucket(one), End::Bucket(other)) => {
+            verify_buckets((one, other), &options, &tally, &telling, interrupt.flag())
+        }
+    };
     let complete = telling.saying(far, job).map_err(|error| ended(&error))?;
     let totals = tally.totals();
     let text = human(&totals, args.content);

@@ -14,6 +14,7 @@ pub(crate) fn human(totals: &Totals, content: bool) -> String {
     let told = [
         (totals.filtered, "were left out by filters"),
         (totals.elsewhere, "directories of other filesystems were not entered"),
+        (totals.skipped, "pipes, sockets and devices were skipped: a bucket has none"),
         (totals.vanished, "were removed from the first tree meanwhile"),
         (
             totals.unclear_links,

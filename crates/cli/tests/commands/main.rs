@@ -17,4 +17,5 @@ mod replicate_points;
 mod tiers;
 mod unreachable;
 mod verify;
+mod verify_buckets;
 mod walk;

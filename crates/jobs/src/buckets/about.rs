@@ -8,10 +8,12 @@ use base64::prelude::BASE64_STANDARD;
 use model::moment;
 use objects::plain::{Found, Texts};
 use rustix::fs::FileType;
+use std::collections::BTreeMap;
 use std::ffi::{CStr, CString};
 use std::fmt::Write as _;
 use std::io;
 use std::os::fd::BorrowedFd;
+use std::path::Path;
 use sys::file::{FileStamp, Moment};
 
 /// S3 takes 2 KiB of texts, their names included. The others of ours and the mark take less than 300.
@@ -81,6 +83,11 @@ impl About {
             && (!ours || self.xattrs == wanted.xattrs)
     }
 
+    /// The extended attributes as they are written: encoded names, and values in base64.
+    pub(super) fn attributes(&self) -> BTreeMap<&str, &str> {
+        self.xattrs.as_deref().unwrap_or_default().split(',').filter_map(|pair| pair.split_once('=')).collect()
+    }
+
     /// The extended attributes that a file may be given: those of users, whoever wrote them. Garbage is left out.
     pub(super) fn users_xattrs(&self) -> Vec<(CString, Vec<u8>)> {
         let pairs = self.xattrs.as_deref().unwrap_or_default().split(',');
@@ -109,14 +116,26 @@ fn written((seconds, nanos): Moment) -> String {
 
 /// The attributes of a file that go with its object, and the first one that does not fit.
 pub(super) fn xattrs(file: BorrowedFd<'_>) -> io::Result<(String, Option<String>)> {
+    collected(sys::xattr::list(file), |name| sys::xattr::get(file, name))
+}
+
+/// The same, of a file that is not opened.
+pub(super) fn xattrs_at(directory: BorrowedFd<'_>, name: &Path) -> io::Result<(String, Option<String>)> {
+    collected(sys::xattr::list_at(directory, name), |attribute| sys::xattr::get_at(directory, name, attribute))
+}
+
+fn collected(
+    names: io::Result<Vec<CString>>,
+    get: impl Fn(&CStr) -> io::Result<Option<Vec<u8>>>,
+) -> io::Result<(String, Option<String>)> {
     let (mut text, mut left) = (String::new(), None);
-    let names = match sys::xattr::list(file) {
+    let names = match names {
         Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok((text, left)),
         names => names?,
     };
     for name in names.iter().filter(|name| belongs(name)) {
         // Gone since it was listed, then.
-        let Some(value) = sys::xattr::get(file, name.as_c_str())? else { continue };
+        let Some(value) = get(name.as_c_str())? else { continue };
         let comma = if text.is_empty() { "" } else { "," };
         let pair = format!("{comma}{}={}", encoded(name.to_bytes()), BASE64_STANDARD.encode(value));
         if text.len() + pair.len() > MAX_XATTRS_BYTES {

@@ -44,34 +44,13 @@ impl Upload<'_> {
         if !self.run.options.filter.wants_path(path.as_bytes(), is_directory) {
             return false;
         }
-        match self.source_has(root, path, is_directory) {
+        match tree_has(root, path, is_directory, self.run.options.cross) {
             Ok(has) => !has,
             Err(error) => {
                 told(Failure::source("find")(error).into());
                 false
             }
         }
-    }
-
-    fn source_has(&self, root: &OwnedFd, path: &str, is_directory: bool) -> io::Result<bool> {
-        let flags = OFlags::PATH | OFlags::NOFOLLOW;
-        let open = if self.run.options.cross { sys::file::open_beneath } else { sys::file::open_within };
-        let found = match open(root, path, flags, Mode::empty()) {
-            Ok(found) => sys::file::stamp(&found)?,
-            Err(error) => {
-                return match error.raw_os_error().map(Errno::from_raw_os_error) {
-                    Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(false),
-                    // Other filesystems are not the job's.
-                    Some(Errno::XDEV) => Ok(true),
-                    _ => Err(error),
-                };
-            }
-        };
-        Ok(match FileType::from_raw_mode(found.mode) {
-            FileType::Directory => is_directory,
-            FileType::RegularFile | FileType::Symlink => !is_directory,
-            _ => false,
-        })
     }
 
     fn remove_all(&self, gone: &[Listed]) {
@@ -88,4 +67,26 @@ impl Upload<'_> {
             self.run.told(kind, done, path);
         }
     }
+}
+
+/// Whether a tree has what a key stands for. What lies on another filesystem it has, unless those are entered.
+pub(super) fn tree_has(root: &OwnedFd, path: &str, is_directory: bool, cross: bool) -> io::Result<bool> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW;
+    let open = if cross { sys::file::open_beneath } else { sys::file::open_within };
+    let found = match open(root, path, flags, Mode::empty()) {
+        Ok(found) => sys::file::stamp(&found)?,
+        Err(error) => {
+            return match error.raw_os_error().map(Errno::from_raw_os_error) {
+                Some(Errno::NOENT | Errno::NOTDIR | Errno::LOOP | Errno::NAMETOOLONG) => Ok(false),
+                // Other filesystems are not the job's.
+                Some(Errno::XDEV) => Ok(true),
+                _ => Err(error),
+            };
+        }
+    };
+    Ok(match FileType::from_raw_mode(found.mode) {
+        FileType::Directory => is_directory,
+        FileType::RegularFile | FileType::Symlink => !is_directory,
+        _ => false,
+    })
 }

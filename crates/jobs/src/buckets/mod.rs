@@ -1,10 +1,10 @@
 //! A tree copied into a bucket, with what belongs to its files as texts beside the objects; a bucket into a tree, or into another bucket.
 //!
-//! For: `sifaka migrate` where source or destination is an object store's URL. **Blocks.**
+//! For: `sifaka migrate` and `sifaka verify` where one side or both are an object store's URL. **Blocks.**
 //!
 //! - `key`: which object has which key; `about`: the texts; `upload`: what happens in each directory; `extraneous`, `surplus`: removal from the bucket, from the tree; `notes`: uploads that
 //!   a killed run has left.
-//! - `listing`: what is below a prefix; `download`: what happens with each object; `target`: the tree; `group`: files that wait for their names; `copy`: between buckets; `steps`: how content goes, whichever way. What stands in a bucket leads nobody out of that, and gives
+//! - `listing`: what is below a prefix; `download`: what happens with each object; `target`: the tree; `group`: files that wait for their names; `copy`: between buckets; `verify`: what differs; `steps`: how content goes, whichever way. What stands in a bucket leads nobody out of that, and gives
 //!   nobody rights.
 //! - An object is there as a whole or not at all, so a repeated run needs to know nothing of the one before: what has the source's size and time is the same.
 //! - Nothing is written or removed outside of the prefix, and no key is bent to fit: what has none is told.
@@ -23,10 +23,12 @@ mod steps;
 mod surplus;
 mod target;
 mod upload;
+mod verify;
 
 pub use copy::copy;
 pub use download::download;
 pub use upload::upload;
+pub use verify::{verify_buckets, verify_tree};
 
 use crate::failure::{Failure, JobError};
 use crate::migrate::Options;

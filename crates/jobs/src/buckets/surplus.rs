@@ -5,6 +5,7 @@
 
 use super::download::Download;
 use super::target::Target;
+use super::upload::kind_told;
 use super::{Done, Trouble};
 use crate::failure::{Failure, JobError};
 use crate::migrate::extraneous::remove_but;
@@ -67,7 +68,7 @@ impl Visitor for Removal<'_> {
             if self.job.run.is_stopped() {
                 return;
             }
-            let kind = kind_of(entry.kind);
+            let kind = kind_told(entry.kind);
             match self.removed(directory, entry) {
                 Ok(true) => self.job.run.told(kind, Done::plain(Did::Deleted), || directory.shown(&entry.name)),
                 Ok(false) => {}
@@ -169,14 +170,5 @@ impl Removal<'_> {
                 _ => run.failed(Kind::Directory, Failure::destination("remove")(error).into(), path),
             },
         }
-    }
-}
-
-fn kind_of(kind: FileType) -> Kind {
-    match kind {
-        FileType::RegularFile | FileType::Unknown => Kind::File,
-        FileType::Directory => Kind::Directory,
-        FileType::Symlink => Kind::Symlink,
-        _ => Kind::Special,
     }
 }

@@ -443,7 +443,7 @@ fn is_unchanged(file: &File, seen: &FileStamp) -> Result<bool, Trouble> {
 }
 
 /// Without moving its time of access where we may, and without waiting for the other end of what became a pipe.
-fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<File, Failure> {
+pub(super) fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<File, Failure> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let open = |flags| rustix::fs::openat(directory, as_path(name), flags, Mode::empty());
     let opened = match open(flags | OFlags::NOATIME) {
@@ -453,12 +453,12 @@ fn open(directory: BorrowedFd<'_>, name: &[u8]) -> Result<File, Failure> {
     Ok(opened.map_err(Failure::source("open"))?.into())
 }
 
-fn open_root(path: &Path) -> Result<OwnedFd, JobError> {
+pub(super) fn open_root(path: &Path) -> Result<OwnedFd, JobError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty()).map_err(JobError::io("open the directory", path))
 }
 
-fn kind_told(kind: FileType) -> Kind {
+pub(super) fn kind_told(kind: FileType) -> Kind {
     match kind {
         FileType::RegularFile | FileType::Unknown => Kind::File,
         FileType::Directory => Kind::Directory,

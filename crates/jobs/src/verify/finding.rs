@@ -51,7 +51,7 @@ pub struct Difference {
 }
 
 impl Difference {
-    pub(super) fn new(what: Aspect, a: impl ToString, b: impl ToString) -> Self {
+    pub(crate) fn new(what: Aspect, a: impl ToString, b: impl ToString) -> Self {
         Self { what, of: None, a: Some(a.to_string()), b: Some(b.to_string()) }
     }
 }
@@ -102,6 +102,8 @@ pub enum Found {
     Filtered,
     /// It lies on another filesystem, which is not entered.
     Elsewhere,
+    /// The other side is a bucket, which has nothing of its kind: no pipes, sockets and devices.
+    Skipped,
     /// It could not be compared.
     Failed(String),
 }
@@ -118,6 +120,7 @@ impl Found {
             Self::Vanished => "vanished",
             Self::Filtered => "filtered",
             Self::Elsewhere => "elsewhere",
+            Self::Skipped => "skipped",
             Self::Failed(_) => "failed",
         }
     }
@@ -150,9 +153,10 @@ pub struct Tally {
     vanished: AtomicU64,
     filtered: AtomicU64,
     elsewhere: AtomicU64,
+    skipped: AtomicU64,
     failed: AtomicU64,
     pub(super) unclear_links: AtomicU64,
-    pub(super) bytes: AtomicU64,
+    pub(crate) bytes: AtomicU64,
 }
 
 /// What a [`Tally`] says at one moment.
@@ -174,6 +178,8 @@ pub struct Totals {
     pub filtered: u64,
     /// See [`Found::Elsewhere`].
     pub elsewhere: u64,
+    /// See [`Found::Skipped`].
+    pub skipped: u64,
     /// See [`Found::Failed`].
     pub failed: u64,
     /// Names of files with several, of which there were too many to know whether they are names of the same files in both trees.
@@ -200,7 +206,7 @@ impl Totals {
 }
 
 impl Tally {
-    pub(super) fn count(&self, found: &Found) {
+    pub(crate) fn count(&self, found: &Found) {
         let which = match found {
             Found::Same => &self.same,
             Found::Differs(_) => &self.differs,
@@ -210,6 +216,7 @@ impl Tally {
             Found::Vanished => &self.vanished,
             Found::Filtered => &self.filtered,
             Found::Elsewhere => &self.elsewhere,
+            Found::Skipped => &self.skipped,
             Found::Failed(_) => &self.failed,
         };
         which.fetch_add(1, Ordering::Relaxed);
@@ -227,6 +234,7 @@ impl Tally {
             vanished: of(&self.vanished),
             filtered: of(&self.filtered),
             elsewhere: of(&self.elsewhere),
+            skipped: of(&self.skipped),
             failed: of(&self.failed),
             unclear_links: of(&self.unclear_links),
             bytes: of(&self.bytes),

@@ -9,7 +9,7 @@
 mod compare;
 mod finding;
 mod links;
-mod times;
+pub(crate) mod times;
 mod visit;
 
 pub use finding::{Aspect, Difference, Finding, Found, Tally, Totals};

@@ -9,7 +9,7 @@ use sys::file::Moment;
 const STEPS: [u32; 4] = [100, 1_000, 1_000_000, 1_000_000_000];
 
 /// `two_seconds`: one of them is of a filesystem that keeps every second second.
-pub(super) fn same(a: Moment, b: Moment, two_seconds: bool) -> bool {
+pub(crate) fn same(a: Moment, b: Moment, two_seconds: bool) -> bool {
     a == b || cut_to(a, b, two_seconds) || cut_to(b, a, two_seconds)
 }
 
