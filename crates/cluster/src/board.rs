@@ -108,6 +108,8 @@ pub struct Board {
     /// When something has to be done about works.
     due: BTreeSet<(Time, u64)>,
     pools: BTreeMap<Pool, Capacity>,
+    /// When all hosts and pools are looked at next.
+    look_at: Time,
     ignored: u64,
     out: VecDeque<Output>,
 }
@@ -129,6 +131,7 @@ impl Board {
             works: BTreeMap::new(),
             due: BTreeSet::new(),
             pools: BTreeMap::new(),
+            look_at: now,
             ignored: 0,
             out: VecDeque::new(),
         };
@@ -159,15 +162,22 @@ impl Board {
         Ok(())
     }
 
-    /// Time has passed.
+    /// Time has passed. Cheap.
     pub fn tick(&mut self, now: Time) {
-        if self.leads(now) {
+        if !self.leads(now) {
+            return;
+        }
+        // It may be called as often as anything comes in, and there may be many hosts.
+        if now >= self.look_at {
+            self.look_at = now + self.terms.retry() / 2;
             self.end_dead_hosts(now);
             self.open_if_clear(now);
             if self.open {
                 self.end_unserved(now);
-                self.attend_works(now);
             }
+        }
+        if self.open {
+            self.attend_works(now);
         }
     }
 

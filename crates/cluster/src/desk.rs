@@ -41,7 +41,7 @@ pub type PullId = u64;
 /// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Output {
-    /// Put this session into the registry ([`proto::cluster::Member`], under the key that [`HostId`] has as text), for as long as it takes; then remove those of earlier sessions of
+    /// Another session begins: put it into the registry ([`proto::cluster::Member`], under the key that [`HostId`] has as text), for as long as it takes; then remove those of earlier sessions of
     /// this instance, and call [`Desk::registered`]. Nothing is announced before.
     Register(HostId),
     /// Send this to the agent, with a subject for the reply; then [`Desk::answered`], or [`Desk::unanswered`] if it is known that nobody is there. Needs no timeout.

@@ -83,6 +83,7 @@ impl Desk {
     }
 
     fn announcement(&self, told: &[u64], leaving: bool) -> Announce {
+        let ending = self.movers.values().filter(|work| work.is_none()).count();
         Announce {
             version: VERSION,
             name: self.identity.name.clone(),
@@ -95,6 +96,7 @@ impl Desk {
             held: self.works.keys().copied().filter(|id| told.binary_search(id).is_err()).collect(),
             finished: self.finished,
             moved_bytes: self.moved_bytes,
+            ending: u32::try_from(ending).unwrap_or(u32::MAX),
         }
     }
 

@@ -1,6 +1,5 @@
 //! The agents: each wants the lead, and who has it gives what is to be done to a board.
 
-use crate::plan::LEASE_MS;
 use crate::truth::Stage;
 use crate::world::{Event, Node, Request, World, terms};
 use proto::cluster::Member;
@@ -93,7 +92,7 @@ impl World {
             return;
         }
         self.instances += 1;
-        let ttl = Duration::from_millis(LEASE_MS);
+        let ttl = Duration::from_millis(self.plan.ttl_ms);
         let contender = Contender::new(self.instances, format!("agent {agent}"), ttl);
         let node = &mut self.agents[agent];
         node.life += 1;

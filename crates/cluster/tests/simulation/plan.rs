@@ -13,6 +13,8 @@ pub(crate) struct Plan {
     pub(crate) hosts: usize,
     pub(crate) slots: u64,
     pub(crate) actions: u64,
+    /// For how long a lead is, beside the lease of hosts.
+    pub(crate) ttl_ms: u64,
     /// The longest that a mover takes.
     pub(crate) longest_ms: u64,
     /// Of a thousand messages.
@@ -55,6 +57,7 @@ impl Plan {
             hosts: random.between(1, 4) as usize,
             slots: random.between(1, 8),
             actions: random.between(10, 120),
+            ttl_ms: LEASE_MS,
             longest_ms: random.between(1, 2_000),
             lost: 0,
             doubled: 0,
@@ -92,6 +95,7 @@ impl Plan {
             agents: random.between(1, 2) as usize,
             hosts: random.between(1, 5) as usize,
             actions: random.between(10, 80),
+            ttl_ms: random.between(LEASE_MS / 4, LEASE_MS),
             longest_ms: random.between(10, 12_000),
             lost: random.between(0, 150),
             doubled: random.between(0, 150),

@@ -62,6 +62,8 @@ pub struct Announce {
     pub finished: u64,
     /// Bytes that it moved since it started.
     pub moved_bytes: u64,
+    /// Works that it gave up and its movers have not ended, for people: what is of another agent's time is ended before a session begins.
+    pub ending: u32,
 }
 
 /// What a host sends.
@@ -155,6 +157,7 @@ impl From<Announce> for wire::Announce {
             held: differences(&announce.held),
             finished: announce.finished,
             moved_bytes: announce.moved_bytes,
+            ending: announce.ending,
         }
     }
 }
@@ -190,6 +193,7 @@ impl TryFrom<wire::Announce> for Announce {
             held: sums(&announce.held).ok_or(MessageError::Field("held"))?,
             finished: announce.finished,
             moved_bytes: announce.moved_bytes,
+            ending: announce.ending,
         })
     }
 }

@@ -43,6 +43,7 @@ fn ask() -> Ask {
         held: vec![7, 9, 1000],
         finished: 11,
         moved_bytes: 12,
+        ending: 0,
     };
     let status = pdm::ActionStatus { id: 8, completed: true, uuid: "u".into(), ..pdm::ActionStatus::default() };
     let from = HostId { instance: 0x0102_0304_0506_0708_090a_0b0c_0d0e_0f10, session: 4 };

@@ -76,6 +76,9 @@ pub struct Announce {
     pub finished: u64,
     #[prost(uint64, tag = "11")]
     pub moved_bytes: u64,
+    /// Works that it gave up and its movers have not ended.
+    #[prost(uint32, tag = "12")]
+    pub ending: u32,
 }
 /// What the movers of a host can do for one archive.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
