@@ -99,6 +99,8 @@ pub(crate) fn run(config_file: &Path, args: &MigrateArgs) -> Outcome {
         state: Some(args.state.clone().unwrap_or_else(usual)),
         restart: args.restart,
         own: args.telling.report().map(Path::to_owned).into_iter().collect(),
+        reserved: Some(jobs::replicate::NAME),
+        names_outside: jobs::replicate::names_outside(&args.dst),
         ..Options::default()
     };
     // Each directory that is being worked on takes two descriptors.

@@ -150,6 +150,20 @@ fn each_point_is_what_the_source_was(to: FsKind, method: &str) {
     assert_eq!(restored, (Some(0), String::new()));
     assert_equal(&frozen[1], &target);
 
+    // Somebody migrates out of the replica, and into it: what is its own stays where it is, and points stay what they are.
+    let migrate = |args: &[&str], from: &Path, to: &Path| {
+        let mut sifaka = Command::new(env!("CARGO_BIN_EXE_sifaka"));
+        sifaka.arg("migrate").args(args).args(["-q", "--state"]).arg(site.scratch.join("migrated.db")).args([from, to]);
+        assert_eq!(ran(&mut sifaka), (Some(0), String::new()));
+    };
+    migrate(&[], &replica, &site.from.path().join("out"));
+    assert!(!site.from.path().join("out/.sifaka-replica").exists());
+    migrate(&["--update", "--delete"], &frozen[0], &replica);
+    for (point, frozen) in points.iter().zip(&frozen) {
+        assert_equal(frozen, &path(&site, point));
+    }
+    assert!(differences(&frozen[0], &replica).is_empty());
+
     // Older than they are kept for, but for the newest.
     for (number, point) in points.iter().enumerate().take(3) {
         let path = path(&site, point);

@@ -240,7 +240,8 @@ impl Migration<'_> {
             return Ok(Some(Done::plain(if differs { Did::Updated } else { Did::Same })));
         }
         if self.options.names_outside.is_some() {
-            return self.same_throughout(directory, from.as_fd(), source, to.as_fd());
+            let same = self.same_throughout(directory, from.as_fd(), source, to.as_fd())?;
+            return Ok(same.map(|done| Done { verify, ..done }));
         }
         let (changed, unset) = attributes::align(self.myself, from.as_fd(), source, to.as_fd())?;
         let did = if changed { Did::Updated } else { Did::Same };

@@ -206,6 +206,15 @@ pub fn points(target: &Path) -> Result<Vec<Point>, JobError> {
     }
 }
 
+/// For [`Options::names_outside`], of whoever else writes into a directory: it may be a replica, and its files may have names in points in time.
+pub fn names_outside(target: &Path) -> Option<u64> {
+    let control = of_replica(target).ok()?;
+    if !control.has(points::NAME).ok()? {
+        return None;
+    }
+    Points::open(&control).ok()?.names_outside()
+}
+
 fn of_replica(target: &Path) -> Result<Control, JobError> {
     let control = Control::open(open_root(target)?.as_fd(), target)?;
     control.ok_or_else(|| JobError::Senseless(format!("{} is no replica: there is no {NAME} in it", target.display())))
