@@ -65,13 +65,13 @@ fn p3_one_result_for_each_action_whatever_fails() {
 
 #[test]
 fn p3_agents_that_take_over_from_one_another() {
-    let counts = run(20_000..20_000 + HISTORIES / 2, Plan::agents);
+    let counts = run(20_000..20_000 + HISTORIES, Plan::agents);
     assert!(counts.takeovers > HISTORIES / 2, "{counts:?}");
 }
 
 #[test]
 fn p3_hosts_that_are_stopped_and_go_on() {
-    let counts = run(30_000..30_000 + HISTORIES / 2, Plan::pauses);
+    let counts = run(30_000..30_000 + HISTORIES, Plan::pauses);
     assert!(counts.pauses > HISTORIES && counts.losses > 50, "{counts:?}");
 }
 

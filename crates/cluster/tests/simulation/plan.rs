@@ -110,7 +110,7 @@ impl Plan {
     }
 
     pub(crate) fn agents(seed: u64) -> Self {
-        let mut plan = Self { agents: 2, poison: 0, ..Self::wild(seed) };
+        let mut plan = Self { agents: 2, poison: 0, cancels: 400, ..Self::wild(seed) };
         for (kind, weight) in &mut plan.kinds {
             *weight = match kind {
                 Fault::AgentCrash | Fault::AgentStop | Fault::AgentCut => 10,
