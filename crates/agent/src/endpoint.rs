@@ -38,6 +38,8 @@ pub struct Registration {
     pub connection: u64,
     /// Its process, as the kernel told.
     pub pid: Option<i32>,
+    /// It stands for movers on other hosts: whether those hang is seen to there.
+    pub remote: bool,
 }
 
 /// A registered mover.
@@ -49,6 +51,8 @@ pub struct Endpoint {
 
 struct State {
     phase: Phase,
+    /// As in the registration, unless that changed since: see [`Endpoint::set_capabilities`].
+    capabilities: Capabilities,
     /// How many actions it may have.
     credits: u32,
     actions: HashMap<u64, Held, BuildHasherDefault<IdHasher>>,
@@ -161,6 +165,7 @@ impl Endpoint {
         };
         let state = State {
             phase: Phase::Registered,
+            capabilities: registration.capabilities,
             credits,
             actions: HashMap::default(),
             outgoing: VecDeque::new(),
@@ -185,7 +190,18 @@ impl Endpoint {
     /// Whether it may be given an action that needs this.
     #[must_use]
     pub fn can(&self, needs: Capabilities) -> bool {
-        self.registration.capabilities.bits() & needs.bits() == needs.bits()
+        self.capabilities().bits() & needs.bits() == needs.bits()
+    }
+
+    /// What it can do beyond Lemur's protocol.
+    #[must_use]
+    pub fn capabilities(&self) -> Capabilities {
+        self.state.lock().capabilities
+    }
+
+    /// It can do this from now on, and nothing else: for one that stands for several movers.
+    pub fn set_capabilities(&self, capabilities: Capabilities) {
+        self.state.lock().capabilities = capabilities;
     }
 
     /// How many actions more it may have; 0 unless its stream is open.
@@ -207,9 +223,9 @@ impl Endpoint {
     /// What it says of itself.
     #[must_use]
     pub fn status(&self) -> EndpointStatus {
-        let (in_flight, credits) = {
+        let (in_flight, credits, capabilities) = {
             let state = self.state.lock();
-            (state.actions.len(), state.credits as usize)
+            (state.actions.len(), state.credits as usize, state.capabilities)
         };
         EndpointStatus {
             handle: self.handle,
@@ -218,9 +234,9 @@ impl Endpoint {
             pid: self.registration.pid,
             in_flight,
             credits,
-            cancel: self.registration.capabilities.cancel,
-            verify: self.registration.capabilities.verify,
-            reload: self.registration.capabilities.reload,
+            cancel: capabilities.cancel,
+            verify: capabilities.verify,
+            reload: capabilities.reload,
         }
     }
 
@@ -339,7 +355,7 @@ impl Endpoint {
             held.action.mark_stop(stop);
             if !held.sent {
                 queued.push(*id);
-            } else if self.registration.capabilities.cancel && !asked {
+            } else if state.capabilities.cancel && !asked {
                 state.outgoing.push_front(Outgoing::Cancel(ActionId(*id)));
             }
         }
@@ -355,7 +371,7 @@ impl Endpoint {
     /// Whether it has actions and said nothing for `limit`.
     pub(crate) fn is_hung(&self, limit: Duration, now: Instant) -> bool {
         let state = self.state.lock();
-        !state.actions.is_empty() && now.saturating_duration_since(state.quiet_since) >= limit
+        !self.registration.remote && !state.actions.is_empty() && now.saturating_duration_since(state.quiet_since) >= limit
     }
 
     /// Its stream is gone; gives what was not sent. What was is waited for.

@@ -11,7 +11,7 @@ use crate::endpoint::{ActionStream, Endpoint, EndpointStatus, OpenError, Registr
 use crate::results::Results;
 use futures_util::future::BoxFuture;
 use parking_lot::Mutex;
-use proto::pdm;
+use proto::{Capabilities, pdm};
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -105,6 +105,14 @@ impl Endpoints {
     #[must_use]
     pub fn get_with_handle(&self, handle: u64) -> Option<Arc<Endpoint>> {
         self.inner.lock().by_handle.get(&handle).cloned()
+    }
+
+    /// What every mover of an archive can do beyond Lemur's protocol. Nothing when it has none.
+    #[must_use]
+    pub fn capabilities(&self, archive_id: u32) -> Capabilities {
+        let inner = self.inner.lock();
+        let bits = inner.serving.get(&archive_id).into_iter().flatten().map(|mover| mover.capabilities().bits());
+        Capabilities::from_bits(bits.reduce(|all, one| all & one).unwrap_or(0))
     }
 
     /// Every mover's account of itself, by handle.

@@ -232,6 +232,17 @@ impl PluginMonitor {
         pidfd.is_some_and(|pidfd| pidfd.kill(SIGKILL).is_ok())
     }
 
+    /// Kills every plugin that runs. They are started again, like others that end.
+    pub fn kill_running(&self) {
+        let plugins: Vec<_> = self.shared.plugins.lock().values().cloned().collect();
+        for plugin in plugins {
+            if let Some(pidfd) = plugin.live.lock().pidfd.clone() {
+                // Fails when it has ended.
+                let _ = pidfd.kill(SIGKILL);
+            }
+        }
+    }
+
     /// Sends the plugin with this pid the signal to read its configuration again (SIGHUP), which ends a program that does not
     /// know it. False when there is none.
     #[must_use]

@@ -47,6 +47,7 @@ impl pdm::data_mover_server::DataMover for Movers {
             credits,
             connection: peer.id,
             pid: peer.pid,
+            remote: false,
         };
         let endpoint = self.endpoints.add(registration);
         let endpoint = endpoint.ok_or_else(|| Status::unavailable("the agent is stopping"))?;
