@@ -371,7 +371,9 @@ impl Endpoint {
     /// Whether it has actions and said nothing for `limit`.
     pub(crate) fn is_hung(&self, limit: Duration, now: Instant) -> bool {
         let state = self.state.lock();
-        !self.registration.remote && !state.actions.is_empty() && now.saturating_duration_since(state.quiet_since) >= limit
+        !self.registration.remote
+            && !state.actions.is_empty()
+            && now.saturating_duration_since(state.quiet_since) >= limit
     }
 
     /// Its stream is gone; gives what was not sent. What was is waited for.

@@ -39,6 +39,9 @@ pub enum TransportError {
         #[source]
         cause: io::Error,
     },
+    /// A transport that this crate does not have cannot start.
+    #[error("transport {0:?}")]
+    Other(&'static str, #[source] Box<dyn std::error::Error + Send + Sync>),
     /// The configuration names a transport that this program does not have.
     #[error("there is no transport {0:?}")]
     Unknown(String),

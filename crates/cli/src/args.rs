@@ -1,9 +1,9 @@
 //! The command line: its tree, and the options all commands share. Each command's own options stand with the command.
 
 use crate::commands::{
-    actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, import, man, migrate,
-    mirror, mover, rebalance, rebuild, release, reload, remove, replicate, restore, restripe, scrub, set, status,
-    undelete, verify, versions, walk,
+    actions, agent, archive, cancel, clone, completions, config_check, doctor, fsck, guard, hosts, import, man,
+    migrate, mirror, mover, mover_host, rebalance, rebuild, release, reload, remove, replicate, restore, restripe,
+    scrub, set, status, undelete, verify, versions, walk,
 };
 use crate::{demo, exit};
 use clap::{Args, Parser, Subcommand};
@@ -97,6 +97,16 @@ pub(crate) enum Command {
     Rebalance(rebalance::RebalanceArgs),
     /// Run the agent
     Agent(agent::AgentArgs),
+    /// Run movers on this host for an agent on another
+    MoverHost(mover_host::MoverHostArgs),
+    /// Kill a host of movers that hangs (started by it)
+    #[command(hide = true)]
+    MoverHostWatchdog {
+        /// The process to be watched
+        parent: i32,
+    },
+    /// Show the hosts of movers, or drain one
+    Hosts(hosts::HostsArgs),
     /// End the guard that keeps readers of released files waiting
     Guard(guard::GuardArgs),
     /// Run a mover (started by the agent)

@@ -1,6 +1,9 @@
 //! Where the agent's parts are put together.
 
 mod lustre_wiring;
+mod mover_host;
+
+pub(crate) use mover_host::run_mover_host;
 
 use crate::exit::{CliError, Exit, Outcome};
 use crate::reload::{Reloader, SetLogLevel};
@@ -180,6 +183,13 @@ async fn serve(agent: &HsmAgent, control: Arc<dyn Control>, socket: &Path, group
         () = reloading => {}
     }
     Ok(Exit::Ok)
+}
+
+/// What this host is called.
+fn host_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let name = name.trim();
+    if name.is_empty() { "unnamed".into() } else { name.to_owned() }
 }
 
 /// One agent a state directory: a second one would unmount the first one's mounts and share its queue.

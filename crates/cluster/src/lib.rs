@@ -23,6 +23,7 @@
 pub mod board;
 pub mod desk;
 pub mod lease;
+pub mod nats;
 mod terms;
 
 pub use proto::cluster::{Group, HostId, Lane, Pool, Served};

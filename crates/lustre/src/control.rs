@@ -9,6 +9,7 @@ use agent::admin::api::{
     FilesRequest, FilesSet, FinishedQuery, FinishedView, QueueCount, Released, Reloaded, RequestStatus, SetRequest,
     SourceStatus, StatusReport, SubmitRequest, Submitted,
 };
+use agent::admin::hosts::{DrainRequest, Draining, HostControl, HostsReport, drained};
 use agent::admin::{Control, ControlError, ErrorCode, Reply};
 use futures_util::FutureExt;
 use model::{ActionId, Class, Extent, Fid};
@@ -32,6 +33,7 @@ pub struct LustreControl {
     agent_status: Box<dyn Fn() -> serde_json::Value + Send + Sync>,
     reload: Option<Reload>,
     movers: Option<Arc<Endpoints>>,
+    hosts: Option<Arc<dyn HostControl>>,
 }
 
 type Reload = Arc<dyn Fn() -> Result<Reloaded, ControlError> + Send + Sync>;
@@ -45,13 +47,29 @@ impl LustreControl {
         agent_status: impl Fn() -> serde_json::Value + Send + Sync + 'static,
     ) -> Self {
         let agent_status = Box::new(agent_status);
-        Self { source, filesystem, mount_root, started_ms: now_ms(), agent_status, reload: None, movers: None }
+        Self {
+            source,
+            filesystem,
+            mount_root,
+            started_ms: now_ms(),
+            agent_status,
+            reload: None,
+            movers: None,
+            hosts: None,
+        }
     }
 
     /// Has running actions told with the movers that have them.
     #[must_use]
     pub fn naming_movers(mut self, movers: Arc<Endpoints>) -> Self {
         self.movers = Some(movers);
+        self
+    }
+
+    /// Has movers on other hosts told of and drained.
+    #[must_use]
+    pub fn with_hosts(mut self, hosts: Option<Arc<dyn HostControl>>) -> Self {
+        self.hosts = hosts;
         self
     }
 
@@ -82,6 +100,12 @@ fn internal(error: QueueError) -> ControlError {
 
 fn not_known(id: ActionId) -> ControlError {
     ControlError::new(ErrorCode::NotFound, format!("action {id} is not known (any more)"))
+}
+
+fn no_hosts<T: Send + 'static>() -> Reply<'static, T> {
+    let message = "the movers of this agent are all on its host: its transport is not \"nats\"";
+    let error = ControlError::new(ErrorCode::Unsupported, message);
+    async move { Err(error) }.boxed()
 }
 
 /// For what Lustre itself is asked.
@@ -310,6 +334,20 @@ impl Control for LustreControl {
             CancelRequest::Actions(ids) => Box::pin(self.blocking(move |shared| cancel(shared, &ids))),
             CancelRequest::All(_) => Box::pin(self.blocking(cancel_all)),
             CancelRequest::Files(_) | CancelRequest::Request(_) => ask_lustre("actions are canceled by their files"),
+        }
+    }
+
+    fn hosts(&self) -> Reply<'_, HostsReport> {
+        match &self.hosts {
+            Some(hosts) => hosts.report().map(Ok).boxed(),
+            None => no_hosts(),
+        }
+    }
+
+    fn drain_host(&self, asked: DrainRequest) -> Reply<'_, Draining> {
+        match &self.hosts {
+            Some(hosts) => async move { drained(&asked.name, hosts.drain(asked.name.clone()).await) }.boxed(),
+            None => no_hosts(),
         }
     }
 

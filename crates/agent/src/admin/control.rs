@@ -4,6 +4,7 @@ use super::api::{
     ActionReport, ActionView, ActionsQuery, CancelRequest, Cancelled, FileStatus, FilesRequest, FilesSet,
     FinishedQuery, FinishedView, Released, Reloaded, RequestStatus, SetRequest, StatusReport, SubmitRequest, Submitted,
 };
+use super::hosts::{DrainRequest, Draining, HostsReport};
 use super::objects::{CloneRequest, Made, RetiredPage, RetiredRequest, UndeleteRequest};
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -60,6 +61,16 @@ pub trait Control: Send + Sync + 'static {
 
     /// How the agent is.
     fn status(&self) -> Reply<'_, StatusReport>;
+
+    /// Which hosts of movers there are.
+    fn hosts(&self) -> Reply<'_, HostsReport> {
+        unsupported("tell of other hosts: its transport is not \"nats\"")
+    }
+
+    /// Has a host take nothing more, and end when it has nothing left. `NotFound` when there is none of that name.
+    fn drain_host(&self, _: DrainRequest) -> Reply<'_, Draining> {
+        unsupported("drain other hosts: its transport is not \"nats\"")
+    }
 
     /// Makes released files that name the objects of others.
     fn clone_files(&self, _: CloneRequest) -> Reply<'_, Made> {

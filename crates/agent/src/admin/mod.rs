@@ -5,6 +5,7 @@
 
 pub mod api;
 pub mod control;
+pub mod hosts;
 pub mod objects;
 mod reply;
 mod server;

@@ -5,6 +5,7 @@ use super::api::{
     SetRequest, SubmitRequest, WaitQuery,
 };
 use super::control::{Control, ControlError, ErrorCode, Reply};
+use super::hosts::DrainRequest;
 use super::objects::{CloneRequest, RetiredRequest, UndeleteRequest};
 use super::reply::{Asked, Body};
 use super::socket::AdminSocket;
@@ -68,6 +69,8 @@ fn routes(server: Server, shared: bool) -> Router {
         .route("/v1/actions/finished", get(finished))
         .route("/v1/actions/{id}", get(action))
         .route("/v1/reload", post(reload))
+        .route("/v1/hosts", get(hosts))
+        .route("/v1/hosts/drain", post(drain_host))
         .route("/v1/status", get(status))
         .fallback(async || ControlError::new(ErrorCode::NotFound, "there is nothing at this address"))
         .method_not_allowed_fallback(async || {
@@ -162,6 +165,14 @@ async fn action(State(server): State<Server>, id: Id) -> Answer<impl serde::Seri
 
 async fn reload(State(server): State<Server>) -> Answer<impl serde::Serialize> {
     answer(server.control.reload()).await
+}
+
+async fn hosts(State(server): State<Server>) -> Answer<impl serde::Serialize> {
+    answer(server.control.hosts()).await
+}
+
+async fn drain_host(State(server): State<Server>, Body(body): Body<DrainRequest>) -> Answer<impl serde::Serialize> {
+    answer(server.control.drain_host(body)).await
 }
 
 async fn status(State(server): State<Server>) -> Answer<impl serde::Serialize> {

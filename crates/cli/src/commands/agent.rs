@@ -34,7 +34,7 @@ pub(super) fn load(config_file: &Path) -> Result<AgentConfig, CliError> {
     Ok(load_and_log(config_file, false)?.0)
 }
 
-fn load_and_log(config_file: &Path, debug: bool) -> Result<(AgentConfig, SetLogLevel), CliError> {
+pub(super) fn load_and_log(config_file: &Path, debug: bool) -> Result<(AgentConfig, SetLogLevel), CliError> {
     let (config, warnings) =
         AgentConfig::load(config_file).map_err(|why| CliError::new(Exit::Config, why.to_string()))?;
     let set_level = log_to_standard_error(effective(config.log.level, debug));

@@ -10,6 +10,7 @@ pub(crate) mod config_check;
 pub(crate) mod doctor;
 pub(crate) mod fsck;
 pub(crate) mod guard;
+pub(crate) mod hosts;
 pub(crate) mod import;
 pub(crate) mod import_objects;
 pub(crate) mod man;
@@ -18,6 +19,7 @@ pub(crate) mod mirror;
 mod mirror_follow;
 mod mirror_waiting;
 pub(crate) mod mover;
+pub(crate) mod mover_host;
 pub(crate) mod rebalance;
 mod rebalance_archive;
 pub(crate) mod rebuild;
@@ -68,6 +70,9 @@ pub(crate) fn run(Cli { global, command }: Cli) -> Outcome {
         Command::Mirror(command) => mirror::run(command),
         Command::Rebalance(args) => rebalance::run(&global.config_file(), args),
         Command::Agent(args) => agent::run(&global.config_file(), &args),
+        Command::MoverHost(args) => mover_host::run(&global.config_file(), &args),
+        Command::MoverHostWatchdog { parent } => mover_host::watchdog(parent),
+        Command::Hosts(args) => block_on(hosts::run(socket, args)),
         Command::Guard(args) => guard::run(&global.config_file(), args),
         Command::Mover(args) => mover::run(&args),
         Command::Config(ConfigCommand::Check(args)) => config_check::run(&global.config_file(), args),

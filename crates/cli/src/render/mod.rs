@@ -8,6 +8,7 @@ pub(crate) mod checks;
 pub(crate) mod crewed;
 pub(crate) mod demo;
 pub(crate) mod file_status;
+pub(crate) mod hosts;
 pub(crate) mod imported;
 pub(crate) mod migrated;
 pub(crate) mod rebalanced;

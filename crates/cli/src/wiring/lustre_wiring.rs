@@ -4,7 +4,10 @@ use super::{backoff, failed, not_here, serve, with_causes};
 use crate::exit::{CliError, Outcome};
 use crate::reload::{Reloader, SetLogLevel};
 use ::lustre::{Filesystem, LustreConfig, LustreControl, LustreSource, Patience, StartError};
+use agent::admin::hosts::HostControl;
 use agent::{HsmAgent, Services, configure_mounts};
+use cluster::nats::{Hosts, NatsTransport};
+use config::agent::Nats;
 use config::{AgentConfig, ClientDevice};
 use queue::{ItemJournal, QueueError};
 use std::fs::File;
@@ -42,7 +45,8 @@ pub(super) fn run(config: AgentConfig, config_file: PathBuf, set_log_level: SetL
     not_below_lustre(&config.agent_mountpoint())?;
     let mounts = configure_mounts(&config).map_err(|e| with_causes(&e))?.detached_at_the_end();
     let source = start_source(library, &config, mounts.agent(), fsname)?;
-    let services = Services::new(config_file.parent().unwrap_or(Path::new("/")).to_path_buf());
+    let mut services = Services::new(config_file.parent().unwrap_or(Path::new("/")).to_path_buf());
+    let hosts = config.nats().cloned().map(|nats| other_hosts(nats, &mut services));
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(failed("starting the runtime"))?;
     let admin = (config.admin.socket.clone(), config.admin.group.clone());
@@ -66,7 +70,8 @@ pub(super) fn run(config: AgentConfig, config_file: PathBuf, set_log_level: SetL
             set_log_level,
         };
         let control = LustreControl::new(Arc::clone(&source), filesystem, mount_root, status);
-        let control = Arc::new(control.naming_movers(Arc::clone(agent.endpoints())).on_reload(move || reloader.run()));
+        let control = control.naming_movers(Arc::clone(agent.endpoints())).with_hosts(hosts);
+        let control = Arc::new(control.on_reload(move || reloader.run()));
         let ended = serve(&agent, control, &admin.0, admin.1.as_deref()).await;
         agent.stop().await;
         ended
@@ -74,6 +79,16 @@ pub(super) fn run(config: AgentConfig, config_file: PathBuf, set_log_level: SetL
     // A call to Lustre that does not return keeps nothing.
     runtime.shutdown_background();
     ended
+}
+
+/// Has the agent reach movers on other hosts.
+fn other_hosts(nats: Nats, services: &mut Services) -> Arc<dyn HostControl> {
+    let hosts = Hosts::default();
+    let theirs = hosts.clone();
+    services
+        .transports
+        .register("nats", move |_| Box::new(NatsTransport::new(nats.clone(), super::host_name(), theirs.clone())));
+    Arc::new(hosts)
 }
 
 /// The client library would register, and ask, through the mount that is above.
