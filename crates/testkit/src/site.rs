@@ -298,7 +298,8 @@ impl Site {
         let archives = self.archives.iter().map(|archive| {
             let Archive { name, id, roots, text } = archive;
             let roots: Vec<_> = roots.iter().map(|root| quoted(root)).collect();
-            format!("archive \"{name}\" {{\n  id = {id}\n  root = [{}]\n{text}\n}}\n", roots.join(", "))
+            let root = if let [root] = roots.as_slice() { root.clone() } else { format!("[{}]", roots.join(", ")) };
+            format!("archive \"{name}\" {{\n  id = {id}\n  root = {root}\n{text}\n}}\n")
         });
         write_private(&self.posix_config(), &archives.collect::<String>());
         for (name, text) in &self.movers {
