@@ -326,12 +326,6 @@ impl<'r> Section<'r> {
         }
     }
 
-    /// An absolute path that must be there when the section is.
-    pub fn required_path(&mut self, key: &'static str, hint: &str) -> Option<At<PathBuf>> {
-        self.report_if_missing(key, hint);
-        self.optional_path(key)
-    }
-
     /// An absolute path, or a list of such, which must be there when the section is; none twice, and at least one.
     pub fn required_paths(&mut self, key: &'static str, hint: &str) -> Option<Vec<At<PathBuf>>> {
         self.report_if_missing(key, hint);

@@ -2,7 +2,8 @@
 
 use jobs::replicate::Status;
 use std::fmt::Write as _;
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
 /// A file that is replaced as a whole each time, as its readers expect.
@@ -33,7 +34,13 @@ impl TextFile {
 
     /// Not synced: after a crash of the machine it is written anew.
     pub(crate) fn write(&self, status: &Status) -> io::Result<()> {
-        std::fs::write(&self.unfinished, self.text(status))?;
+        // A link that somebody put there, where others may write, is not followed.
+        match std::fs::remove_file(&self.unfinished) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = File::create_new(&self.unfinished)?;
+        file.write_all(self.text(status).as_bytes())?;
         std::fs::rename(&self.unfinished, &self.path)
     }
 
@@ -100,6 +107,20 @@ fn label(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_link_leads_to_is_not_written() {
+        let scratch = testkit::Scratch::new("textfile");
+        let other = scratch.join("other");
+        std::fs::write(&other, "mine").unwrap();
+        std::os::unix::fs::symlink(&other, scratch.join(".r.prom.new")).unwrap();
+        let file = TextFile::new(&scratch.join("r.prom"), Path::new("/r")).unwrap();
+        for _ in 0..2 {
+            file.write(&Status::default()).unwrap();
+        }
+        assert_eq!(std::fs::read(&other).unwrap(), b"mine");
+        assert!(std::fs::read_to_string(scratch.join("r.prom")).unwrap().contains("sifaka_replica_up"));
+    }
 
     #[test]
     fn a_replica_is_told_whatever_it_is_called_and_what_is_not_known_is_left_out() {

@@ -1,13 +1,11 @@
 //! The POSIX mover's configuration: `lhsm-plugin-posix` beside the agent's file, with Lemur's keys and `format`.
 
-use crate::archive::{Archive, Format, MoverConfig, Place, Taken};
+use crate::archive::{Format, MoverConfig, Place, Taken};
 use crate::reader::{At, Section};
 use std::path::PathBuf;
 
 /// How the POSIX mover runs, and the archives it serves.
 pub type PosixConfig = MoverConfig<Roots>;
-/// One `archive "name" { … }`.
-pub type PosixArchive = Archive<Roots>;
 
 /// `root` (required): the absolute path of the directory that holds the archive, or a list of the directories that hold it together, at least one; no two
 /// archives share one.
